@@ -1,0 +1,1 @@
+"""Progressive pathology images from diffusion models: train, translate, grade."""

@@ -1,0 +1,92 @@
+"""From features along a trajectory to depths: which noising depths an image is decoded from.
+
+A depth is a number of noising moves, 0..T; features[k] was measured after k + 1 moves. Every
+policy takes the features of one image and returns `Depths`; each image gets its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .options import UserError
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Depths of one image, `fallback` telling that a search failed and they are evenly spaced."""
+
+    values: tuple[int, ...]
+    fallback: bool = False
+
+
+def uniform(features: Sequence[float], amount: int) -> Depths:
+    """Return `amount` evenly spaced depths that end at full depth."""
+    total = len(features)
+    return Depths(tuple(round(total * i / amount) for i in range(1, amount + 1)))
+
+
+def add(features: Sequence[float], amount: int) -> Depths:
+    """Return the depths that the published script chooses, faults included.
+
+    The published search is given the features in reverse (index 0 is the noisiest state), and
+    the indices it returns are used as depths all the same.
+
+    Args:
+        features: of one image, after 1..T moves.
+        amount: number of depths, 1..T.
+
+    Reference:
+        ADD's `get_adaptive_list` and the script that calls it.
+    """
+    return search_levels(list(features)[::-1], amount)
+
+
+PASSED = 1.0  # what the published search writes over entries that it has passed
+
+
+def search_levels(values: Sequence[float], amount: int) -> Depths:
+    """Return the indices at which a list reaches `amount` equal parts of its range, as published.
+
+    For each part the nearest entry is taken and everything up to it overwritten. A list that
+    does not rise can make an overwritten entry the nearest; the search then gives up and spaces
+    the indices evenly.
+
+    Args:
+        values: one number per depth.
+        amount: number of parts, 1..len(values).
+    """
+    remaining = np.array(values, dtype=np.float64)
+    lowest, highest = remaining.min(), remaining.max()
+    found: list[int] = []
+    for part in range(1, amount + 1):
+        wanted = lowest + part * (highest - lowest) / amount
+        nearest = int(np.abs(remaining - wanted).argmin())
+        if found and nearest <= found[-1]:
+            return _even_indices(len(remaining), amount)
+        found.append(nearest)
+        remaining[: nearest + 1] = PASSED
+    return Depths(tuple(found))
+
+
+def _even_indices(length: int, amount: int) -> Depths:
+    stride = length // amount
+    return Depths((*(stride * i for i in range(1, amount)), stride * amount - 1), fallback=True)
+
+
+POLICIES: dict[str, Callable[[Sequence[float], int], Depths]] = {"add": add, "uniform": uniform}
+
+
+def choose(policy: str, features: Sequence[float], amount: int) -> Depths:
+    """Return the depths of one image by the policy of a name.
+
+    Raises:
+        UserError: if there are fewer levels than depths asked for, or the policy is unknown.
+    """
+    if policy not in POLICIES:
+        raise UserError(f"--depth_policy: expected one of {sorted(POLICIES)}, got {policy!r}")
+    if not 1 <= amount <= len(features):
+        raise UserError(
+            f"--amount: expected 1 to {len(features)} (the number of diffusion steps), got {amount}"
+        )
+    return POLICIES[policy](features, amount)

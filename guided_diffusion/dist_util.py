@@ -1,0 +1,170 @@
+"""Who am I among the ranks, and where do I compute.
+
+Three launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun,
+srun with PMI) and none. MPI is imported only where an MPI launcher started several ranks, and
+only to agree on an address; tensors travel through torch.distributed (nccl on GPUs, gloo on
+CPUs). CUDA_VISIBLE_DEVICES is read, never written.
+"""
+
+import io
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import torch as th
+import torch.distributed as dist
+
+from .options import UserError
+
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+_MPI_STEP = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID")
+
+
+def launcher() -> str:
+    """Return "torchrun", "mpi" or "none", from the environment alone."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return "torchrun"
+    several = any(int(os.environ.get(name) or 1) > 1 for name in _MPI_SIZES)
+    return "mpi" if several and any(name in os.environ for name in _MPI_STEP) else "none"
+
+
+def setup_dist(device: str = "") -> None:
+    """Join the ranks that were launched together; does nothing for a single process.
+
+    Args:
+        device: the `--device` flag; empty picks cuda where there is one.
+
+    Raises:
+        UserError: if MPI launched several ranks but no MPI library can be loaded, or the
+            device does not exist.
+    """
+    if dist.is_initialized():
+        return
+    if launcher() == "mpi":
+        _agree_through_mpi()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    _choose_device(device, local_rank)
+    if launcher() == "none" and "RANK" not in os.environ:
+        return
+    _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    dist.init_process_group(backend="nccl" if dev().type == "cuda" else "gloo")
+
+
+def _agree_through_mpi() -> None:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"an MPI launcher started this process, but MPI cannot be loaded ({error}); "
+            "install a runtime (pip install mpich) or launch with torchrun"
+        ) from None
+    comm = MPI.COMM_WORLD
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    address = comm.bcast((socket.gethostname(), _free_port()) if comm.rank == 0 else None)
+    if local.size == comm.size:
+        address = ("127.0.0.1", address[1])  # one machine: needs no name resolution
+    os.environ |= {
+        "MASTER_ADDR": address[0],
+        "MASTER_PORT": str(address[1]),
+        "RANK": str(comm.rank),
+        "WORLD_SIZE": str(comm.size),
+        "LOCAL_RANK": str(local.rank),
+        "LOCAL_WORLD_SIZE": str(local.size),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
+def _share_cores(local_size: int) -> None:
+    # Ranks that each start a thread per core slow one another down many times over.
+    if local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        th.set_num_threads(max(1, (cores or 1) // local_size))
+
+
+_device: th.device | None = None
+
+
+def _choose_device(name: str, local_rank: int) -> None:
+    global _device
+    if name.startswith("cuda") and not th.cuda.is_available():
+        raise UserError(f"--device: expected a usable device, got {name!r}, but torch finds no GPU")
+    try:
+        _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device: expected cpu, cuda or cuda:N, got {name!r}") from None
+    if _device.type == "cuda":
+        index = local_rank % th.cuda.device_count() if _device.index is None else _device.index
+        _device = th.device("cuda", index)
+        th.cuda.set_device(_device)
+
+
+def dev() -> th.device:
+    """Return the device of this rank."""
+    if _device is not None:
+        return _device
+    return th.device("cuda" if th.cuda.is_available() else "cpu")
+
+
+def rank() -> int:
+    """Return the index of this process among all, 0 for a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def broadcast_object(value: Any) -> Any:
+    """Return rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=dev() if dev().type == "cuda" else None)
+    return box[0]
+
+
+def cleanup() -> None:
+    """Leave the process group, so that launchers see a clean exit."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def open_bytes(path: str | os.PathLike) -> io.IOBase:
+    """Open a local file, or a remote one (gs://, az://, https://) through blobfile."""
+    if "://" in str(path):
+        import blobfile
+
+        return blobfile.BlobFile(str(path), "rb")
+    return open(path, "rb")
+
+
+def load_state_dict(path: str | os.PathLike, **kwargs: Any) -> Any:
+    """Load tensors from a file; never runs code from it (`weights_only`).
+
+    Args:
+        path: a local path or a URL that blobfile understands.
+        **kwargs: passed to torch.load, such as `map_location`.
+    """
+    with open_bytes(path) as file:
+        return th.load(io.BytesIO(file.read()), **{**kwargs, "weights_only": True})
+
+
+def sync_params(params: Iterable[th.Tensor]) -> None:
+    """Overwrite the tensors of every rank with rank 0's."""
+    if world_size() > 1:
+        with th.no_grad():
+            for param in params:
+                dist.broadcast(param, 0)

@@ -1,0 +1,201 @@
+"""Files of a generation run: pictures, the manifest with soft labels, arrays.
+
+A sequence counts as finished when its rows are in the manifest, which happens after its files
+are on disk. Each rank appends to a part of its own; rank 0 merges the parts. So a killed run
+loses at most the batch it was working on, and running it again makes what is missing.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from PIL.PngImagePlugin import PngInfo
+
+from . import report, run
+from .bridge import Recipe, ImageSequence
+from .options import UserError
+
+Row = dict[str, str]
+
+
+class Exporter:
+    """Writes the sequences of one translation folder.
+
+    Args:
+        folder: translation_<source>_<target>.
+        names: of source and target domain, for the label columns.
+        recipe: how the sequences are made.
+        count: source images of all ranks.
+        save_npy: write source.npy, target.npy and diffway.npy.
+        save_latents: write latent.npy.
+        provenance: facts for every row and picture, such as the checkpoints.
+        part: number of the rank.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: tuple[str, str],
+        recipe: Recipe,
+        count: int,
+        *,
+        save_npy: bool = True,
+        save_latents: bool = False,
+        provenance: dict[str, str] | None = None,
+        part: int = 0,
+    ) -> None:
+        self.folder, self.names, self.recipe, self.count = folder, names, recipe, count
+        self.arrays = [*(["source", "target", "diffway"] if save_npy else []),
+                       *(["latent"] if save_latents else [])]  # fmt: skip
+        self.provenance = provenance or {}
+        self.part = folder / f"manifest.part{part:03d}.csv"
+        self.columns = [
+            "file_name", "sequence", "step", "depth", "timestep", "source_file", "source", "target",
+            f"label_{names[0]}", f"label_{names[1]}", "depth_policy", "depth_fallback",
+            "level_convention", *self.provenance,
+        ]  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def finished(self) -> set[int]:
+        """Return the indices of the sequences that the manifest and its parts hold whole."""
+        return set(complete_sequences(self._all_rows(), self.recipe.amount))
+
+    def save(self, sequence: ImageSequence) -> None:
+        """Write the files of one sequence, then enter it into this rank's part."""
+        rows = self._rows(sequence)
+        tiles = [sequence.source, *report.to_uint8(sequence.images)]
+        for row, tile in zip(rows, tiles, strict=True):
+            self._save_picture(row, tile)
+        self._save_arrays(sequence)
+        self._append(rows)
+
+    def _rows(self, sequence: ImageSequence) -> list[Row]:
+        steps = [(0, 0, -1, (1.0, 0.0))]
+        for i, depth in enumerate(sequence.depths.values):
+            steps.append((i + 1, depth, sequence.timesteps[i], sequence.labels[i]))
+        name = f"{sequence.index:05d}"
+        common = {
+            "sequence": name,
+            "source_file": sequence.source_file,
+            "source": self.names[0],
+            "target": self.names[1],
+            "depth_policy": self.recipe.depth_policy,
+            "depth_fallback": str(sequence.depths.fallback),
+            "level_convention": self.recipe.level_convention,
+            **self.provenance,
+        }
+        return [
+            common
+            | {
+                "file_name": f"images/{name}/{step:02d}.png",
+                "step": str(step),
+                "depth": str(depth),
+                "timestep": str(timestep),
+                f"label_{self.names[0]}": f"{labels[0]:.10g}",
+                f"label_{self.names[1]}": f"{labels[1]:.10g}",
+            }
+            for step, depth, timestep, labels in steps
+        ]
+
+    def _save_picture(self, row: Row, tile: np.ndarray) -> None:
+        path = self.folder / row["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        info = PngInfo()
+        for key in self.columns[1:]:
+            info.add_text(key, row[key])
+        with run.atomic_write(path) as file:
+            report.to_picture(tile).save(file, "png", pnginfo=info)
+
+    def _save_arrays(self, sequence: ImageSequence) -> None:
+        images = np.moveaxis(report.to_uint8(sequence.images), -1, 1)
+        values = {
+            "source": np.moveaxis(sequence.source, -1, 0),
+            "target": images,
+            "diffway": np.array(sequence.depths.values, dtype=np.int64),
+            "latent": sequence.latents.numpy().astype(np.float16),
+        }
+        for name in self.arrays:
+            array = self._open_array(name, values[name])
+            array[sequence.index] = values[name]
+            array.flush()
+
+    def _open_array(self, name: str, example: np.ndarray) -> np.memmap:
+        path = self.folder / f"{name}.npy"
+        shape = (self.count, *example.shape)
+        if not path.exists():
+            return open_memmap(path, "w+", dtype=example.dtype, shape=shape)
+        try:
+            array = open_memmap(path, "r+")
+        except ValueError as error:
+            raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
+        if array.shape != shape or array.dtype != example.dtype:
+            raise UserError(
+                f"{path}: expected {shape} {example.dtype}, got {array.shape} {array.dtype}; "
+                "delete it or choose another --out_dir"
+            )
+        return array
+
+    def create_arrays(self, tile_shape: tuple[int, int, int]) -> None:
+        """Create the arrays at full size, before several ranks open them.
+
+        Args:
+            tile_shape: (C, H, W).
+        """
+        many = (self.recipe.amount, *tile_shape)
+        examples = {
+            "source": np.empty(tile_shape, np.uint8),
+            "target": np.empty(many, np.uint8),
+            "diffway": np.empty(self.recipe.amount, np.int64),
+            "latent": np.empty(many, np.float16),
+        }
+        for name in self.arrays:
+            self._open_array(name, examples[name])
+
+    def _append(self, rows: list[Row]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        if not self.part.exists():
+            writer.writeheader()
+        writer.writerows(rows)
+        with open(self.part, "a", encoding="utf-8", newline="") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def merge(self) -> list[Row]:
+        """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
+        rows = complete_sequences(self._all_rows(), self.recipe.amount)
+        merged = [row for index in sorted(rows) for row in rows[index]]
+        with run.atomic_write(self.folder / "manifest.csv", "w") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(merged)
+        for part in self.folder.glob("manifest.part*.csv"):
+            part.unlink()
+        return merged
+
+    def _all_rows(self) -> Iterable[Row]:
+        for path in [self.folder / "manifest.csv", *sorted(self.folder.glob("manifest.part*.csv"))]:
+            if path.exists():
+                # A killed run can leave a line cut off at the end of a part.
+                text = path.read_bytes().decode("utf-8", "replace").rpartition("\n")[0]
+                yield from csv.DictReader(io.StringIO(text, newline=""))
+
+
+def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:
+    """Return {index: rows by step} of the sequences of which every row is there whole.
+
+    """
+    found: dict[int, dict[int, Row]] = {}
+    for row in rows:
+        if None not in row.values() and None not in row:
+            found.setdefault(int(row["sequence"]), {})[int(row["step"])] = row
+    return {
+        index: [steps[step] for step in range(amount + 1)]
+        for index, steps in found.items()
+        if steps.keys() == set(range(amount + 1))
+    }

@@ -1,0 +1,212 @@
+"""The forward (noising) process q: its tables, and the closed forms that follow from them.
+
+Conventions: t = 0 .. T - 1 as int64 [N], one per image. A state x_t is read at the level
+alpha_bar_t = `alphas_cumprod[t]`; t = 0 is one move away from the clean image (level 1) and
+t = T - 1 is the noisiest. Images are [N, C, H, W] in [-1, 1], but any [N, ...] works.
+
+Tables are float64 numpy attributes of shape [T]. Copies on the devices in use are cached, gathered
+in float64 and then cast to float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+class DeviceTable:
+    """A 1-d array with a cached copy on every device that asked for one."""
+
+    def __init__(self, values: np.ndarray | Sequence[int]) -> None:
+        self._values = np.asarray(values)
+        self._copies: dict[torch.device, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The array as a tensor on `device`, copied there at the first call only."""
+        if device not in self._copies:
+            self._copies[device] = torch.as_tensor(self._values, device=device)
+        return self._copies[device]
+
+
+def _extract_into_tensor(
+    arr: np.ndarray | torch.Tensor, timesteps: torch.Tensor, broadcast_shape: Sequence[int]
+) -> torch.Tensor:
+    """Entries of a table for a batch of timesteps, ready to multiply a batch of states.
+
+    Args:
+        arr: table [T]; an array, or a tensor on the device of `timesteps`.
+        timesteps: int64 [N].
+        broadcast_shape: (N, ...).
+
+    Returns:
+        Float32 tensor of `broadcast_shape`; constant over each image.
+    """
+    values = torch.as_tensor(arr, device=timesteps.device)[timesteps].float()
+    return values.reshape(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
+
+
+def _checked_betas(betas: np.ndarray | Sequence[float]) -> np.ndarray:
+    betas = np.array(betas, dtype=np.float64)
+    if betas.ndim != 1 or betas.size == 0:
+        raise ValueError(f"betas: expected a non-empty array of shape [T], found {betas.shape}")
+    if not ((betas > 0) & (betas <= 1)).all():
+        raise ValueError(
+            f"betas: expected values in (0, 1], found {betas.min():g} .. {betas.max():g}"
+        )
+    return betas
+
+
+def check_same_shape(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raise ValueError unless the two tensors have one shape."""
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"{name}: expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
+        )
+
+
+class ForwardProcess:
+    """The chain q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t) and its marginals.
+
+    Args:
+        betas: [T], each in (0, 1], cleanest first.
+
+    Raises:
+        ValueError: if betas is not such an array.
+
+    Reference:
+        DDPM, arXiv:2006.11239, section 2.
+    """
+
+    def __init__(self, betas: np.ndarray | Sequence[float]) -> None:
+        self.betas = betas = _checked_betas(betas)
+        self.num_timesteps = len(betas)
+        self._tables: dict[str, DeviceTable] = {}
+        self._set_marginals(np.cumprod(1.0 - betas))
+        self._set_posterior()
+
+    def _set_marginals(self, alphas_cumprod: np.ndarray) -> None:
+        self.alphas_cumprod = alphas_cumprod
+        self.alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
+        self.alphas_cumprod_next = np.append(alphas_cumprod[1:], 0.0)
+        self.sqrt_alphas_cumprod = np.sqrt(alphas_cumprod)
+        self.one_minus_alphas_cumprod = 1.0 - alphas_cumprod
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1.0 - alphas_cumprod)
+        self.log_one_minus_alphas_cumprod = np.log(1.0 - alphas_cumprod)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
+
+    def _set_posterior(self) -> None:
+        """The terms of q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7."""
+        prev, rest = self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
+        self.posterior_variance = self.betas * (1.0 - prev) / rest
+        # The variance at t = 0 is zero, so that its logarithm borrows the next one.
+        second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]
+        self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
+        self.posterior_mean_coef1 = self.betas * np.sqrt(prev) / rest
+        self.posterior_mean_coef2 = (1.0 - prev) * np.sqrt(1.0 - self.betas) / rest
+
+    def _table(self, name: str, device: torch.device) -> torch.Tensor:
+        """The float64 table that attribute `name` holds, on `device`."""
+        if name not in self._tables:
+            self._tables[name] = DeviceTable(getattr(self, name))
+        return self._tables[name].on(device)
+
+    def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Float32 entries of table `name` for timesteps t [N], in the shape of x [N, ...]."""
+        return _extract_into_tensor(self._table(name, t.device), t, x.shape)
+
+    def q_mean_variance(
+        self, x_start: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
+
+        Args:
+            x_start: clean images [N, ...].
+            t: int64 [N].
+
+        Reference:
+            DDPM, arXiv:2006.11239, eq. 4.
+        """
+        mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
+        variance = self._at("one_minus_alphas_cumprod", t, x_start)
+        return mean, variance, self._at("log_one_minus_alphas_cumprod", t, x_start)
+
+    def q_sample(
+        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Noise clean images to level alpha_bar_t.
+
+        Args:
+            x_start: clean images [N, ...].
+            t: int64 [N].
+            noise: standard normal noise in the shape of x_start; drawn if None.
+
+        Returns:
+            x_t, same shape.
+
+        Raises:
+            ValueError: if the noise has another shape.
+
+        Reference:
+            DDPM, arXiv:2006.11239, eq. 4.
+        """
+        if noise is None:
+            noise = torch.randn_like(x_start)
+        check_same_shape("noise", noise, x_start)
+        signal = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
+        return signal + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
+
+    def q_posterior_mean_variance(
+        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
+
+        Args:
+            x_start: clean images [N, ...].
+            x_t: their states at t, same shape.
+            t: int64 [N].
+
+        Returns:
+            Three tensors in the shape of x_t. The log-variance at t = 0, which would be
+            -inf, is that of t = 1.
+
+        Raises:
+            ValueError: if the two shapes differ.
+
+        Reference:
+            DDPM, arXiv:2006.11239, eqs. 6 and 7.
+        """
+        check_same_shape("x_start", x_start, x_t)
+        mean = (
+            self._at("posterior_mean_coef1", t, x_t) * x_start
+            + self._at("posterior_mean_coef2", t, x_t) * x_t
+        )
+        variance = self._at("posterior_variance", t, x_t)
+        return mean, variance, self._at("posterior_log_variance_clipped", t, x_t)
+
+    def _predict_xstart_from_eps(
+        self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
+    ) -> torch.Tensor:
+        """The clean image that a state and its noise imply (q_sample solved for x_start)."""
+        check_same_shape("eps", eps, x_t)
+        return (
+            self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
+            - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
+        )
+
+    def _predict_eps_from_xstart(
+        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
+    ) -> torch.Tensor:
+        """The noise that a state and its clean image imply (q_sample solved for noise)."""
+        signal = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
+        return (signal - pred_xstart) / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
+
+    def _predict_xstart_from_xprev(
+        self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
+    ) -> torch.Tensor:
+        """The clean image whose posterior mean is xprev (DDPM, eq. 7 solved for x_0)."""
+        check_same_shape("xprev", xprev, x_t)
+        without_state = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t
+        return without_state / self._at("posterior_mean_coef1", t, x_t)

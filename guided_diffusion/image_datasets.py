@@ -1,0 +1,287 @@
+"""Images of a folder as training batches: NCHW float32 in [-1, 1].
+
+The order, the crops and the flips of a training run are functions of the seed and of the index
+of the sample in the whole run. So a run that resumes at step k sees what it would have seen, and
+n ranks with batches of b see together what one process with batches of n * b sees.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+
+from . import dist_util, run
+from .options import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+AUGMENTS = ("none", "flip", "dihedral")
+
+
+def list_image_files(data_dir: str | os.PathLike) -> list[str]:
+    """Return the images under a folder, recursively, sorted by path.
+
+    Raises:
+        UserError: if the folder is missing or holds no image.
+    """
+    folder = Path(data_dir)
+    if not str(data_dir) or not folder.is_dir():
+        raise UserError(f"--data_dir: expected a folder of images, got {str(data_dir)!r}")
+    files = sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and path.name[0] != "."
+    )
+    if not files:
+        raise UserError(
+            f"--data_dir: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+        )
+    return files
+
+
+def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
+    """Open a whole image in the mode of 1, 3 or 4 channels.
+
+    Raises:
+        UserError: if the file is not an image or is cut off, naming it.
+    """
+    if in_channels not in MODES:
+        raise UserError(f"--in_channels: expected one of {sorted(MODES)}, got {in_channels}")
+    try:
+        with dist_util.open_bytes(path) as file:
+            image = Image.open(file)
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: expected a readable image, got {error}") from None
+    return image.convert(MODES[in_channels])
+
+
+def load_tile(path: str | os.PathLike, image_size: int, in_channels: int = 3) -> np.ndarray:
+    """Return the centre crop of an image file, [H, W, C] uint8."""
+    tile = center_crop_arr(open_image(path, in_channels), image_size)
+    return tile.reshape(image_size, image_size, in_channels)
+
+
+def to_model_range(tiles: np.ndarray) -> th.Tensor:
+    """Map [N, H, W, C] uint8 in 0..255 to [N, C, H, W] float32 in [-1, 1]."""
+    batch = th.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
+    return batch.contiguous().float() / 127.5 - 1
+
+
+def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
+    """Resize the short side to `image_size` and cut the centre square; [H, W(, C)] uint8."""
+    array = _resize_short_side(pil_image, image_size)
+    top, left = ((side - image_size) // 2 for side in array.shape[:2])
+    return array[top : top + image_size, left : left + image_size]
+
+
+def random_crop_arr(
+    pil_image: Image.Image,
+    image_size: int,
+    min_crop_frac: float = 0.8,
+    max_crop_frac: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Resize so that a square of `image_size` covers a random fraction, and cut one at random."""
+    rng = rng or np.random.default_rng()
+    smallest, largest = (int(np.ceil(image_size / f)) for f in (max_crop_frac, min_crop_frac))
+    array = _resize_short_side(pil_image, int(rng.integers(smallest, largest + 1)))
+    top, left = (int(rng.integers(side - image_size + 1)) for side in array.shape[:2])
+    return array[top : top + image_size, left : left + image_size]
+
+
+def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
+    # Halving by box filter first, then bicubic, keeps large photographs free of aliasing.
+    while min(image.size) >= 2 * target:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = target / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.array(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def augment_tile(tile: np.ndarray, augment: str, rng: np.random.Generator) -> np.ndarray:
+    """Flip or turn a tile [H, W, C]; "dihedral" draws one of the 8 symmetries of the square."""
+    if augment == "dihedral":
+        tile = np.rot90(tile, k=int(rng.integers(4)))
+    if augment != "none" and rng.random() < 0.5:
+        tile = tile[:, ::-1]
+    return tile
+
+
+class ImageDataset(Dataset):
+    """Images by path, cropped, flipped and scaled to [-1, 1], with a dict of conditions.
+
+    Args:
+        resolution: side of the squares, pixels.
+        image_paths: files of all ranks.
+        classes: a label per file, or None.
+        shard: take every `num_shards`-th file from this one on.
+        num_shards: number of shards.
+        random_crop: cut at random instead of the centre.
+        random_flip: flip left-right half of the time.
+        in_channels: 1, 3 or 4.
+        filepaths: a name per file, returned as "filepath" in the dict, or None.
+        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        cache: keep decoded centre crops in memory.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        image_paths: Sequence[str],
+        classes: Sequence[int] | None = None,
+        shard: int = 0,
+        num_shards: int = 1,
+        random_crop: bool = False,
+        random_flip: bool = True,
+        in_channels: int = 3,
+        filepaths: Sequence[str] | None = None,
+        augment: str | None = None,
+        cache: bool = False,
+    ) -> None:
+        self.resolution = resolution
+        self.local_images = list(image_paths)[shard::num_shards]
+        self.local_classes = None if classes is None else list(classes)[shard::num_shards]
+        self.local_filepaths = None if filepaths is None else list(filepaths)[shard::num_shards]
+        self.random_crop = random_crop
+        self.in_channels = in_channels
+        self.augment = augment or ("flip" if random_flip else "none")
+        self.cache: dict[int, np.ndarray] | None = {} if cache and not random_crop else None
+
+    def __len__(self) -> int:
+        return len(self.local_images)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return ([C, H, W] float32 in [-1, 1], conditions), augmented afresh."""
+        tile = self.tile(idx, np.random.default_rng())
+        return tile.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, self.conditions(idx)
+
+    def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Return one augmented tile, [H, W, C] uint8, drawn with `rng`."""
+        tile = self._random_crop(index, rng) if self.random_crop else self._centre_crop(index)
+        return augment_tile(tile, self.augment, rng)
+
+    def fill_cache(self) -> None:
+        """Decode every tile now, if they are kept."""
+        if self.cache is not None:
+            for index in range(len(self)):
+                self._centre_crop(index)
+
+    def conditions(self, index: int) -> dict[str, Any]:
+        """Return {"y": label, "filepath": name}, as far as they are known."""
+        found: dict[str, Any] = {}
+        if self.local_classes is not None:
+            found["y"] = np.array(self.local_classes[index], dtype=np.int64)
+        if self.local_filepaths is not None:
+            found["filepath"] = self.local_filepaths[index]
+        return found
+
+    def _random_crop(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        image = open_image(self.local_images[index], self.in_channels)
+        tile = random_crop_arr(image, self.resolution, rng=rng)
+        return tile.reshape(self.resolution, self.resolution, self.in_channels)
+
+    def _centre_crop(self, index: int) -> np.ndarray:
+        if self.cache is not None and index in self.cache:
+            return self.cache[index]
+        tile = load_tile(self.local_images[index], self.resolution, self.in_channels)
+        if self.cache is not None:
+            self.cache[index] = tile
+        return tile
+
+
+CACHE_BYTES = 2**30
+
+
+def load_data(
+    *,
+    data_dir: str,
+    batch_size: int,
+    image_size: int,
+    class_cond: bool = False,
+    deterministic: bool = False,
+    random_crop: bool = False,
+    random_flip: bool = True,
+    in_channels: int = 3,
+    augment: str | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+) -> Iterator[tuple[th.Tensor, dict[str, th.Tensor]]]:
+    """Yield training batches of this rank for ever.
+
+    Args:
+        data_dir: folder, searched recursively.
+        batch_size: images per batch and rank.
+        image_size: side, pixels.
+        class_cond: add {"y": [N] int64}; the label of a file is its name up to the first "_",
+            and labels are numbered in alphabetical order.
+        deterministic: keep the order of the names instead of shuffling every pass.
+        random_crop: cut at random instead of the centre.
+        random_flip: flip left-right half of the time.
+        in_channels: 1, 3 or 4.
+        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        seed: seed of order and augmentation.
+        start_step: number of batches that a resumed run has seen.
+
+    Yields:
+        ([N, C, H, W] float32 in [-1, 1], conditions).
+
+    Raises:
+        UserError: if the folder or a file cannot be used. Centre crops that fit into memory are
+            decoded at the call, so that a broken file shows before the first step.
+    """
+    files = list_image_files(data_dir)
+    dataset = ImageDataset(
+        image_size,
+        files,
+        classes=_classes_from_names(files) if class_cond else None,
+        random_crop=random_crop,
+        random_flip=random_flip,
+        in_channels=in_channels,
+        augment=augment,
+        cache=len(files) * image_size**2 * in_channels <= CACHE_BYTES,
+    )
+    dataset.fill_cache()
+    return _batches(dataset, batch_size, deterministic, seed, start_step)
+
+
+def _batches(
+    dataset: ImageDataset, batch_size: int, deterministic: bool, seed: int, step: int
+) -> Iterator[tuple[th.Tensor, dict[str, th.Tensor]]]:
+    ranks, rank = dist_util.world_size(), dist_util.rank()
+    while True:
+        first = (step * ranks + rank) * batch_size
+        samples = range(first, first + batch_size)
+        indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
+        tiles = [
+            dataset.tile(index, run.generator(seed, 1, sample))
+            for index, sample in zip(indices, samples, strict=True)
+        ]
+        conditions = [dataset.conditions(index) for index in indices]
+        labels = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
+        yield to_model_range(np.stack(tiles)), labels
+        step += 1
+
+
+def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
+    epoch, position = divmod(sample, count)
+    if deterministic:
+        return position
+    return int(_order(count, seed, epoch)[position])
+
+
+@functools.lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return run.generator(seed, 0, epoch).permutation(count)
+
+
+def _classes_from_names(files: Sequence[str]) -> list[int]:
+    names = [os.path.basename(path).split("_")[0] for path in files]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return [numbers[name] for name in names]

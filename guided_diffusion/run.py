@@ -1,0 +1,141 @@
+"""The run folder: what was asked (`args.json`), with which versions, and files written whole.
+
+A file appears under its name only when it is complete: written beside it, fsynced, then renamed.
+To resume a run, run the same command again; a folder that was made by other flags is refused.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch as th
+
+from . import dist_util, logger
+from .options import UserError
+
+VERSION = "0.1.0"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+    """Open a file that replaces `path` when the block ends well, and vanishes when it does not."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(partial, mode, encoding=encoding, newline=None if encoding is None else "") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    return {
+        "guided_diffusion": VERSION,
+        "python": platform.python_version(),
+        "torch": th.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+    """Make a run folder ours: write `args.json`, or check that it asks for the same.
+
+    Args:
+        folder: the run folder; made where absent.
+        script: name of the command.
+        args: its flags.
+        free: names of flags that may differ when a run is continued.
+
+    Raises:
+        UserError: if the folder holds a run of other flags, naming each difference.
+    """
+    path = folder / "args.json"
+    if dist_util.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    dist_util.barrier()
+    if path.exists():
+        _refuse_differences(path, script, args, free)
+    dist_util.barrier()
+    if dist_util.rank() == 0:
+        record = {"script": script, "args": args, "versions": versions()}
+        with atomic_write(path, "w") as file:
+            json.dump(record, file, indent=2)
+    dist_util.barrier()
+
+
+def _refuse_differences(path: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+    record = read_args(path)
+    if record.get("script") != script:
+        raise UserError(
+            f"--out_dir: {path.parent} holds a run of {record.get('script')!r}, not of {script!r}; "
+            "choose another folder"
+        )
+    before = record["args"]
+    differing = [
+        f"--{name} was {before[name]!r}, is {args[name]!r}"
+        for name in args
+        if name in before and name not in free and before[name] != args[name]
+    ]
+    if differing:
+        raise UserError(
+            f"--out_dir: {path.parent} holds a run of other flags ({'; '.join(differing)}); "
+            "give the same flags to continue it, or another folder"
+        )
+
+
+def read_args(path: Path) -> dict[str, Any]:
+    """Read an `args.json`.
+
+    Raises:
+        UserError: if it is not JSON with an "args" object.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record["args"], dict):
+            return record
+        raise TypeError(f'"args" is a {type(record["args"]).__name__}')
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected JSON with an 'args' object, got {error!r}") from None
+
+
+def generator(*seed: int) -> np.random.Generator:
+    """Return the random generator of one purpose, a function of the numbers alone."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+
+
+def image_noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> th.Tensor:
+    """Return standard normal noise [len(indices), *shape], each image by its own index."""
+    drawn = [generator(seed, 3, i).standard_normal(tuple(shape), dtype=np.float32) for i in indices]
+    return th.from_numpy(np.stack(drawn))
+
+
+def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context in which a network of the given `--precision` runs."""
+    return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
+    """Turn user mistakes of a script's main into one line on stderr and exit code 2."""
+
+    def wrapped(argv: Sequence[str] | None = None) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        finally:
+            logger.reset()
+            dist_util.cleanup()
+
+    return wrapped

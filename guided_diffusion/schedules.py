@@ -1,0 +1,70 @@
+"""Noise schedules: the variance beta_t that move t adds, for t = 0 (cleanest) .. T - 1.
+
+The level of a state is its cumulative alpha, alpha_bar_t = prod_{s <= t} (1 - beta_s): 1 is clean,
+0 is pure noise. Schedules are float64 numpy arrays of shape [T].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# The first and last beta that the linear schedule has at _LINEAR_STEPS steps (DDPM, section 4).
+_LINEAR_STEPS, _LINEAR_FIRST, _LINEAR_LAST = 1000, 1e-4, 0.02
+# The offset that keeps the cosine schedule's first betas from vanishing (arXiv:2102.09672, eq. 17).
+_COSINE_OFFSET = 0.008
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
+
+
+def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
+    """The betas of a schedule by its name.
+
+    Args:
+        schedule_name: `linear` (its ends scale with 1000 / T, so that every T reaches the same
+            final level) or `cosine`.
+        num_diffusion_timesteps: T, at least 1.
+
+    Returns:
+        Float64 array of shape [T].
+
+    Raises:
+        ValueError: for another name, or T below 1.
+
+    Reference:
+        Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
+    """
+    if num_diffusion_timesteps < 1:
+        raise ValueError(f"expected at least 1 diffusion step, found {num_diffusion_timesteps}")
+    if schedule_name == "linear":
+        scale = _LINEAR_STEPS / num_diffusion_timesteps
+        ends = scale * _LINEAR_FIRST, scale * _LINEAR_LAST
+        return np.linspace(*ends, num_diffusion_timesteps, dtype=np.float64)
+    if schedule_name == "cosine":
+        return betas_for_alpha_bar(num_diffusion_timesteps, _cosine_alpha_bar)
+    raise ValueError(f"noise schedule: expected 'linear' or 'cosine', found {schedule_name!r}")
+
+
+def betas_for_alpha_bar(
+    num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
+) -> np.ndarray:
+    """The betas whose cumulative alphas follow a given function of time.
+
+    Args:
+        num_diffusion_timesteps: T.
+        alpha_bar: the level at time u in [0, 1], where 0 is the clean end.
+        max_beta: upper limit of a beta; below 1, so that the last move is not singular.
+
+    Returns:
+        Float64 array of shape [T]: 1 - alpha_bar((t + 1) / T) / alpha_bar(t / T), limited.
+
+    Reference:
+        arXiv:2102.09672, section 3.2.
+    """
+    edges = np.arange(num_diffusion_timesteps + 1) / num_diffusion_timesteps
+    levels = np.array([alpha_bar(float(u)) for u in edges], dtype=np.float64)
+    return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)

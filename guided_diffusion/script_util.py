@@ -1,0 +1,343 @@
+"""Assemble networks and diffusion processes from flags, with upstream's names and defaults."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from . import gaussian_diffusion as gd
+from .options import (  # noqa: F401  (upstream's names live here)
+    ClassifierOptions,
+    DiffusionOptions,
+    ModelOptions,
+    UserError,
+    add_dict_to_argparser,
+    args_to_dict,
+    defaults,
+    str2bool,
+)
+from .respace import SpacedDiffusion, space_timesteps
+from .unet import EncoderUNetModel, SuperResModel, UNetModel
+
+NUM_CLASSES = 1000
+
+# Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
+CHANNEL_MULT = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+    16: (1, 2),
+}
+
+
+def diffusion_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the diffusion flags."""
+    return defaults(DiffusionOptions)
+
+
+def classifier_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the classifier flags."""
+    return defaults(ClassifierOptions)
+
+
+def model_and_diffusion_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the network and diffusion flags."""
+    return defaults(ModelOptions, DiffusionOptions)
+
+
+def classifier_and_diffusion_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the classifier and diffusion flags."""
+    return defaults(ClassifierOptions, DiffusionOptions)
+
+
+def sr_model_and_diffusion_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the super-resolution flags."""
+    found = model_and_diffusion_defaults() | {"large_size": 256, "small_size": 64}
+    absent = ("image_size", "channel_mult", "use_new_attention_order", "in_channels")
+    return {name: value for name, value in found.items() if name not in absent}
+
+
+def create_model_and_diffusion(
+    image_size: int,
+    class_cond: bool,
+    learn_sigma: bool,
+    num_channels: int,
+    num_res_blocks: int,
+    channel_mult: str,
+    num_heads: int,
+    num_head_channels: int,
+    num_heads_upsample: int,
+    attention_resolutions: str,
+    dropout: float,
+    diffusion_steps: int,
+    noise_schedule: str,
+    timestep_respacing: str,
+    use_kl: bool,
+    predict_xstart: bool,
+    rescale_timesteps: bool,
+    rescale_learned_sigmas: bool,
+    use_checkpoint: bool,
+    use_scale_shift_norm: bool,
+    resblock_updown: bool,
+    use_fp16: bool,
+    use_new_attention_order: bool,
+    in_channels: int = 3,
+    num_classes: int = NUM_CLASSES,
+) -> tuple[UNetModel, SpacedDiffusion]:
+    """Return the network and the process that the flags describe (see `ModelOptions`)."""
+    flags = dict(locals())
+    return _call(create_model, flags), _diffusion(flags)
+
+
+def _call(create: Callable, flags: dict[str, Any]) -> Any:
+    return create(**{k: flags[k] for k in inspect.signature(create).parameters if k in flags})
+
+
+def _diffusion(flags: dict[str, Any]) -> SpacedDiffusion:
+    return _call(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
+
+
+def create_model(
+    image_size: int,
+    num_channels: int,
+    num_res_blocks: int,
+    channel_mult: str = "",
+    learn_sigma: bool = False,
+    class_cond: bool = False,
+    use_checkpoint: bool = False,
+    attention_resolutions: str = "16",
+    num_heads: int = 1,
+    num_head_channels: int = -1,
+    num_heads_upsample: int = -1,
+    use_scale_shift_norm: bool = False,
+    dropout: float = 0,
+    resblock_updown: bool = False,
+    use_fp16: bool = False,
+    use_new_attention_order: bool = False,
+    in_channels: int = 3,
+    num_classes: int = NUM_CLASSES,
+) -> UNetModel:
+    """Return the network of one domain.
+
+    Raises:
+        UserError: if a size, a width or an attention resolution does not fit, naming the flag.
+    """
+    return UNetModel(
+        image_size=image_size,
+        in_channels=in_channels,
+        model_channels=_width(num_channels),
+        out_channels=in_channels * (2 if learn_sigma else 1),
+        num_res_blocks=num_res_blocks,
+        attention_resolutions=_attention_factors(attention_resolutions, image_size),
+        dropout=dropout,
+        channel_mult=_channel_mult(channel_mult, image_size),
+        num_classes=num_classes if class_cond else None,
+        use_checkpoint=use_checkpoint,
+        use_fp16=use_fp16,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
+        use_scale_shift_norm=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        use_new_attention_order=use_new_attention_order,
+    )
+
+
+def _width(num_channels: int) -> int:
+    if num_channels % 32 or num_channels <= 0:
+        raise UserError(f"--num_channels: expected a multiple of 32, got {num_channels}")
+    return num_channels
+
+
+def _numbers(flag: str, text: str, kind: type = int) -> tuple:
+    try:
+        return tuple(kind(part) for part in str(text).split(","))
+    except ValueError:
+        raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
+
+
+def _channel_mult(text: str, image_size: int) -> tuple[float, ...]:
+    if text == "" and image_size not in CHANNEL_MULT:
+        raise UserError(
+            f"--image_size: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
+            "give --channel_mult, such as 1,2,3,4, for other sizes"
+        )
+    mult = _numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
+    mult = tuple(int(m) if m == int(m) else m for m in mult)
+    factor = 2 ** (len(mult) - 1)
+    if image_size % factor:
+        raise UserError(
+            f"--image_size: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+        )
+    return mult
+
+
+def _attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
+    # A side that is larger than the image, or no divisor of it, has no level: as upstream, none.
+    sides = _numbers("attention_resolutions", resolutions) if resolutions else ()
+    if any(side <= 0 for side in sides):
+        raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")
+    return tuple(image_size // side for side in sides)
+
+
+def create_classifier_and_diffusion(
+    image_size: int,
+    classifier_use_fp16: bool,
+    classifier_width: int,
+    classifier_depth: int,
+    classifier_attention_resolutions: str,
+    classifier_use_scale_shift_norm: bool,
+    classifier_resblock_updown: bool,
+    classifier_pool: str,
+    learn_sigma: bool,
+    diffusion_steps: int,
+    noise_schedule: str,
+    timestep_respacing: str,
+    use_kl: bool,
+    predict_xstart: bool,
+    rescale_timesteps: bool,
+    rescale_learned_sigmas: bool,
+    in_channels: int = 3,
+    out_channels: int = NUM_CLASSES,
+) -> tuple[EncoderUNetModel, SpacedDiffusion]:
+    """Return the noisy-image classifier and the process whose noise it reads."""
+    flags = dict(locals())
+    return _call(create_classifier, flags), _diffusion(flags)
+
+
+def create_classifier(
+    image_size: int,
+    classifier_use_fp16: bool,
+    classifier_width: int,
+    classifier_depth: int,
+    classifier_attention_resolutions: str,
+    classifier_use_scale_shift_norm: bool,
+    classifier_resblock_updown: bool,
+    classifier_pool: str,
+    in_channels: int = 3,
+    out_channels: int = NUM_CLASSES,
+) -> EncoderUNetModel:
+    """Return the noisy-image classifier."""
+    return EncoderUNetModel(
+        image_size=image_size,
+        in_channels=in_channels,
+        model_channels=classifier_width,
+        out_channels=out_channels,
+        num_res_blocks=classifier_depth,
+        attention_resolutions=_attention_factors(classifier_attention_resolutions, image_size),
+        channel_mult=_channel_mult("", image_size),
+        use_fp16=classifier_use_fp16,
+        num_head_channels=64,
+        use_scale_shift_norm=classifier_use_scale_shift_norm,
+        resblock_updown=classifier_resblock_updown,
+        pool=classifier_pool,
+    )
+
+
+def sr_create_model_and_diffusion(
+    large_size: int,
+    small_size: int,
+    class_cond: bool,
+    learn_sigma: bool,
+    num_channels: int,
+    num_res_blocks: int,
+    num_heads: int,
+    num_head_channels: int,
+    num_heads_upsample: int,
+    attention_resolutions: str,
+    dropout: float,
+    diffusion_steps: int,
+    noise_schedule: str,
+    timestep_respacing: str,
+    use_kl: bool,
+    predict_xstart: bool,
+    rescale_timesteps: bool,
+    rescale_learned_sigmas: bool,
+    use_checkpoint: bool,
+    use_scale_shift_norm: bool,
+    resblock_updown: bool,
+    use_fp16: bool,
+) -> tuple[SuperResModel, SpacedDiffusion]:
+    """Return the super-resolution network and its process."""
+    flags = dict(locals())
+    return _call(sr_create_model, flags), _diffusion(flags)
+
+
+def sr_create_model(
+    large_size: int,
+    small_size: int,
+    num_channels: int,
+    num_res_blocks: int,
+    learn_sigma: bool,
+    class_cond: bool,
+    use_checkpoint: bool,
+    attention_resolutions: str,
+    num_heads: int,
+    num_head_channels: int,
+    num_heads_upsample: int,
+    use_scale_shift_norm: bool,
+    dropout: float,
+    resblock_updown: bool,
+    use_fp16: bool,
+    num_classes: int = NUM_CLASSES,
+) -> SuperResModel:
+    """Return the super-resolution network; `small_size` is the side of its low_res input."""
+    mult = (1, 1, 2, 2, 4, 4) if large_size in (512, 256) else (1, 2, 3, 4)
+    return SuperResModel(
+        image_size=large_size,
+        in_channels=3,
+        model_channels=_width(num_channels),
+        out_channels=6 if learn_sigma else 3,
+        num_res_blocks=num_res_blocks,
+        attention_resolutions=_attention_factors(attention_resolutions, large_size),
+        dropout=dropout,
+        channel_mult=mult,
+        num_classes=num_classes if class_cond else None,
+        use_checkpoint=use_checkpoint,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
+        use_scale_shift_norm=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        use_fp16=use_fp16,
+    )
+
+
+def create_gaussian_diffusion(
+    *,
+    steps: int = 1000,
+    learn_sigma: bool = False,
+    sigma_small: bool = False,
+    noise_schedule: str = "linear",
+    use_kl: bool = False,
+    predict_xstart: bool = False,
+    rescale_timesteps: bool = False,
+    rescale_learned_sigmas: bool = False,
+    timestep_respacing: str = "",
+) -> SpacedDiffusion:
+    """Return the process that the flags describe (see `DiffusionOptions`).
+
+    Raises:
+        UserError: if the respacing asks for more steps than there are.
+    """
+    if use_kl:
+        loss_type = gd.LossType.RESCALED_KL
+    else:
+        loss_type = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
+    if learn_sigma:
+        var_type = gd.ModelVarType.LEARNED_RANGE
+    else:
+        var_type = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
+    try:
+        use_timesteps = space_timesteps(steps, timestep_respacing or [steps])
+    except ValueError as error:
+        raise UserError(f"--timestep_respacing: {error}") from None
+    return SpacedDiffusion(
+        use_timesteps=use_timesteps,
+        betas=gd.get_named_beta_schedule(noise_schedule, steps),
+        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        model_var_type=var_type,
+        loss_type=loss_type,
+        rescale_timesteps=rescale_timesteps,
+    )

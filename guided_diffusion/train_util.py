@@ -1,0 +1,326 @@
+"""The training loop: upstream's interface, with state that can be killed and resumed.
+
+What a step computes depends on the seed, the step and the weights alone. Timesteps and noise are
+drawn for the batch of all ranks together and each rank takes its slice, so n ranks with batches
+of b train as one process with batches of n * b.
+"""
+
+import contextlib
+import copy
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
+
+from . import checkpoint, dist_util, logger, run
+from .fp16_util import MixedPrecisionTrainer
+from .gaussian_diffusion import GaussianDiffusion
+from .nn import update_ema
+from .options import UserError
+from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
+
+Batch = tuple[th.Tensor, dict[str, th.Tensor]]
+
+
+class TrainLoop:
+    """Trains one model on batches of one domain.
+
+    Args:
+        model: the network, on its device.
+        diffusion: the process.
+        data: endless (batch [N, C, H, W] in [-1, 1], conditions) of this rank.
+        batch_size: images per step and rank.
+        microbatch: images per forward; 0 or below: the whole batch.
+        lr: learning rate of AdamW.
+        ema_rate: decay of the averaged weights, one number or several with commas between.
+        log_interval: steps between log rows.
+        save_interval: steps between checkpoints.
+        resume_checkpoint: modelNNNNNN.pt to start from, where `out_dir` holds no whole one.
+        use_fp16: upstream's float16 recipe with a loss scale.
+        fp16_scale_growth: growth of log2 of the loss scale per step.
+        schedule_sampler: how timesteps are drawn; None: uniformly.
+        weight_decay: of AdamW.
+        lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
+        out_dir: folder of checkpoints; empty: the logger's.
+        precision: "fp32" or "bf16" (autocast).
+        seed: of timesteps and noise.
+        max_steps: stop after this many steps; 0: no end.
+    """
+
+    def __init__(
+        self,
+        model: th.nn.Module,
+        diffusion: GaussianDiffusion,
+        data: Iterable[Batch],
+        batch_size: int,
+        microbatch: int,
+        lr: float,
+        ema_rate: float | str,
+        log_interval: int,
+        save_interval: int,
+        resume_checkpoint: str,
+        *,
+        use_fp16: bool = False,
+        fp16_scale_growth: float = 1e-3,
+        schedule_sampler: ScheduleSampler | None = None,
+        weight_decay: float = 0.0,
+        lr_anneal_steps: int = 0,
+        out_dir: str | os.PathLike = "",
+        precision: str = "fp32",
+        seed: int = 0,
+        max_steps: int = 0,
+    ) -> None:
+        self.model = model
+        self.diffusion = diffusion
+        self.data = data
+        self.batch_size = batch_size
+        self.microbatch = microbatch if microbatch > 0 else batch_size
+        self.lr = lr
+        self.ema_rate = ema_rates(ema_rate)
+        self.log_interval = log_interval
+        self.save_interval = save_interval
+        self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
+        self.lr_anneal_steps = lr_anneal_steps
+        self.precision = precision
+        self.seed = seed
+        self.out_dir = Path(out_dir or get_blob_logdir())
+        self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
+        self.device = next(model.parameters()).device
+        self.global_batch = batch_size * dist_util.world_size()
+
+        start = find_resume_checkpoint(self.out_dir) or resume_checkpoint
+        self.resume_step = parse_resume_step_from_filename(start) if start else 0
+        self.step = 0
+        if start:
+            logger.log(f"loading {start}")
+            checkpoint.load_weights(model, start)
+        dist_util.sync_params(model.parameters())
+        self.mp_trainer = MixedPrecisionTrainer(
+            model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
+        )
+        self.opt = AdamW(self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay)
+        self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
+        self._load_optimizer(start)
+        self.ddp_model = self._distribute()
+
+    def _start_of_average(self, start: str, rate: str) -> list[th.Tensor]:
+        file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
+        if file is None:
+            return copy.deepcopy(self.mp_trainer.master_params)
+        logger.log(f"loading {file}")
+        state = {key: value.to(self.device) for key, value in checkpoint.load_state(file).items()}
+        return self.mp_trainer.state_dict_to_master_params(state)
+
+    def _load_optimizer(self, start: str) -> None:
+        file = Path(start).with_name(f"opt{self.resume_step:06d}.pt") if start else None
+        if file is not None and file.exists():
+            logger.log(f"loading {file}")
+            self.opt.load_state_dict(dist_util.load_state_dict(file, map_location=self.device))
+
+    def _distribute(self) -> th.nn.Module:
+        if dist_util.world_size() == 1:
+            return self.model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            self.model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+
+    @property
+    def done(self) -> int:
+        """Steps done in all, those before a resume included."""
+        return self.step + self.resume_step
+
+    def run_loop(self) -> None:
+        """Train to the end."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[int]:
+        """Train, yielding the number of steps done after each; logs and saves on the way."""
+        self.started = time.monotonic()
+        batches = iter(self.data)
+        while not self.max_steps or self.done < self.max_steps:
+            self.run_step(*next(batches))
+            self.step += 1
+            if self.done % self.log_interval == 0:
+                self._log_speed()
+                logger.dumpkvs()
+            if self.done % self.save_interval == 0 or self.done == self.max_steps:
+                self.save()
+            yield self.done
+
+    def run_step(self, batch: th.Tensor, cond: dict[str, th.Tensor]) -> None:
+        """Do one optimizer step."""
+        self._anneal_lr()
+        self.forward_backward(batch, cond)
+        if self.mp_trainer.optimize(self.opt):
+            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+                update_ema(params, self.mp_trainer.master_params, rate=float(rate))
+        self.log_step()
+
+    def forward_backward(self, batch: th.Tensor, cond: dict[str, th.Tensor]) -> None:
+        """Add up the gradients of a batch, one microbatch after another."""
+        self.mp_trainer.zero_grad()
+        timesteps, weights, noise = self._draws(batch)
+        for start in range(0, len(batch), self.microbatch):
+            part = slice(start, start + self.microbatch)
+            last = part.stop >= len(batch)
+            share = len(batch[part]) / len(batch)
+            with contextlib.nullcontext() if last else self._no_sync():
+                self._backward_part(
+                    batch[part].to(self.device),
+                    {key: value[part].to(self.device) for key, value in cond.items()},
+                    timesteps[part],
+                    weights[part],
+                    noise[part].to(self.device),
+                    share,
+                )
+
+    def _no_sync(self) -> contextlib.AbstractContextManager:
+        synced = self.ddp_model
+        return synced.no_sync() if synced is not self.model else contextlib.nullcontext()
+
+    def _backward_part(
+        self,
+        images: th.Tensor,
+        cond: dict[str, th.Tensor],
+        t: th.Tensor,
+        weights: th.Tensor,
+        noise: th.Tensor,
+        share: float,
+    ) -> None:
+        with run.autocast(self.device, self.precision):
+            losses = self.diffusion.training_losses(
+                self.ddp_model, images, t, model_kwargs=cond, noise=noise
+            )
+        if isinstance(self.schedule_sampler, LossAwareSampler):
+            self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
+        log_loss_dict(self.diffusion, t, {k: v.detach() * weights for k, v in losses.items()})
+        self.mp_trainer.backward((losses["loss"] * weights).mean() * share)
+
+    def _draws(self, batch: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Return this rank's timesteps, loss weights and noise of the present step."""
+        rng = run.generator(self.seed, 2, self.done)
+        count = len(batch) * dist_util.world_size()
+        mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
+        t, weights = self.schedule_sampler.sample(count, self.device, rng=rng)
+        noise = rng.standard_normal((count, *batch.shape[1:]), dtype=np.float32)[mine]
+        return t[mine], weights[mine], th.from_numpy(noise)
+
+    def _anneal_lr(self) -> None:
+        if self.lr_anneal_steps:
+            for group in self.opt.param_groups:
+                group["lr"] = self.lr * (1 - self.done / self.lr_anneal_steps)
+
+    def log_step(self) -> None:
+        """Note steps and images done."""
+        logger.logkv("step", self.done + 1)
+        logger.logkv("samples", (self.done + 1) * self.global_batch)
+
+    def _log_speed(self) -> None:
+        rate = self.step / max(time.monotonic() - self.started, 1e-9)
+        logger.logkv("images_per_second", rate * self.global_batch)
+        if self.max_steps:
+            logger.logkv("minutes_left", (self.max_steps - self.done) / rate / 60)
+
+    def save(self) -> None:
+        """Save optimizer, averaged weights and weights; the weights last, they make it whole."""
+        if dist_util.rank() == 0:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            master = self.mp_trainer.master_params
+            checkpoint.save_state(self.opt.state_dict(), self.out_dir / f"opt{self.done:06d}.pt")
+            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+                self._save_params(params, f"ema_{rate}_{self.done:06d}.pt")
+            self._save_params(master, f"model{self.done:06d}.pt")
+            logger.log(f"saved {self.out_dir / f'model{self.done:06d}.pt'}")
+        dist_util.barrier()
+
+    def _save_params(self, params: list[th.Tensor], name: str) -> None:
+        state = self.mp_trainer.master_params_to_state_dict(params)
+        checkpoint.save_state(state, self.out_dir / name)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[th.nn.Module]:
+        """Lend the model with its (first) averaged weights, in eval mode, for a block."""
+        own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        averaged = self.mp_trainer.master_params_to_state_dict(self.ema_params[0])
+        self.model.load_state_dict(averaged)
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(own)
+            self.model.train()
+
+
+def ema_rates(text: float | str) -> list[str]:
+    """Read the decays of averaged weights as they stand in file names.
+
+    Raises:
+        UserError: unless they are numbers in [0, 1), with commas between.
+    """
+    rates = [part.strip() for part in str(text).split(",")]
+    for rate in rates:
+        if not re.fullmatch(r"0?\.\d+|0", rate):
+            raise UserError(f"--ema_rate: expected decays in [0, 1), got {text!r}")
+    return rates
+
+
+def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
+    """Return NNNNNN of path/to/modelNNNNNN.pt, 0 for any other name."""
+    match = re.search(r"model(\d+)\.pt$", str(filename))
+    return int(match[1]) if match else 0
+
+
+def get_blob_logdir() -> str:
+    """Return the folder of checkpoints when none is named: the logger's, else the current one."""
+    return logger.get_dir() or "."
+
+
+def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:
+    """Return the newest modelNNNNNN.pt that loads, with its optimizer; "" without one.
+
+    A checkpoint that was damaged after it was written is named in the log and passed over.
+    """
+    for path in checkpoint.checkpoint_files(Path(folder or get_blob_logdir())):
+        step = path.stem.removeprefix("model")
+        parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
+        try:
+            for part in parts:
+                dist_util.load_state_dict(part, map_location="cpu")
+            return str(path)
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            logger.warn(f"cannot resume from {path}: {part.name}: {reason}")
+    return ""
+
+
+def find_ema_checkpoint(main_checkpoint: str, step: int, rate: float | str) -> str | None:
+    """Return the averaged weights beside a checkpoint, or None."""
+    path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
+    return str(path) if path.exists() else None
+
+
+def log_loss_dict(
+    diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
+) -> None:
+    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`)."""
+    quartiles = (4 * ts.cpu().numpy() // diffusion.num_timesteps).tolist()
+    for key, values in losses.items():
+        values = values.float().cpu().numpy()
+        logger.logkv_mean(key, float(values.mean()))
+        for quartile, value in zip(quartiles, values.tolist(), strict=True):
+            logger.logkv_mean(f"{key}_q{quartile}", value)
+
+
+def open_loop_log(out_dir: Path) -> None:
+    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder."""
+    formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
+    logger.configure(str(out_dir), formats if dist_util.rank() == 0 else [])

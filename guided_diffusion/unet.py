@@ -1,0 +1,374 @@
+"""The networks: a U-Net, its super-resolution variant, and its encoder half as a classifier.
+
+Conventions: pictures are [N, C, H, W] in [-1, 1]; `timesteps` [N] is t as the diffusion hands it
+over (possibly rescaled or fractional, 0 at the clean end); `emb` [N, E] is its learned embedding.
+Attention is placed by downsampling factor: a block at factor `ds` sees maps of H / ds by W / ds.
+
+Reference: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
+https://arxiv.org/abs/2105.05233, section 3; Ho et al. 2020, https://arxiv.org/abs/2006.11239.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import (
+    AttentionBlock,
+    AttentionPool2d,
+    QKVAttention,
+    QKVAttentionLegacy,
+    count_flops_attn,
+)
+from .nn import (
+    Downsample,
+    ResBlock,
+    SiLU,
+    TimestepBlock,
+    TimestepEmbedSequential,
+    Upsample,
+    conv_nd,
+    convert_module_to_f16,
+    convert_module_to_f32,
+    linear,
+    normalization,
+    timestep_embedding,
+    zero_module,
+)
+
+__all__ = [
+    "AttentionBlock", "AttentionPool2d", "Downsample", "EncoderUNetModel", "QKVAttention",
+    "QKVAttentionLegacy", "ResBlock", "SuperResModel", "TimestepBlock", "TimestepEmbedSequential",
+    "UNetModel", "Upsample", "count_flops_attn",
+]  # fmt: skip
+
+ENCODER_POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
+
+
+class _TimestepUNet(nn.Module):
+    """What both networks share: time embedding, downsampling path, middle block, precision.
+
+    Args:
+        image_size: side of x. The U-Net takes any size that its downsampling divides.
+        in_channels: channels of x.
+        model_channels: base width; must be a multiple of 32 after each multiplier.
+        out_channels: of the result; for a U-Net with learned variance, twice those of a picture.
+        num_res_blocks: residual blocks per resolution.
+        attention_resolutions: downsampling factors (1, 2, 4, ...) at which to attend.
+        dropout: probability, in [0, 1).
+        channel_mult: width multiplier of each resolution, finest first.
+        conv_resample: resample with a convolution, where resblock_updown does not apply.
+        dims: spatial dimensions of x.
+        num_classes: condition on labels 0 .. num_classes - 1, unless None.
+        use_checkpoint: recompute activations in the backward pass to save memory.
+        use_fp16: run the torso in float16; call `convert_to_fp16` before the first forward.
+        num_heads: attention heads, where num_head_channels is -1.
+        num_head_channels: channels per attention head, or -1.
+        num_heads_upsample: heads in the decoder; -1 means num_heads.
+        use_scale_shift_norm: scale and shift norms by the timestep embedding, instead of adding it.
+        resblock_updown: resample inside residual blocks.
+        use_new_attention_order: channel order of the qkv projections, see `attention`.
+
+    Raises:
+        ValueError: if the heads do not divide the channels of a block that attends.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Collection[int],
+        dropout: float = 0,
+        channel_mult: Sequence[float] = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        num_classes: int | None = None,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.model_channels, self.channel_mult = model_channels, channel_mult
+        self.num_res_blocks, self.attention_resolutions = num_res_blocks, attention_resolutions
+        self.dropout, self.conv_resample, self.dims = dropout, conv_resample, dims
+        self.num_classes = num_classes
+        self.use_checkpoint = use_checkpoint
+        self.dtype = torch.float16 if use_fp16 else torch.float32
+        self.num_heads, self.num_head_channels = num_heads, num_head_channels
+        self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.resblock_updown = resblock_updown
+        self.use_new_attention_order = use_new_attention_order
+
+        self.emb_channels = 4 * model_channels
+        self.time_embed = nn.Sequential(
+            linear(model_channels, self.emb_channels),
+            SiLU(),
+            linear(self.emb_channels, self.emb_channels),
+        )
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, self.emb_channels)
+        # Channels of every input block's result, in order: what skip connections carry.
+        self.input_blocks, self._skip_channels = self._build_input_blocks()
+        ch = self._skip_channels[-1]
+        self.middle_block = TimestepEmbedSequential(
+            self._res_block(ch), self._attention(ch, num_heads), self._res_block(ch)
+        )
+        self._feature_size = sum(self._skip_channels) + ch
+        self._build_end()
+
+    def _build_end(self) -> None:
+        """Add what follows the middle block."""
+
+    def _build_input_blocks(self) -> tuple[nn.ModuleList, list[int]]:
+        widths = [int(mult * self.model_channels) for mult in self.channel_mult]
+        stem = conv_nd(self.dims, self.in_channels, widths[0], 3, padding=1)
+        blocks, channels = [TimestepEmbedSequential(stem)], [widths[0]]
+        for level, width in enumerate(widths):
+            for _ in range(self.num_res_blocks):
+                layers = self._stage(channels[-1], width, 2**level, self.num_heads)
+                blocks.append(TimestepEmbedSequential(*layers))
+                channels.append(width)
+            if level < len(widths) - 1:
+                blocks.append(TimestepEmbedSequential(self._resample(width, Downsample)))
+                channels.append(width)
+        return nn.ModuleList(blocks), channels
+
+    def _stage(self, channels: int, out: int, ds: int, num_heads: int) -> list[nn.Module]:
+        attention = [self._attention(out, num_heads)] if ds in self.attention_resolutions else []
+        return [self._res_block(channels, out_channels=out), *attention]
+
+    def _res_block(self, channels: int, **kwargs: Any) -> ResBlock:
+        return ResBlock(
+            channels,
+            self.emb_channels,
+            self.dropout,
+            dims=self.dims,
+            use_checkpoint=self.use_checkpoint,
+            use_scale_shift_norm=self.use_scale_shift_norm,
+            **kwargs,
+        )
+
+    def _attention(self, channels: int, num_heads: int) -> AttentionBlock:
+        return AttentionBlock(
+            channels,
+            num_heads=num_heads,
+            num_head_channels=self.num_head_channels,
+            use_checkpoint=self.use_checkpoint,
+            use_new_attention_order=self.use_new_attention_order,
+        )
+
+    def _resample(self, channels: int, kind: type[Upsample] | type[Downsample]) -> nn.Module:
+        if self.resblock_updown:
+            return self._res_block(channels, up=kind is Upsample, down=kind is Downsample)
+        return kind(channels, self.conv_resample, self.dims)
+
+    def _torso(self) -> list[nn.Module]:
+        return [self.input_blocks, self.middle_block]
+
+    def convert_to_fp16(self) -> None:
+        """Cast the torso's convolutions to float16; norms, embeddings and ends stay float32."""
+        for part in self._torso():
+            part.apply(convert_module_to_f16)
+        self.dtype = torch.float16
+
+    def convert_to_fp32(self) -> None:
+        """Cast the torso's convolutions back to float32."""
+        for part in self._torso():
+            part.apply(convert_module_to_f32)
+        self.dtype = torch.float32
+
+    def _encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        """Results of all input blocks, then of the middle block, in the torso's dtype."""
+        features = [x.to(self.dtype)]
+        for block in [*self.input_blocks, self.middle_block]:
+            features.append(block(features[-1], emb))
+        return features[1:]
+
+    def _embed(self, timesteps: Tensor) -> Tensor:
+        return self.time_embed(timestep_embedding(timesteps, self.model_channels))
+
+
+class UNetModel(_TimestepUNet):
+    """The denoising network: encoder and decoder joined by skip connections.
+
+    Args: see `_TimestepUNet`.
+    """
+
+    def _build_end(self) -> None:
+        self.output_blocks, ch = self._build_output_blocks()
+        last = zero_module(conv_nd(self.dims, ch, self.out_channels, 3, padding=1))
+        self.out = nn.Sequential(normalization(ch), SiLU(), last)
+
+    def _build_output_blocks(self) -> tuple[nn.ModuleList, int]:
+        blocks, skips = [], list(self._skip_channels)
+        ch = skips[-1]
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            width = int(mult * self.model_channels)
+            for i in range(self.num_res_blocks + 1):
+                layers = self._stage(ch + skips.pop(), width, 2**level, self.num_heads_upsample)
+                if level and i == self.num_res_blocks:
+                    layers.append(self._resample(width, Upsample))
+                blocks.append(TimestepEmbedSequential(*layers))
+                ch = width
+        return nn.ModuleList(blocks), ch
+
+    def _torso(self) -> list[nn.Module]:
+        return [*super()._torso(), self.output_blocks]
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict from noisy pictures.
+
+        Args:
+            x: [N, in_channels, H, W].
+            timesteps: [N].
+            y: [N] labels, if and only if the model is class-conditional.
+
+        Returns:
+            [N, out_channels, H, W], in x's dtype.
+
+        Raises:
+            ValueError: if y does not fit the model or x, or H or W is not divisible as needed.
+        """
+        self._check_inputs(x, y)
+        emb = self._embed(timesteps)
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        *skips, h = self._encode(x, emb)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb)
+        return self.out(h.to(x.dtype)).to(x.dtype)  # autocast may have left x's dtype
+
+    def _check_inputs(self, x: Tensor, y: Tensor | None) -> None:
+        if (y is None) != (self.num_classes is None):
+            expected = "no labels" if self.num_classes is None else f"[{x.shape[0]}] labels"
+            found = "None" if y is None else f"labels of shape {list(y.shape)}"
+            raise ValueError(
+                f"y: expected {expected} for num_classes={self.num_classes}, got {found}"
+            )
+        if y is not None and y.shape != x.shape[:1]:
+            expected = f"shape {list(x.shape[:1])}, one label per example"
+            raise ValueError(f"y: expected {expected}, got {list(y.shape)}")
+        factor = 2 ** (len(self.channel_mult) - 1)
+        resized = x.shape[2:][-2:]  # three-dimensional networks keep their first size
+        if any(size % factor for size in resized):
+            raise ValueError(
+                f"x: expected height and width divisible by {factor}, the network's downsampling, "
+                f"got {'x'.join(map(str, resized))}"
+            )
+
+
+class SuperResModel(UNetModel):
+    """A U-Net that sees a low-resolution picture, enlarged bilinearly, next to x.
+
+    Args:
+        image_size: side of the large picture.
+        in_channels: channels of x, and of the low-resolution picture.
+        *args, **kwargs: as `UNetModel`.
+    """
+
+    def __init__(self, image_size: int, in_channels: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(image_size, 2 * in_channels, *args, **kwargs)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """As `UNetModel.forward`, with low_res [N, C, h, w] for x [N, C, H, W].
+
+        Raises:
+            ValueError: also if low_res is missing.
+        """
+        if low_res is None:
+            raise ValueError("low_res: expected the low-resolution pictures, got None")
+        enlarged = F.interpolate(low_res, x.shape[2:], mode="bilinear")
+        return super().forward(torch.cat([x, enlarged], dim=1), timesteps, **kwargs)
+
+
+class EncoderUNetModel(_TimestepUNet):
+    """The encoder half of the U-Net under a pooling head: a noise-aware classifier.
+
+    Args:
+        image_size: side of x; read by the attention pool only.
+        out_channels: number of logits.
+        pool: how the head reads the encoder: "adaptive" averages the middle block's result,
+            "attention" attends from its mean, "spatial" and "spatial_v2" run a two-layer network on
+            the averages of all blocks' results.
+        Others: see `_TimestepUNet`; num_heads_upsample has no effect.
+
+    Raises:
+        ValueError: if the pool is unknown, or is "attention" without num_head_channels.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Collection[int],
+        dropout: float = 0,
+        channel_mult: Sequence[float] = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        pool: str = "adaptive",
+    ) -> None:
+        if pool not in ENCODER_POOLS:
+            raise ValueError(f"pool: expected one of {', '.join(ENCODER_POOLS)}, got {pool!r}")
+        if pool == "attention" and num_head_channels == -1:
+            raise ValueError("num_head_channels: expected a width for the attention pool, got -1")
+        super().__init__(
+            image_size, in_channels, model_channels, out_channels, num_res_blocks,
+            attention_resolutions, dropout, channel_mult, conv_resample, dims, None,
+            use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample,
+            use_scale_shift_norm, resblock_updown, use_new_attention_order,
+        )  # fmt: skip
+        self.pool = pool
+        self.out = self._build_head()  # not in `_build_end`, which runs before `pool` is known
+
+    def _build_head(self) -> nn.Sequential:
+        ch, width, out = self._skip_channels[-1], self._feature_size, self.out_channels
+        if self.pool == "adaptive":
+            last = zero_module(conv_nd(self.dims, ch, out, 1))
+            average = nn.AdaptiveAvgPool2d((1, 1))
+            return nn.Sequential(normalization(ch), SiLU(), average, last, nn.Flatten())
+        if self.pool == "attention":
+            side = self.image_size // 2 ** (len(self.channel_mult) - 1)
+            attention = AttentionPool2d(side, ch, self.num_head_channels, out)
+            return nn.Sequential(normalization(ch), SiLU(), attention)
+        if self.pool == "spatial":
+            return nn.Sequential(linear(width, 2048), nn.ReLU(), linear(2048, out))
+        first, norm = linear(width, 2048), normalization(2048)
+        return nn.Sequential(first, norm, SiLU(), linear(2048, out))
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """Classify noisy pictures: [N, in_channels, H, W] and [N] -> [N, out_channels] logits.
+
+        Raises:
+            ValueError: if an attention pool gets pictures of another size than image_size.
+        """
+        features = self._encode(x, self._embed(timesteps))
+        if self.pool.startswith("spatial"):
+            means = [h.to(x.dtype).mean(dim=(2, 3)) for h in features]
+            return self.out(torch.cat(means, dim=1)).to(x.dtype)
+        return self.out(features[-1].to(x.dtype)).to(x.dtype)

@@ -1,0 +1,137 @@
+"""Train the diffusion model of one domain on a folder of images.
+
+Running the same command again resumes from the newest whole checkpoint in --out_dir.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from guided_diffusion import dist_util, logger, report, run
+from guided_diffusion.image_datasets import load_data
+from guided_diffusion.options import (
+    DiffusionOptions,
+    ModelOptions,
+    RunOptions,
+    TrainOptions,
+    UserError,
+    add_options,
+    args_to_dict,
+    free_flags,
+)
+from guided_diffusion.resample import create_named_schedule_sampler
+from guided_diffusion.script_util import (
+    NUM_CLASSES,
+    create_gaussian_diffusion,
+    create_model_and_diffusion,
+    diffusion_defaults,
+    model_and_diffusion_defaults,
+)
+from guided_diffusion.train_util import (
+    TrainLoop,
+    find_resume_checkpoint,
+    open_loop_log,
+    parse_resume_step_from_filename,
+)
+
+GROUPS = (TrainOptions, ModelOptions, DiffusionOptions, RunOptions)
+GRID_IMAGES = 16
+LOOP_FLAGS = (
+    "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
+    "weight_decay lr_anneal_steps precision seed max_steps"
+).split()
+DATA_FLAGS = "data_dir batch_size image_size class_cond in_channels random_crop augment seed".split()
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the flags and join the other ranks.
+    args = create_argparser().parse_args(argv)
+    validate(args)
+    dist_util.setup_dist(args.device)
+    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or default_out_dir(args.data_dir))
+
+    # Build everything that a wrong flag or a broken file can stop.
+    model, diffusion = create_model_and_diffusion(
+        **args_to_dict(args, model_and_diffusion_defaults())
+    )
+    start = find_resume_checkpoint(out_dir) or args.resume_checkpoint
+    step = parse_resume_step_from_filename(start)
+    data = load_data(start_step=step, **args_to_dict(args, DATA_FLAGS))
+    run.claim(out_dir, "image_train", vars(args), free_flags(*GROUPS))
+    open_loop_log(out_dir)
+
+    # Train, with a grid of samples every so often.
+    loop = TrainLoop(
+        model=model.to(dist_util.dev()),
+        diffusion=diffusion,
+        data=data,
+        schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
+        resume_checkpoint=start,
+        out_dir=out_dir,
+        **args_to_dict(args, LOOP_FLAGS),
+    )
+    every = args.save_interval if args.sample_interval == -1 else args.sample_interval
+    for done in progress(loop):
+        if every and (done % every == 0 or done == loop.max_steps):
+            save_grid(loop, args, out_dir / "samples" / f"{done:06d}.png")
+    logger.log(f"trained {loop.done} steps; the run is in {out_dir}")
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add_options(parser, *GROUPS)
+    return parser
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Stop on flags that cannot work, before anything is written."""
+    for name in ("batch_size", "log_interval", "save_interval", "sample_steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    if args.use_fp16 and args.precision == "bf16":
+        raise UserError("--precision: bf16 and --use_fp16 True exclude each other; choose one")
+
+
+def default_out_dir(data_dir: str) -> str:
+    """Return results/train_<name of the image folder>."""
+    return os.path.join("results", f"train_{Path(data_dir).name or 'images'}")
+
+
+def progress(loop: TrainLoop) -> Iterator[int]:
+    """Yield the steps of a loop under a progress bar with images/s and time left (rank 0)."""
+    hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
+    images = loop.global_batch
+    with tqdm(total=loop.max_steps * images or None, initial=loop.done * images, unit="image",
+              disable=hidden) as bar:
+        for done in loop.steps():
+            bar.update(images)
+            yield done
+
+
+def save_grid(loop: TrainLoop, args: argparse.Namespace, path: Path) -> None:
+    """Draw samples with the averaged weights and save them as one picture (rank 0)."""
+    if dist_util.rank() == 0:
+        steps = min(args.sample_steps, args.diffusion_steps)
+        flags = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
+        diffusion = create_gaussian_diffusion(steps=flags.pop("diffusion_steps"), **flags)
+        shape = (args.in_channels, args.image_size, args.image_size)
+        noise = run.image_noise(args.seed, range(GRID_IMAGES), shape).to(loop.device)
+        y = torch.arange(GRID_IMAGES, device=loop.device) % NUM_CLASSES
+        with loop.averaged_weights() as model, run.autocast(loop.device, args.precision):
+            images = diffusion.ddim_sample_loop(
+                model, noise.shape, noise, model_kwargs={"y": y} if args.class_cond else None
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.square_grid(report.to_uint8(images)).save(path)
+    dist_util.barrier()
+
+
+if __name__ == "__main__":
+    main()

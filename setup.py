@@ -1,0 +1,23 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="guided-diffusion-add",
+    version="0.1.0",
+    description="Progressive pathology images from diffusion models",
+    license="MIT",
+    packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4,<2.14",
+        "numpy",
+        "blobfile>=1.0.5",
+        "mpi4py",
+        "pillow",
+        "tqdm",
+    ],
+    extras_require={
+        "mpi": ["mpich"],
+        "metrics": ["scipy"],
+        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers"],
+    },
+)
