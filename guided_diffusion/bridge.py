@@ -1,12 +1,14 @@
 """From a source image to a sequence: encode with one domain, decode with the other.
 
-A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is alpha_bar_{k-1},
-which the network reads as t = k - 1. A depth is a number of encoding moves. A walk is a list of
+A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is
+alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of encoding moves. A walk is a list of
 `Move`s, data rather than index arithmetic; encoding is never clipped.
 
 The two level conventions differ in the encoding alone. As published ("reference"), the clean
 image is read as if it were at alpha_bar_0 and every state ends one level above the one at which
-decoding reads it. "aligned" starts at the clean level and ends where decoding begins.
+decoding reads it. "aligned" starts at the clean level and makes each move the mirror of a
+decoding move: same levels, same timestep. What is left of the round-trip error is that the
+network sees the state before the move instead of the one after it.
 """
 
 import tempfile
@@ -46,22 +48,19 @@ def encode_moves(diffusion: GaussianDiffusion, convention: str) -> list[Move]:
     """
     if convention not in CONVENTIONS:
         raise UserError(f"--level_convention: expected one of {CONVENTIONS}, got {convention!r}")
-    here, below, above = _levels(diffusion)
-    count = len(here)
-    if convention == "reference":
-        return [Move(t, here[t], above[t]) for t in range(count)]
-    return [Move(max(t - 1, 0), below[t], here[t]) for t in range(count)]
+    if convention == "aligned":
+        backwards = reversed(decode_moves(diffusion))
+        return [Move(m.timestep, m.level_next, m.level_cur) for m in backwards]
+    return _moves(diffusion.alphas_cumprod, diffusion.alphas_cumprod_next)
 
 
 def decode_moves(diffusion: GaussianDiffusion) -> list[Move]:
     """Return the T moves from noise to a clean image; the last d of them decode depth d."""
-    here, below, _ = _levels(diffusion)
-    return [Move(t, here[t], below[t]) for t in range(len(here))][::-1]
+    return _moves(diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev)[::-1]
 
 
-def _levels(diffusion: GaussianDiffusion) -> tuple[list[float], list[float], list[float]]:
-    tables = (diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev, diffusion.alphas_cumprod_next)
-    return tuple([float(level) for level in table] for table in tables)
+def _moves(here: np.ndarray, there: np.ndarray) -> list[Move]:
+    return [Move(t, float(a), float(b)) for t, (a, b) in enumerate(zip(here, there, strict=True))]
 
 
 @th.no_grad()
@@ -123,7 +122,7 @@ def encode(
     moves = encode_moves(domain.diffusion, convention)
     trajectory = Trajectory(len(moves), images.shape, memory_gb)
     features = []
-    start = images.to(_device(domain))
+    start = images.to(domain.device)
     for index, states in enumerate(walk(domain, start, moves, precision)):
         trajectory.store(index, states)
         features.append(reference_magnitude(states))
@@ -153,7 +152,7 @@ def decode(
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
-    states = latents[order].to(_device(domain))
+    states = latents[order].to(domain.device)
     descending = [depths[i] for i in order]
     for move in decode_moves(domain.diffusion):
         active = sum(d > move.timestep for d in descending)
@@ -163,10 +162,6 @@ def decode(
     images = th.empty_like(states)
     images[order] = states
     return images.cpu()
-
-
-def _device(domain: Domain) -> th.device:
-    return next(domain.model.parameters()).device
 
 
 @dataclass
@@ -251,7 +246,9 @@ class Sequences:
         trajectory, features = encode(
             self.source, clean, recipe.level_convention, recipe.precision, recipe.trajectory_memory
         )
-        chosen = [depth.choose(recipe.depth_policy, row.tolist(), recipe.amount) for row in features]
+        chosen = [
+            depth.choose(recipe.depth_policy, row.tolist(), recipe.amount) for row in features
+        ]
         latents = [trajectory.at(i, d.values, clean[i]) for i, d in enumerate(chosen)]
         flat = [value for d in chosen for value in d.values]
         images = decode(self.target, th.cat(latents), flat, recipe.precision, recipe.max_batch)
@@ -290,4 +287,6 @@ def _refuse_unequal(source: Domain, target: Domain) -> None:
             )
     for domain in (source, target):
         if domain.args["class_cond"]:
-            raise UserError(f"{domain.origin}: expected an unconditional model (--class_cond False)")
+            raise UserError(
+                f"{domain.origin}: expected an unconditional model (--class_cond False)"
+            )

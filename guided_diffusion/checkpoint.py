@@ -18,7 +18,6 @@ from . import dist_util, logger, run
 from .options import UserError
 from .respace import SpacedDiffusion
 from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
-from .unet import UNetModel
 
 # Which flag decides the shape of a parameter, by pattern of its name, most telling first.
 FLAG_OF_KEY = (
@@ -44,11 +43,17 @@ class Domain:
         args: the flags that model and diffusion were built from.
     """
 
-    model: UNetModel
+    model: th.nn.Module
     diffusion: SpacedDiffusion
     label: str
     origin: Path
     args: dict[str, Any]
+
+    @property
+    def device(self) -> th.device:
+        """Where the network computes; the CPU for one without parameters."""
+        first = next(self.model.parameters(), None)
+        return th.device("cpu") if first is None else first.device
 
 
 def load_state(path: str | Path) -> dict[str, th.Tensor]:
@@ -107,7 +112,9 @@ def _refuse_mismatch(
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the modelNNNNNN.pt of a folder, newest first."""
-    named = [(re.fullmatch(r"model(\d+)\.pt", path.name), path) for path in folder.glob("model*.pt")]
+    named = [
+        (re.fullmatch(r"model(\d+)\.pt", path.name), path) for path in folder.glob("model*.pt")
+    ]
     steps = [(int(match[1]), path) for match, path in named if match]
     return [path for _, path in sorted(steps, reverse=True)]
 

@@ -16,7 +16,7 @@ from numpy.lib.format import open_memmap
 from PIL.PngImagePlugin import PngInfo
 
 from . import report, run
-from .bridge import Recipe, ImageSequence
+from .bridge import ImageSequence, Recipe
 from .options import UserError
 
 Row = dict[str, str]
@@ -187,9 +187,7 @@ class Exporter:
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:
-    """Return {index: rows by step} of the sequences of which every row is there whole.
-
-    """
+    """Return {index: rows by step} of the sequences of which every row is there whole."""
     found: dict[int, dict[int, Row]] = {}
     for row in rows:
         if None not in row.values() and None not in row:

@@ -279,7 +279,9 @@ def configure(
         log_suffix += f"-rank{rank:03d}"
     if format_strs is None:
         name, fallback = (
-            ("OPENAI_LOG_FORMAT", "stdout,log,csv") if rank == 0 else ("OPENAI_LOG_FORMAT_MPI", "log")
+            ("OPENAI_LOG_FORMAT", "stdout,log,csv")
+            if rank == 0
+            else ("OPENAI_LOG_FORMAT_MPI", "log")
         )
         format_strs = os.getenv(name, fallback).split(",")
     formats = [make_output_format(name, dir, log_suffix) for name in format_strs if name]

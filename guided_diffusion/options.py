@@ -203,7 +203,12 @@ def add_options(
 
 
 def _add_flag(
-    parser: Any, name: str, default: Any, help: str, choices: tuple | None = None, free: bool = False
+    parser: Any,
+    name: str,
+    default: Any,
+    help: str,
+    choices: tuple | None = None,
+    free: bool = False,
 ) -> None:
     shown = repr(default) if default == "" else default
     keywords: dict[str, Any] = {"default": default, "help": f"{help} (default: {shown})"}

@@ -24,8 +24,11 @@ def to_picture(tile: np.ndarray) -> Image.Image:
     return Image.fromarray(tile[..., 0] if tile.shape[-1] == 1 else tile)
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]] | None = None,
-         scale: int = 1) -> Image.Image:
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[Sequence[str]] | None = None,
+    scale: int = 1,
+) -> Image.Image:
     """Lay out rows of tiles [H, W, C] uint8, with an optional caption below each.
 
     Args:

@@ -29,7 +29,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     encoding = None if "b" in mode else "utf-8"
     try:
-        with open(partial, mode, encoding=encoding, newline=None if encoding is None else "") as file:
+        with open(
+            partial, mode, encoding=encoding, newline=None if encoding is None else ""
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -114,10 +116,25 @@ def generator(*seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
 
-def image_noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> th.Tensor:
-    """Return standard normal noise [len(indices), *shape], each image by its own index."""
-    drawn = [generator(seed, 3, i).standard_normal(tuple(shape), dtype=np.float32) for i in indices]
-    return th.from_numpy(np.stack(drawn))
+class ImageNoise:
+    """Standard normal noise of which each image's share depends on its own index alone.
+
+    Args:
+        seed: the base seed.
+        indices: global index of each image of the batch.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        self.generators = [generator(seed, 3, index) for index in indices]
+
+    def draw(self, shape: Sequence[int]) -> th.Tensor:
+        """Return the next noise [N, *shape], float32 on the CPU."""
+        drawn = [g.standard_normal(tuple(shape), dtype=np.float32) for g in self.generators]
+        return th.from_numpy(np.stack(drawn))
+
+    def __call__(self, x: th.Tensor) -> th.Tensor:
+        """Return the next noise in the shape and on the device of states x [N, ...]."""
+        return self.draw(x.shape[1:]).to(x)
 
 
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:

@@ -8,6 +8,8 @@ Denoising moves reach `alphas_cumprod_prev[t]` (1, clean, from t = 0); encoding 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs, ReverseProcess
@@ -15,7 +17,14 @@ from .solvers import ddim_sigma, ddim_step
 
 
 class Sampler(ReverseProcess):
-    """The moves that a trained network makes possible; see `ReverseProcess` for arguments."""
+    """The moves that a trained network makes possible; see `ReverseProcess` for arguments.
+
+    Attributes:
+        noise_like: draws the fresh noise of a move, in the shape of its states; replace it to
+            give each image a generator of its own.
+    """
+
+    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(torch.randn_like)
 
     def p_sample(
         self,
@@ -27,7 +36,7 @@ class Sampler(ReverseProcess):
         cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
     ) -> dict[str, torch.Tensor]:
-        """Draw x_{t-1} from p(x_{t-1} | x_t); noise comes from torch's default generator.
+        """Draw x_{t-1} from p(x_{t-1} | x_t); noise comes from `noise_like`.
 
         Args:
             model: the network.
@@ -45,7 +54,7 @@ class Sampler(ReverseProcess):
             DDPM, arXiv:2006.11239, algorithm 2.
         """
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
-        noise = torch.randn_like(x)
+        noise = self.noise_like(x)
         mean = out["mean"]
         if cond_fn is not None:
             mean = self.condition_mean(cond_fn, out, x, t, model_kwargs=model_kwargs)
@@ -90,7 +99,7 @@ class Sampler(ReverseProcess):
         )
         level_cur = self._table("alphas_cumprod", t.device)[t]
         level_next = self._table("alphas_cumprod_prev", t.device)[t]
-        sigma, noise = ddim_sigma(level_cur, level_next, eta), torch.randn_like(x)
+        sigma, noise = ddim_sigma(level_cur, level_next, eta), self.noise_like(x)
         sample = ddim_step(x, level_cur, level_next, eps, sigma, noise)
         return {"sample": sample, "pred_xstart": pred_xstart}
 

@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sequences.batches = todo[dist_util.rank() :: dist_util.world_size()]
 
     # Make the sequences of this rank.
-    logger.log(f"{len(files) - len(finished)} of {len(files)} sequences to make in {exporter.folder}")
+    logger.log(
+        f"{len(files) - len(finished)} of {len(files)} sequences to make in {exporter.folder}"
+    )
     hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
     for sequence in tqdm(sequences, unit="sequence", disable=hidden):
         exporter.save(sequence)

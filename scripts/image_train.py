@@ -44,7 +44,9 @@ LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
     "weight_decay lr_anneal_steps precision seed max_steps"
 ).split()
-DATA_FLAGS = "data_dir batch_size image_size class_cond in_channels random_crop augment seed".split()
+DATA_FLAGS = (
+    "data_dir batch_size image_size class_cond in_channels random_crop augment seed".split()
+)
 
 
 @run.command
@@ -108,8 +110,12 @@ def progress(loop: TrainLoop) -> Iterator[int]:
     """Yield the steps of a loop under a progress bar with images/s and time left (rank 0)."""
     hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
     images = loop.global_batch
-    with tqdm(total=loop.max_steps * images or None, initial=loop.done * images, unit="image",
-              disable=hidden) as bar:
+    with tqdm(
+        total=loop.max_steps * images or None,
+        initial=loop.done * images,
+        unit="image",
+        disable=hidden,
+    ) as bar:
         for done in loop.steps():
             bar.update(images)
             yield done
@@ -122,7 +128,7 @@ def save_grid(loop: TrainLoop, args: argparse.Namespace, path: Path) -> None:
         flags = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
         diffusion = create_gaussian_diffusion(steps=flags.pop("diffusion_steps"), **flags)
         shape = (args.in_channels, args.image_size, args.image_size)
-        noise = run.image_noise(args.seed, range(GRID_IMAGES), shape).to(loop.device)
+        noise = run.ImageNoise(args.seed, range(GRID_IMAGES)).draw(shape).to(loop.device)
         y = torch.arange(GRID_IMAGES, device=loop.device) % NUM_CLASSES
         with loop.averaged_weights() as model, run.autocast(loop.device, args.precision):
             images = diffusion.ddim_sample_loop(

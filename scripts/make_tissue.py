@@ -60,7 +60,8 @@ def stages(text: str) -> dict[str, float]:
 
 def create_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        "make_tissue.py", description=__doc__.partition("\n")[0],
+        "make_tissue.py",
+        description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     count, side, seed = (partial(at_least, low) for low in (1, MIN_SIZE, 0))
@@ -68,8 +69,12 @@ def create_parser() -> argparse.ArgumentParser:
     flag("--out_dir", required=True, type=pathlib.Path, help="folder to write to, made if missing")
     flag("--severity", default=0.1, type=fraction, help="middle, 0 (healthy) to 1, if not --stages")
     flag("--severity_spread", default=0.05, type=fraction, help="half width, cut off at 0 and 1")
-    flag("--stages", type=stages, metavar="NAME=SEVERITY,...",
-         help="one subfolder per stage instead, their middles as given")
+    flag(
+        "--stages",
+        type=stages,
+        metavar="NAME=SEVERITY,...",
+        help="one subfolder per stage instead, their middles as given",
+    )
     flag("--num_images", default=500, type=count, help="tiles (per stage)")
     flag("--image_size", default=64, type=side, help="side of a tile in pixels")
     flag("--seed", default=0, type=seed, help="first tile's seed (its tissue); the rest count up")

@@ -87,6 +87,16 @@ def test_gradients_are_copied_and_missing_ones_are_zero(model):
     assert [m.grad for m in masters] == [None, None]
 
 
+def test_masters_of_an_all_float16_group_are_float32():
+    param = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float16))
+    param.grad = torch.ones_like(param)
+    groups = [([("weight", param)], (1, -1))]
+    masters = fp16_util.make_master_params(groups)
+    assert masters[0].dtype == torch.float32
+    fp16_util.model_grads_to_master_grads(groups, masters)
+    assert masters[0].grad.dtype == torch.float32
+
+
 def test_zero_grad_keeps_the_buffer_and_drops_the_graph(model):
     for param in model.parameters():
         param.grad = 2 * param  # as after a backward pass that keeps its graph
@@ -100,7 +110,7 @@ def test_zero_grad_keeps_the_buffer_and_drops_the_graph(model):
 @pytest.mark.parametrize("use_fp16", [False, True])
 def test_state_dict_round_trip(model, use_fp16):
     trainer = MixedPrecisionTrainer(model=model, use_fp16=use_fp16)
-    changed = [m.detach() + 1 for m in trainer.master_params]
+    changed = [torch.nn.Parameter(m.detach() + 1) for m in trainer.master_params]
     state = trainer.master_params_to_state_dict(changed)
 
     assert list(state) == list(model.state_dict())

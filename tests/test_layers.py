@@ -31,7 +31,9 @@ def own_imports(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             found |= {node.module} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("guided_diffusion"):
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "guided_diffusion"
+        ):
             found |= {node.module.partition(".")[2] or alias.name for alias in node.names}
     return found
 

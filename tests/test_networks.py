@@ -64,6 +64,11 @@ def test_reference_output(name):
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_fresh_unet_predicts_zero():
+    assert not UNetModel(**SMALL)(**inputs("unet_updown_class_cond")).any()
+
+
 # --- attention ---
 
 
@@ -281,6 +286,13 @@ def test_float16_torso(name):
     assert model.dtype == torch.float32
 
 
+@torch.no_grad()
+def test_float16_conversion_of_a_model_built_for_float32():
+    model = build("unet_plain")
+    model.convert_to_fp16()
+    assert model(**inputs("unet_plain")).isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["unet_new_order", "encoder_spatial_v2"])
 @torch.no_grad()
 def test_bf16_autocast_returns_float32_near_the_float32_result(name):
@@ -304,9 +316,7 @@ def test_channels_last_changes_nothing(name):
     for module in model.modules():
         if isinstance(module, (AttentionBlock, ResBlock)):
             module.register_forward_hook(
-                lambda _m, _x, y: formats.append(
-                    y.is_contiguous(memory_format=torch.channels_last)
-                )
+                lambda _m, _x, y: formats.append(y.is_contiguous(memory_format=torch.channels_last))
             )
     torch.testing.assert_close(model(**found), expected, atol=1e-5, rtol=1e-5)
     assert formats
