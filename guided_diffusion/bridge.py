@@ -1,8 +1,8 @@
 """From a source image to a sequence: encode with one domain, decode with the other.
 
 A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is
-alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of encoding moves. A walk is a list of
-`Move`s, data rather than index arithmetic; encoding is never clipped.
+alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of encoding moves. A
+walk is a list of `Move`s, data rather than index arithmetic; encoding is never clipped.
 
 The two level conventions differ in the encoding alone. As published ("reference"), the clean
 image is read as if it were at alpha_bar_0 and every state ends one level above the one at which
