@@ -6,8 +6,7 @@ from the `args.json` that lies beside the weights. Nothing that is loaded can ru
 
 import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,32 @@ from .options import UserError
 from .respace import SpacedDiffusion
 from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
 
-# Which flag decides the shape of a parameter, by pattern of its name, most telling first.
-FLAG_OF_KEY = (
-    (r"^label_emb", "class_cond"),
-    (r"^time_embed|^input_blocks\.0\.0\.bias", "num_channels"),
-    (r"^input_blocks\.0\.0\.weight", "num_channels"),
-    (r"^out\.2", "learn_sigma"),
-    (r"\.qkv\.|\.proj_out\.|\.norm\.", "attention_resolutions"),
-    (r"\.emb_layers\.", "use_scale_shift_norm"),
-    (r"\.op\.|\.conv\.", "resblock_updown"),
+State = Mapping[str, th.Tensor]
+
+
+def _shape(state: State, key: str) -> tuple[int, ...] | str:
+    return tuple(state[key].shape) if key in state else "absent"
+
+
+def _keys(state: State, pattern: str) -> set[str]:
+    return {found[0] for found in (re.search(pattern, key) for key in state) if found}
+
+
+def _embeddings_per_channel(state: State, block: str) -> float | None:
+    key, norm = f"{block}.emb_layers.1.bias", f"{block}.out_layers.0.bias"
+    return len(state[key]) / len(state[norm]) if key in state and norm in state else None
+
+
+# What a state dict tells of a flag, in the order in which one can hide the next.
+SIGNS_OF_FLAGS: tuple[tuple[str, Callable[[State], Any]], ...] = (
+    ("class_cond", lambda state: "label_emb.weight" in state),
+    ("num_channels", lambda state: _shape(state, "time_embed.0.weight")),
+    ("in_channels", lambda state: _shape(state, "input_blocks.0.0.weight")[1:2]),
+    ("resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
+    ("num_res_blocks or --channel_mult", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
+    ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
+    ("use_scale_shift_norm", lambda state: _embeddings_per_channel(state, "middle_block.0")),
+    ("learn_sigma", lambda state: _shape(state, "out.2.weight")[:1]),
 )
 
 
@@ -62,21 +78,42 @@ def load_state(path: str | Path) -> dict[str, th.Tensor]:
     Raises:
         UserError: if the file is missing, cut off, or holds anything but named tensors.
     """
+    state = load_file(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not th.is_tensor(value):
+            raise UserError(
+                f"{path}: expected a state dict of tensors, got {type(value).__name__} at {key!r}"
+            )
+    return state
+
+
+def load_file(path: str | Path) -> Any:
+    """Load tensors, and numbers, text, lists and dicts around them, onto the CPU.
+
+    Raises:
+        UserError: if the file is missing, cut off, or holds anything else.
+    """
     try:
-        state = dist_util.load_state_dict(path, map_location="cpu")
+        return dist_util.load_state_dict(path, map_location="cpu")
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: expected a checkpoint of plain tensors: {reason}") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: expected a checkpoint of plain tensors, got text or a pickle of something "
+            "else, which is not loaded since it could run code"
+        ) from None
+    except Exception as error:  # on a damaged file torch.load raises almost anything
         raise UserError(
             f"{path}: expected a whole checkpoint, got a file that cannot be read "
-            f"({str(error).splitlines()[0]})"
+            f"({first_line(error)})"
         ) from None
-    if not isinstance(state, dict) or not all(th.is_tensor(v) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
-    return state
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def save_state(state: Any, path: Path) -> None:
@@ -96,17 +133,15 @@ def load_weights(model: th.nn.Module, path: str | Path) -> None:
     model.load_state_dict(state, strict=True)
 
 
-def _refuse_mismatch(
-    expected: Mapping[str, th.Tensor], found: Mapping[str, th.Tensor], path: str | Path
-) -> None:
+def _refuse_mismatch(expected: State, found: State, path: str | Path) -> None:
     for key in [*expected, *(key for key in found if key not in expected)]:
-        shapes = [tuple(s[key].shape) if key in s else "absent" for s in (expected, found)]
+        shapes = [_shape(state, key) for state in (expected, found)]
         if shapes[0] != shapes[1]:
-            flag = next((f for pattern, f in FLAG_OF_KEY if re.search(pattern, key)), None)
-            hint = f"--{flag}" if flag else "--num_res_blocks or --channel_mult"
+            differing = (flag for flag, sign in SIGNS_OF_FLAGS if sign(expected) != sign(found))
             raise UserError(
                 f"{path}: checkpoint and flags describe different networks; first at {key!r}: "
-                f"the flags ask for {shapes[0]}, the file holds {shapes[1]} (check {hint})"
+                f"the flags ask for {shapes[0]}, the file holds {shapes[1]} "
+                f"(check --{next(differing, 'channel_mult')})"
             )
 
 
@@ -122,17 +157,28 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def newest_weights(folder: Path) -> Path:
     """Return the weights to use from a training run: newest step, averaged where there are any.
 
+    Of several averages it is the one with the highest decay.
+
     Raises:
         UserError: if the folder holds no checkpoint.
     """
-    for model_file in checkpoint_files(folder):
-        step = model_file.stem.removeprefix("model")
-        averaged = sorted(folder.glob(f"ema_*_{step}.pt"), key=lambda path: path.name)
-        return averaged[-1] if averaged else model_file
-    loose = sorted(folder.glob("ema_*.pt"))
-    if loose:
-        return loose[-1]
+    models, averaged = checkpoint_files(folder), _averaged_files(folder)
+    if models:
+        ending = f"_{models[0].stem.removeprefix('model')}.pt"
+        return next((path for path in averaged if path.name.endswith(ending)), models[0])
+    if averaged:
+        return averaged[0]
     raise UserError(f"{folder}: expected a training run with modelNNNNNN.pt or ema_*.pt, got none")
+
+
+def _averaged_files(folder: Path) -> list[Path]:
+    # Newest first, and of one step the longest average first.
+    named = [
+        (re.fullmatch(r"ema_([\d.e-]+)_(\d+)\.pt", path.name), path)
+        for path in folder.glob("ema_*.pt")
+    ]
+    order = [(int(match[2]), float(match[1]), path) for match, path in named if match]
+    return [path for *_, path in sorted(order, reverse=True)]
 
 
 def load_domain(

@@ -9,14 +9,17 @@ CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 import io
 import os
 import socket
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch as th
 import torch.distributed as dist
 
 from .options import UserError
 
+T = TypeVar("T")
+_PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 _MPI_STEP = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID")
 
@@ -45,10 +48,10 @@ def setup_dist(device: str = "") -> None:
         _agree_through_mpi()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     _choose_device(device, local_rank)
-    if launcher() == "none" and "RANK" not in os.environ:
+    if launcher() == "none":
         return
     _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    dist.init_process_group(backend="nccl" if dev().type == "cuda" else "gloo")
+    dist.init_process_group(backend="nccl" if dev().type == "cuda" else "gloo", timeout=_PATIENCE)
 
 
 def _agree_through_mpi() -> None:
@@ -97,9 +100,14 @@ def _choose_device(name: str, local_rank: int) -> None:
     try:
         _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise UserError(f"--device: expected cpu, cuda or cuda:N, got {name!r}") from None
+        _device = None
+    if _device is None or _device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: expected cpu, cuda or cuda:N, got {name!r}")
     if _device.type == "cuda":
-        index = local_rank % th.cuda.device_count() if _device.index is None else _device.index
+        count = th.cuda.device_count()
+        index = local_rank % count if _device.index is None else _device.index
+        if index >= count:
+            raise UserError(f"--device: expected cuda:0 to cuda:{count - 1}, got {name!r}")
         _device = th.device("cuda", index)
         th.cuda.set_device(_device)
 
@@ -125,6 +133,40 @@ def barrier() -> None:
     """Wait until every rank has come here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def once(action: Callable[[], T]) -> T:
+    """Do something on rank 0 for all ranks, and return its result on each.
+
+    Raises:
+        UserError: on every rank, where the action raised it on rank 0.
+    """
+    result, problem = None, ""
+    if rank() == 0:
+        try:
+            result = action()
+        except UserError as error:
+            problem = str(error)
+    result, problem = broadcast_object((result, problem))
+    if problem:
+        raise UserError(problem)
+    return result
+
+
+class Ranks:
+    """All ranks, with the part of an MPI communicator's interface that the logger uses."""
+
+    @property
+    def rank(self) -> int:
+        """The index of this process."""
+        return rank()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in their order."""
+        values = [value] * world_size()
+        if dist.is_initialized():
+            dist.all_gather_object(values, value)
+        return values
 
 
 def broadcast_object(value: Any) -> Any:

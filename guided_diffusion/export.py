@@ -8,8 +8,10 @@ loses at most the batch it was working on, and running it again makes what is mi
 import csv
 import io
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -58,11 +60,51 @@ class Exporter:
             f"label_{names[0]}", f"label_{names[1]}", "depth_policy", "depth_fallback",
             "level_convention", *self.provenance,
         ]  # fmt: skip
+        check_names(*names)
         folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> set[int]:
         """Return the indices of the sequences that the manifest and its parts hold whole."""
-        return set(complete_sequences(self._all_rows(), self.recipe.amount))
+        return set(self._finished_rows())
+
+    def _finished_rows(self) -> dict[int, list[Row]]:
+        # Pictures or arrays that were deleted are made again.
+        if not all((self.folder / f"{name}.npy").exists() for name in self.arrays):
+            return {}
+        found = complete_sequences(self._all_rows(), self.recipe.amount)
+        return {
+            index: rows
+            for index, rows in found.items()
+            if all((self.folder / row["file_name"]).exists() for row in rows)
+        }
+
+    def prepare(self, files: Sequence[str], tile_shape: tuple[int, int, int]) -> set[int]:
+        """Tidy up what an earlier run left, and create the arrays (rank 0 only).
+
+        Args:
+            files: all source images.
+            tile_shape: (C, H, W).
+
+        Returns:
+            indices of the sequences that are finished.
+
+        Raises:
+            UserError: if what is there was made from other images or checkpoints.
+        """
+        self._refuse_other_origins(files)
+        self.merge()
+        self.create_arrays(tile_shape)
+        return self.finished()
+
+    def _refuse_other_origins(self, files: Sequence[str]) -> None:
+        for index, rows in complete_sequences(self._all_rows(), self.recipe.amount).items():
+            source_file = files[index] if index < len(files) else "nothing"
+            for key, value in {"source_file": source_file, **self.provenance}.items():
+                if rows[0][key] != value:
+                    raise UserError(
+                        f"--out_dir: sequence {index} in {self.folder} was made from {key} "
+                        f"{rows[0][key]}, which is now {value}; choose another folder"
+                    )
 
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
@@ -106,7 +148,8 @@ class Exporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         info = PngInfo()
         for key in self.columns[1:]:
-            info.add_text(key, row[key])
+            # A PNG keyword is Latin-1; a value may be any text.
+            info.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), row[key])
         with run.atomic_write(path) as file:
             report.to_picture(tile).save(file, "png", pnginfo=info)
 
@@ -127,9 +170,11 @@ class Exporter:
         path = self.folder / f"{name}.npy"
         shape = (self.count, *example.shape)
         if not path.exists():
-            return open_memmap(path, "w+", dtype=example.dtype, shape=shape)
+            partial = path.with_name(f".{path.name}.partial")
+            open_memmap(partial, "w+", dtype=example.dtype, shape=shape)
+            os.replace(partial, path)
         try:
-            array = open_memmap(path, "r+")
+            array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:
             raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
         if array.shape != shape or array.dtype != example.dtype:
@@ -137,7 +182,7 @@ class Exporter:
                 f"{path}: expected {shape} {example.dtype}, got {array.shape} {array.dtype}; "
                 "delete it or choose another --out_dir"
             )
-        return array
+        return open_memmap(path, "r+")
 
     def create_arrays(self, tile_shape: tuple[int, int, int]) -> None:
         """Create the arrays at full size, before several ranks open them.
@@ -158,32 +203,70 @@ class Exporter:
     def _append(self, rows: list[Row]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns)
-        if not self.part.exists():
-            writer.writeheader()
-        writer.writerows(rows)
-        with open(self.part, "a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+        with open(self.part, "a+b") as file:
+            if _end_of_whole_lines(file) == 0:
+                writer.writeheader()
+            writer.writerows(rows)
+            file.write(text.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
 
     def merge(self) -> list[Row]:
         """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
-        rows = complete_sequences(self._all_rows(), self.recipe.amount)
+        rows = self._finished_rows()
         merged = [row for index in sorted(rows) for row in rows[index]]
-        with run.atomic_write(self.folder / "manifest.csv", "w") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(merged)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(merged)
+        self._replace_manifest(text.getvalue().encode())
         for part in self.folder.glob("manifest.part*.csv"):
             part.unlink()
         return merged
+
+    def _replace_manifest(self, content: bytes) -> None:
+        path = self.folder / "manifest.csv"
+        if not path.exists() or path.read_bytes() != content:
+            with run.atomic_write(path) as file:
+                file.write(content)
 
     def _all_rows(self) -> Iterable[Row]:
         for path in [self.folder / "manifest.csv", *sorted(self.folder.glob("manifest.part*.csv"))]:
             if path.exists():
                 # A killed run can leave a line cut off at the end of a part.
                 text = path.read_bytes().decode("utf-8", "replace").rpartition("\n")[0]
-                yield from csv.DictReader(io.StringIO(text, newline=""))
+                reader = csv.DictReader(io.StringIO(text, newline=""))
+                if reader.fieldnames not in (None, self.columns):
+                    raise UserError(
+                        f"{path}: expected the columns {','.join(self.columns)}, "
+                        f"got {','.join(reader.fieldnames)}; choose another --out_dir"
+                    )
+                yield from reader
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    # A killed run can leave a line cut off, which the next row must not join.
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 1, 0))
+    if file.read() in (b"", b"\n"):
+        return end
+    file.seek(0)
+    return file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def check_names(source: str, target: str) -> None:
+    """Check the names of two domains, which stand in the names of files and columns.
+
+    Raises:
+        UserError: if one cannot stand there, or both are the same.
+    """
+    for flag, name in (("source", source), ("target", target)):
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"--{flag}: expected a name of letters, digits, _, . or -, got {name!r}"
+            )
+    if source == target:
+        raise UserError(f"--target: expected another name than that of --source, {source!r}")
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:

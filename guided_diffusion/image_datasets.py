@@ -35,8 +35,8 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
         raise UserError(f"--data_dir: expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and path.name[0] != "."
+        for path in _visible_files(folder)
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
     )
     if not files:
         raise UserError(
@@ -45,8 +45,15 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
     return files
 
 
+def _visible_files(folder: Path) -> Iterator[Path]:
+    # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        yield from (Path(place, name) for name in names if name[0] != ".")
+
+
 def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
-    """Open a whole image in the mode of 1, 3 or 4 channels.
+    """Open a whole image in the mode of 1, 3 or 4 channels; 16-bit greys are scaled to 8.
 
     Raises:
         UserError: if the file is not an image or is cut off, naming it.
@@ -57,9 +64,24 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
         with dist_util.open_bytes(path) as file:
             image = Image.open(file)
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        return _in_8_bits(image).convert(MODES[in_channels])
+    except _UNREADABLE as error:
         raise UserError(f"{path}: expected a readable image, got {error}") from None
-    return image.convert(MODES[in_channels])
+
+
+_UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
+)  # fmt: skip
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point numbers of no known range")
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow would clip 0..65535 at 255.
+    grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
 
 
 def load_tile(path: str | os.PathLike, image_size: int, in_channels: int = 3) -> np.ndarray:
@@ -152,6 +174,8 @@ class ImageDataset(Dataset):
         self.random_crop = random_crop
         self.in_channels = in_channels
         self.augment = augment or ("flip" if random_flip else "none")
+        if self.augment not in AUGMENTS:
+            raise UserError(f"--augment: expected one of {AUGMENTS}, got {augment!r}")
         self.cache: dict[int, np.ndarray] | None = {} if cache and not random_crop else None
 
     def __len__(self) -> int:

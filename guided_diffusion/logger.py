@@ -39,7 +39,14 @@ class SeqWriter:
 
 class _FileFormat(KVWriter):
     def __init__(self, filename: str) -> None:
-        self.file = open(filename, "a+", encoding="utf-8", newline="")
+        self.file = open(filename, "a+", encoding="utf-8", errors="replace", newline="")
+        self._end_cut_line()
+
+    def _end_cut_line(self) -> None:
+        # A killed run can leave a row without its end; the next row must not join it.
+        self.file.seek(0)
+        if self.file.read()[-1:] not in ("", "\n"):
+            self.file.write("\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -242,7 +249,8 @@ def mpi_weighted_mean(
     for part in gathered:
         for name, (value, count) in part.items():
             with contextlib.suppress(TypeError, ValueError):  # text has no mean
-                totals[name] += float(value) * count
+                weighted = float(value) * count
+                totals[name] += weighted
                 counts[name] += count
     return {name: totals[name] / counts[name] for name in totals}
 

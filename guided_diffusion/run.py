@@ -9,7 +9,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +54,8 @@ def versions() -> dict[str, str]:
 def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
     """Make a run folder ours: write `args.json`, or check that it asks for the same.
 
+    Call it when nothing can go wrong any more, so that a mistake leaves no folder behind.
+
     Args:
         folder: the run folder; made where absent.
         script: name of the command.
@@ -62,18 +65,51 @@ def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> No
     Raises:
         UserError: if the folder holds a run of other flags, naming each difference.
     """
-    path = folder / "args.json"
-    if dist_util.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    dist_util.barrier()
-    if path.exists():
-        _refuse_differences(path, script, args, free)
-    dist_util.barrier()
-    if dist_util.rank() == 0:
-        record = {"script": script, "args": args, "versions": versions()}
+    record = {"script": script, "args": args, "versions": versions()}
+    make_folder(folder)
+    refuse_other_run(folder, script, args, free)
+    dist_util.once(lambda: _write_record(folder / "args.json", record))
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    if not path.exists() or read_args(path) != record:
         with atomic_write(path, "w") as file:
             json.dump(record, file, indent=2)
-    dist_util.barrier()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, once for all ranks.
+
+    Raises:
+        UserError: if nothing can be written there.
+    """
+    dist_util.once(lambda: _make(folder))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"--out_dir: expected a folder to write to, got {folder} ({error.strerror})"
+        ) from None
+
+
+def refuse_other_run(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+    """Stop if a folder holds a run of other flags; writes nothing.
+
+    Args:
+        folder: the run folder, which need not exist.
+        script: name of the command.
+        args: its flags.
+        free: names of flags that may differ when a run is continued.
+
+    Raises:
+        UserError: naming each difference.
+    """
+    if (folder / "args.json").exists():
+        _refuse_differences(folder / "args.json", script, args, free)
 
 
 def _refuse_differences(path: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
@@ -112,7 +148,16 @@ def read_args(path: Path) -> dict[str, Any]:
 
 
 def generator(*seed: int) -> np.random.Generator:
-    """Return the random generator of one purpose, a function of the numbers alone."""
+    """Return the random generator of one purpose, a function of the numbers alone.
+
+    Args:
+        *seed: the base seed, the number of the purpose, and what tells its draws apart.
+
+    Raises:
+        UserError: if the base seed is negative.
+    """
+    if seed[0] < 0:
+        raise UserError(f"--seed: expected 0 or above, got {seed[0]}")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
 
@@ -142,6 +187,13 @@ def autocast(device: th.device, precision: str) -> contextlib.AbstractContextMan
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
 
 
+def progress(items: Iterable, **options: Any) -> Iterable:
+    """Wrap items in tqdm's bar with these options, seen where rank 0 has a terminal."""
+    from tqdm.auto import tqdm
+
+    return tqdm(items, disable=True if dist_util.rank() else None, **options)
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
     """Turn user mistakes of a script's main into one line on stderr and exit code 2."""
 
@@ -149,7 +201,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
         try:
             main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print("error:", *str(error).splitlines(), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         finally:
             logger.reset()

@@ -1,8 +1,11 @@
 """Assemble networks and diffusion processes from flags, with upstream's names and defaults."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from . import gaussian_diffusion as gd
 from .options import (  # noqa: F401  (upstream's names live here)
@@ -123,7 +126,8 @@ def create_model(
     Raises:
         UserError: if a size, a width or an attention resolution does not fit, naming the flag.
     """
-    return UNetModel(
+    return _built(
+        UNetModel,
         image_size=image_size,
         in_channels=in_channels,
         model_channels=_width(num_channels),
@@ -131,7 +135,7 @@ def create_model(
         num_res_blocks=num_res_blocks,
         attention_resolutions=_attention_factors(attention_resolutions, image_size),
         dropout=dropout,
-        channel_mult=_channel_mult(channel_mult, image_size),
+        channel_mult=_channel_mult(channel_mult, image_size, num_channels),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,
         use_fp16=use_fp16,
@@ -144,10 +148,17 @@ def create_model(
     )
 
 
-def _width(num_channels: int) -> int:
-    if num_channels % 32 or num_channels <= 0:
-        raise UserError(f"--num_channels: expected a multiple of 32, got {num_channels}")
-    return num_channels
+def _built(network: Callable, **kwargs: Any) -> Any:
+    try:
+        return network(**kwargs)
+    except ValueError as error:  # begins with the name of the argument, which is the flag's
+        raise UserError(f"--{error}") from None
+
+
+def _width(channels: int, flag: str = "num_channels") -> int:
+    if channels % 32 or channels <= 0:
+        raise UserError(f"--{flag}: expected a multiple of 32, got {channels}")
+    return channels
 
 
 def _numbers(flag: str, text: str, kind: type = int) -> tuple:
@@ -157,16 +168,21 @@ def _numbers(flag: str, text: str, kind: type = int) -> tuple:
         raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
 
 
-def _channel_mult(text: str, image_size: int) -> tuple[float, ...]:
+def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
     if text == "" and image_size not in CHANNEL_MULT:
         raise UserError(
             f"--image_size: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
             "give --channel_mult, such as 1,2,3,4, for other sizes"
         )
     mult = _numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
+    if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
+        raise UserError(
+            "--channel_mult: expected multiples of 32 channels at every level, "
+            f"got {','.join(map(str, mult))} times {width}"
+        )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
-    if image_size % factor:
+    if image_size < 1 or image_size % factor:
         raise UserError(
             f"--image_size: {len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
@@ -219,14 +235,15 @@ def create_classifier(
     out_channels: int = NUM_CLASSES,
 ) -> EncoderUNetModel:
     """Return the noisy-image classifier."""
-    return EncoderUNetModel(
+    return _built(
+        EncoderUNetModel,
         image_size=image_size,
         in_channels=in_channels,
-        model_channels=classifier_width,
+        model_channels=_width(classifier_width, "classifier_width"),
         out_channels=out_channels,
         num_res_blocks=classifier_depth,
         attention_resolutions=_attention_factors(classifier_attention_resolutions, image_size),
-        channel_mult=_channel_mult("", image_size),
+        channel_mult=_channel_mult("", image_size, classifier_width),
         use_fp16=classifier_use_fp16,
         num_head_channels=64,
         use_scale_shift_norm=classifier_use_scale_shift_norm,
@@ -284,7 +301,8 @@ def sr_create_model(
 ) -> SuperResModel:
     """Return the super-resolution network; `small_size` is the side of its low_res input."""
     mult = (1, 1, 2, 2, 4, 4) if large_size in (512, 256) else (1, 2, 3, 4)
-    return SuperResModel(
+    return _built(
+        SuperResModel,
         image_size=large_size,
         in_channels=3,
         model_channels=_width(num_channels),
@@ -319,7 +337,8 @@ def create_gaussian_diffusion(
     """Return the process that the flags describe (see `DiffusionOptions`).
 
     Raises:
-        UserError: if the respacing asks for more steps than there are.
+        UserError: if the respacing asks for more steps than there are, or the schedule cannot
+            be made of so few steps.
     """
     if use_kl:
         loss_type = gd.LossType.RESCALED_KL
@@ -329,15 +348,32 @@ def create_gaussian_diffusion(
         var_type = gd.ModelVarType.LEARNED_RANGE
     else:
         var_type = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
+    betas = _betas(noise_schedule, steps)
     try:
         use_timesteps = space_timesteps(steps, timestep_respacing or [steps])
     except ValueError as error:
-        raise UserError(f"--timestep_respacing: {error}") from None
+        reason = str(error).removeprefix("timestep respacing: ")
+        raise UserError(f"--timestep_respacing: {reason}") from None
     return SpacedDiffusion(
         use_timesteps=use_timesteps,
-        betas=gd.get_named_beta_schedule(noise_schedule, steps),
+        betas=betas,
         model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
         model_var_type=var_type,
         loss_type=loss_type,
         rescale_timesteps=rescale_timesteps,
     )
+
+
+def _betas(noise_schedule: str, steps: int) -> np.ndarray:
+    if steps < 1:
+        raise UserError(f"--diffusion_steps: expected at least 1, got {steps}")
+    try:
+        betas = gd.get_named_beta_schedule(noise_schedule, steps)
+    except ValueError as error:
+        raise UserError(f"--noise_schedule: {error}") from None
+    if betas.max() >= 1:  # a level without any image left
+        raise UserError(
+            f"--diffusion_steps: expected at least 21 for the {noise_schedule} schedule, "
+            f"got {steps}"
+        )
+    return betas

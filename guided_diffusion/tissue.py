@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from .options import require
+
 SUPERSAMPLE = 4
 FIELD = 64  # side in px of the tile at which nuclei are measured
 MIN_SIZE = 16
@@ -301,12 +303,7 @@ class NuclearMeasure:
 
 def _label(mask: np.ndarray, landscape: np.ndarray) -> tuple[np.ndarray, int]:
     """Numbers the peaks of `landscape` within `mask`: touching nuclei part where it dips."""
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise ImportError(
-            "measuring nuclei needs scipy: pip install 'guided-diffusion-add[metrics]'"
-        ) from error
+    ndimage = require("scipy.ndimage", "metrics")
     return ndimage.label(mask & (landscape > ndimage.gaussian_filter(landscape, PEAK_SIGMA)))
 
 
@@ -330,7 +327,7 @@ def measure(image: np.ndarray) -> NuclearMeasure:
 
     Raises:
         ValueError: `image` is not RGB uint8.
-        ImportError: scipy, of the extra `metrics`, is missing.
+        MissingExtraError: scipy, of the extra `metrics`, is missing.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
@@ -364,7 +361,7 @@ def severity_of(image: np.ndarray) -> float:
 
     Raises:
         ValueError: `image` is not RGB uint8.
-        ImportError: scipy, of the extra `metrics`, is missing.
+        MissingExtraError: scipy, of the extra `metrics`, is missing.
     """
     intercept, slope = SEVERITY_FIT
     return intercept + slope * float(np.sqrt(measure(image).area_fraction))

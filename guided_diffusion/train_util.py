@@ -86,6 +86,7 @@ class TrainLoop:
         self.log_interval = log_interval
         self.save_interval = save_interval
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
+        self.weight_decay = weight_decay
         self.lr_anneal_steps = lr_anneal_steps
         self.precision = precision
         self.seed = seed
@@ -109,9 +110,11 @@ class TrainLoop:
         self._load_optimizer(start)
         self.ddp_model = self._distribute()
 
-    def _start_of_average(self, start: str, rate: str) -> list[th.Tensor]:
+    def _start_of_average(self, start: str, rate: float) -> list[th.Tensor]:
         file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
         if file is None:
+            if start:
+                logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
         state = {key: value.to(self.device) for key, value in checkpoint.load_state(file).items()}
@@ -121,15 +124,19 @@ class TrainLoop:
         file = Path(start).with_name(f"opt{self.resume_step:06d}.pt") if start else None
         if file is not None and file.exists():
             logger.log(f"loading {file}")
-            self.opt.load_state_dict(dist_util.load_state_dict(file, map_location=self.device))
+            try:
+                self.opt.load_state_dict(checkpoint.load_file(file))
+            except ValueError as error:
+                raise UserError(f"{file}: optimizer of another network or precision, {error}; "
+                                "to start without it, move it away") from None  # fmt: skip
+            for group in self.opt.param_groups:  # the flags of this run, not of the file's
+                group |= {"lr": self.lr, "weight_decay": self.weight_decay}
 
     def _distribute(self) -> th.nn.Module:
         if dist_util.world_size() == 1:
             return self.model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        return DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
 
     @property
     def done(self) -> int:
@@ -161,13 +168,14 @@ class TrainLoop:
         self.forward_backward(batch, cond)
         if self.mp_trainer.optimize(self.opt):
             for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-                update_ema(params, self.mp_trainer.master_params, rate=float(rate))
+                update_ema(params, self.mp_trainer.master_params, rate=rate)
         self.log_step()
 
     def forward_backward(self, batch: th.Tensor, cond: dict[str, th.Tensor]) -> None:
         """Add up the gradients of a batch, one microbatch after another."""
         self.mp_trainer.zero_grad()
         timesteps, weights, noise = self._draws(batch)
+        self._seed_dropout()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
             last = part.stop >= len(batch)
@@ -213,6 +221,11 @@ class TrainLoop:
         noise = rng.standard_normal((count, *batch.shape[1:]), dtype=np.float32)[mine]
         return t[mine], weights[mine], th.from_numpy(noise)
 
+    def _seed_dropout(self) -> None:
+        # Dropout draws from the generator of torch, there is no other way.
+        rng = run.generator(self.seed, 5, self.done, dist_util.rank())
+        th.manual_seed(int(rng.integers(2**62)))
+
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:
             for group in self.opt.param_groups:
@@ -249,6 +262,7 @@ class TrainLoop:
     def averaged_weights(self) -> Iterator[th.nn.Module]:
         """Lend the model with its (first) averaged weights, in eval mode, for a block."""
         own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        training = self.model.training
         averaged = self.mp_trainer.master_params_to_state_dict(self.ema_params[0])
         self.model.load_state_dict(averaged)
         self.model.eval()
@@ -256,19 +270,21 @@ class TrainLoop:
             yield self.model
         finally:
             self.model.load_state_dict(own)
-            self.model.train()
+            self.model.train(training)
 
 
-def ema_rates(text: float | str) -> list[str]:
-    """Read the decays of averaged weights as they stand in file names.
+def ema_rates(text: float | str) -> list[float]:
+    """Read the decays of averaged weights.
 
     Raises:
         UserError: unless they are numbers in [0, 1), with commas between.
     """
-    rates = [part.strip() for part in str(text).split(",")]
-    for rate in rates:
-        if not re.fullmatch(r"0?\.\d+|0", rate):
-            raise UserError(f"--ema_rate: expected decays in [0, 1), got {text!r}")
+    try:
+        rates = [float(part) for part in str(text).split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 <= rate < 1 for rate in rates):
+        raise UserError(f"--ema_rate: expected decays in [0, 1), got {text!r}")
     return rates
 
 
@@ -296,8 +312,7 @@ def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:
                 dist_util.load_state_dict(part, map_location="cpu")
             return str(path)
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            logger.warn(f"cannot resume from {path}: {part.name}: {reason}")
+            logger.warn(f"cannot resume from {path}: {part.name}: {checkpoint.first_line(error)}")
     return ""
 
 
@@ -313,13 +328,22 @@ def log_loss_dict(
     """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`)."""
     quartiles = (4 * ts.cpu().numpy() // diffusion.num_timesteps).tolist()
     for key, values in losses.items():
-        values = values.float().cpu().numpy()
+        values = values.detach().float().cpu().numpy()
         logger.logkv_mean(key, float(values.mean()))
         for quartile, value in zip(quartiles, values.tolist(), strict=True):
             logger.logkv_mean(f"{key}_q{quartile}", value)
 
 
-def open_loop_log(out_dir: Path) -> None:
-    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder."""
+def open_loop_log(out_dir: Path, *, together: bool = True) -> None:
+    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder.
+
+    Args:
+        out_dir: the run folder.
+        together: the ranks write each row together, the mean of theirs; otherwise ranks above 0
+            write their own rows to log-rankNNN.txt and so on.
+    """
     formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
-    logger.configure(str(out_dir), formats if dist_util.rank() == 0 else [])
+    if dist_util.rank() > 0:
+        formats = [] if together else [name for name in formats if name != "stdout"]
+    comm = dist_util.Ranks() if together and dist_util.world_size() > 1 else None
+    logger.configure(str(out_dir), formats, comm)

@@ -1,7 +1,8 @@
 """Turn source images step by step into the target domain, each image with a soft label.
 
 Without models and data it runs on two small demo models of drawn tissue. Running the same
-command again makes only what is missing.
+command again makes only what is missing. Flags of network and process are read from the args.json
+beside each model; those given here win, and the defaults below are for models without one.
 """
 
 import argparse
@@ -11,26 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
-from guided_diffusion import bridge, dist_util, image_datasets, logger, report, run
+from guided_diffusion import bridge, dist_util, image_datasets, logger, options, report, run
 from guided_diffusion.checkpoint import Domain, load_domain
-from guided_diffusion.export import Exporter
-from guided_diffusion.options import (
-    DiffusionOptions,
-    ModelOptions,
-    RunOptions,
-    SequenceOptions,
-    UserError,
-    add_options,
-    args_to_dict,
-    defaults,
-    free_flags,
-    given_flags,
-)
+from guided_diffusion.export import Exporter, check_names
+from guided_diffusion.options import UserError, args_to_dict
 from guided_diffusion.train_util import open_loop_log
 
-GROUPS = (SequenceOptions, RunOptions, ModelOptions, DiffusionOptions)
+NETWORK = (options.ModelOptions, options.DiffusionOptions)
+GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
+FREE = options.free_flags(*GROUPS)
 DEMO = Path(__file__).resolve().parents[1] / "assets" / "demo"
 DEMO_FLAGS = {"source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2}
 # The published script's network and process, for checkpoints without an args.json.
@@ -47,33 +37,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags, fill in the demo where nothing is named, and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    given = given_flags(argv)
+    given = options.given_flags(argv)
     fill_in_demo(args, given)
     dist_util.setup_dist(args.device)
+    out_dir = Path(args.out_dir or default_out_dir(args))
+    identity = (out_dir, "frequency_generating_m_samples", vars(args), FREE)
 
     # Check everything that can be wrong, before the first forward.
+    check_names(args.source, args.target)
+    run.refuse_other_run(*identity)
     domains = [load(args, role, given) for role in ("source", "target")]
     recipe = bridge.Recipe(**args_to_dict(args, bridge.Recipe.__dataclass_fields__))
     files = image_datasets.list_image_files(args.data_dir)[: args.num_images or None]
     sequences = bridge.Sequences(*domains, files, recipe)
     shapes = [sequences.tile(index).shape for index in range(len(files))]
 
-    # Claim the run folder, and find out what an earlier run left to do.
-    out_dir = Path(args.out_dir or default_out_dir(args))
-    run.claim(out_dir, "frequency_generating_m_samples", vars(args), free_flags(*GROUPS))
-    open_loop_log(out_dir)
+    # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
+    run.claim(*identity)
+    open_loop_log(out_dir, together=False)
     exporter = create_exporter(args, out_dir, domains, recipe, len(files))
-    prepare(exporter, shapes[0])
-    finished = exporter.finished()
-    todo = [b for b in bridge.deal(len(files), recipe.batch_size) if not finished.issuperset(b)]
-    sequences.batches = todo[dist_util.rank() :: dist_util.world_size()]
+    height, width, channels = shapes[0]
+    finished = dist_util.once(lambda: exporter.prepare(files, (channels, height, width)))
+    todo = [index for index in range(len(files)) if index not in finished]
+    batches = [[todo[i] for i in b] for b in bridge.deal(len(todo), recipe.batch_size)]
+    sequences.batches = batches[dist_util.rank() :: dist_util.world_size()]
 
     # Make the sequences of this rank.
-    logger.log(
-        f"{len(files) - len(finished)} of {len(files)} sequences to make in {exporter.folder}"
-    )
-    hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
-    for sequence in tqdm(sequences, unit="sequence", disable=hidden):
+    logger.log(f"{len(todo)} of {len(files)} sequences to make in {exporter.folder}")
+    for sequence in run.progress(sequences, unit="sequence"):
         exporter.save(sequence)
         logger.logkvs({"sequence": sequence.index, "fallback": int(sequence.depths.fallback)})
         logger.logkv("depths", " ".join(map(str, sequence.depths.values)))
@@ -84,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Merge the manifest and draw the contact sheet.
     dist_util.barrier()
     if dist_util.rank() == 0:
-        rows = exporter.merge()
-        report.contact_sheet(exporter.folder, rows).save(exporter.folder / "contact_sheet.png")
+        rows, sheet = exporter.merge(), exporter.folder / "contact_sheet.png"
+        if todo or not sheet.exists():
+            with run.atomic_write(sheet) as file:
+                report.contact_sheet(exporter.folder, rows).save(file, "png")
         failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
         logger.log(f"{failed} of {len(files)} depth searches fell back to even spacing")
-        logger.log(f"look at {exporter.folder / 'contact_sheet.png'}")
+        logger.log(f"look at {sheet}")
 
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add_options(parser, *GROUPS, overrides=PUBLISHED)
-    return parser
+    return options.create_parser(__doc__, *GROUPS, overrides=PUBLISHED)
 
 
 def fill_in_demo(args: argparse.Namespace, given: set[str]) -> None:
@@ -109,7 +100,10 @@ def fill_in_demo(args: argparse.Namespace, given: set[str]) -> None:
         return
     if named:
         missing = {"source_model", "target_model", "data_dir"} - named
-        raise UserError(f"--{sorted(missing)[0]}: expected together with --{sorted(named)[0]}")
+        raise UserError(
+            f"--{sorted(missing)[0]}: expected together with --{sorted(named)[0]}, got none; "
+            "give all of --source_model, --target_model and --data_dir, or none for the demo"
+        )
     for name, value in DEMO_FLAGS.items():
         if name not in given:
             setattr(args, name, value)
@@ -119,7 +113,7 @@ def fill_in_demo(args: argparse.Namespace, given: set[str]) -> None:
 
 def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     """Load the model of a role; flags on the command line go before those of its training."""
-    own = args_to_dict(args, defaults(ModelOptions, DiffusionOptions))
+    own = args_to_dict(args, options.defaults(*NETWORK))
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | {"use_new_attention_order": ORDER[role]}
     return load_domain(
@@ -129,7 +123,7 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
 
 def default_out_dir(args: argparse.Namespace) -> str:
     """Return results/<source>_to_<target>_<digest of the flags>: another folder for other flags."""
-    fixed = {k: v for k, v in vars(args).items() if k not in free_flags(*GROUPS)}
+    fixed = {k: v for k, v in vars(args).items() if k not in FREE}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
     return str(Path("results") / f"{args.source}_to_{args.target}_{digest}")
 
@@ -149,15 +143,6 @@ def create_exporter(
         provenance={"source_model": str(domains[0].origin), "target_model": str(domains[1].origin)},
         part=dist_util.rank(),
     )
-
-
-def prepare(exporter: Exporter, tile_shape: tuple[int, int, int]) -> None:
-    """Merge what a killed run left, and create the arrays, once for all ranks."""
-    if dist_util.rank() == 0:
-        height, width, channels = tile_shape
-        exporter.merge()
-        exporter.create_arrays((channels, height, width))
-    dist_util.barrier()
 
 
 if __name__ == "__main__":

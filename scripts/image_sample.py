@@ -1,6 +1,7 @@
 """Draw images from a trained model and save them as one .npz (arr_0 images, arr_1 labels).
 
 Image i depends on --seed and i alone, whatever the batch size and the number of processes.
+Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
 import argparse
@@ -12,24 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from tqdm.auto import tqdm
 
-from guided_diffusion import bridge, dist_util, logger, report, run
+from guided_diffusion import bridge, dist_util, logger, options, report, run
 from guided_diffusion.checkpoint import Domain, load_domain
-from guided_diffusion.options import (
-    DiffusionOptions,
-    ModelOptions,
-    RunOptions,
-    SampleOptions,
-    UserError,
-    add_options,
-    args_to_dict,
-    defaults,
-    given_flags,
-)
+from guided_diffusion.options import UserError
 from guided_diffusion.script_util import NUM_CLASSES
 
-GROUPS = (SampleOptions, ModelOptions, DiffusionOptions, RunOptions)
+NETWORK = (options.ModelOptions, options.DiffusionOptions)
+GROUPS = (options.SampleOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 64
 
 
@@ -39,15 +30,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    validate(args)
+    if not args.model_path:
+        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
     dist_util.setup_dist(args.device)
 
     # Load the model; flags on the command line go before those of its training.
-    flags = args_to_dict(args, defaults(ModelOptions, DiffusionOptions))
-    override = {name: value for name, value in flags.items() if name in given_flags(argv)}
+    flags = options.args_to_dict(args, options.defaults(*NETWORK))
+    override = {name: value for name, value in flags.items() if name in options.given_flags(argv)}
     domain = load_domain(args.model_path, override, "", dist_util.dev(), assumed=flags)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
-    out_dir.mkdir(parents=True, exist_ok=True)
+    run.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw this rank's batches into an array that the ranks share.
@@ -60,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = open_memmap(shared, "r+")
     batches = bridge.deal(args.num_samples, args.batch_size)
     mine = batches[dist_util.rank() :: dist_util.world_size()]
-    hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
-    for batch in tqdm(mine, unit="batch", disable=hidden):
+    for batch in run.progress(mine, unit="batch"):
         images[batch] = report.to_uint8(draw(domain, batch, args))
     images.flush()
     dist_util.barrier()
@@ -76,18 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add_options(parser, *GROUPS)
-    return parser
-
-
-def validate(args: argparse.Namespace) -> None:
-    """Stop on flags that cannot work, before anything is written."""
-    if not args.model_path:
-        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
-    for name in ("num_samples", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    return options.create_parser(__doc__, *GROUPS)
 
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:

@@ -5,24 +5,14 @@ Running the same command again resumes from the newest whole checkpoint in --out
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
-from guided_diffusion import dist_util, logger, report, run
+from guided_diffusion import dist_util, logger, options, report, run, train_util
 from guided_diffusion.image_datasets import load_data
-from guided_diffusion.options import (
-    DiffusionOptions,
-    ModelOptions,
-    RunOptions,
-    TrainOptions,
-    UserError,
-    add_options,
-    args_to_dict,
-    free_flags,
-)
+from guided_diffusion.options import UserError, args_to_dict
 from guided_diffusion.resample import create_named_schedule_sampler
 from guided_diffusion.script_util import (
     NUM_CLASSES,
@@ -31,14 +21,10 @@ from guided_diffusion.script_util import (
     diffusion_defaults,
     model_and_diffusion_defaults,
 )
-from guided_diffusion.train_util import (
-    TrainLoop,
-    find_resume_checkpoint,
-    open_loop_log,
-    parse_resume_step_from_filename,
-)
 
-GROUPS = (TrainOptions, ModelOptions, DiffusionOptions, RunOptions)
+GROUPS = (
+    options.TrainOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
+)  # fmt: skip
 GRID_IMAGES = 16
 LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
@@ -52,34 +38,38 @@ DATA_FLAGS = (
 @run.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
+    # Read the flags, join the other ranks, and see whether the run folder can be ours.
     args = create_argparser().parse_args(argv)
     validate(args)
     dist_util.setup_dist(args.device)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or default_out_dir(args.data_dir))
+    identity = (out_dir, "image_train", vars(args), options.free_flags(*GROUPS))
+    run.refuse_other_run(*identity)
 
     # Build everything that a wrong flag or a broken file can stop.
+    torch.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))  # of the first weights
     model, diffusion = create_model_and_diffusion(
         **args_to_dict(args, model_and_diffusion_defaults())
     )
-    start = find_resume_checkpoint(out_dir) or args.resume_checkpoint
-    step = parse_resume_step_from_filename(start)
-    data = load_data(start_step=step, **args_to_dict(args, DATA_FLAGS))
-    run.claim(out_dir, "image_train", vars(args), free_flags(*GROUPS))
-    open_loop_log(out_dir)
-
-    # Train, with a grid of samples every so often.
-    loop = TrainLoop(
+    start = train_util.find_resume_checkpoint(out_dir) or args.resume_checkpoint
+    step = train_util.parse_resume_step_from_filename(start)
+    loop = train_util.TrainLoop(
         model=model.to(dist_util.dev()),
         diffusion=diffusion,
-        data=data,
+        data=load_data(start_step=step, **args_to_dict(args, DATA_FLAGS)),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
         resume_checkpoint=start,
         out_dir=out_dir,
         **args_to_dict(args, LOOP_FLAGS),
     )
+
+    # Claim the run folder and train, with a grid of samples every so often.
+    run.claim(*identity)
+    train_util.open_loop_log(out_dir)
+    logger.log(f"training on from {start}" if start else "training from scratch")
     every = args.save_interval if args.sample_interval == -1 else args.sample_interval
-    for done in progress(loop):
+    bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
+    for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
         if every and (done % every == 0 or done == loop.max_steps):
             save_grid(loop, args, out_dir / "samples" / f"{done:06d}.png")
     logger.log(f"trained {loop.done} steps; the run is in {out_dir}")
@@ -87,41 +77,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add_options(parser, *GROUPS)
-    return parser
+    return options.create_parser(__doc__, *GROUPS)
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Stop on flags that cannot work, before anything is written."""
-    for name in ("batch_size", "log_interval", "save_interval", "sample_steps"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    """Stop on flags that cannot work, before anything is loaded."""
+    train_util.ema_rates(args.ema_rate)
     if args.use_fp16 and args.precision == "bf16":
         raise UserError("--precision: bf16 and --use_fp16 True exclude each other; choose one")
 
 
 def default_out_dir(data_dir: str) -> str:
     """Return results/train_<name of the image folder>."""
-    return os.path.join("results", f"train_{Path(data_dir).name or 'images'}")
+    return os.path.join("results", f"train_{Path(data_dir).resolve().name or 'images'}")
 
 
-def progress(loop: TrainLoop) -> Iterator[int]:
-    """Yield the steps of a loop under a progress bar with images/s and time left (rank 0)."""
-    hidden = True if dist_util.rank() > 0 else None  # None: hidden unless on a terminal
-    images = loop.global_batch
-    with tqdm(
-        total=loop.max_steps * images or None,
-        initial=loop.done * images,
-        unit="image",
-        disable=hidden,
-    ) as bar:
-        for done in loop.steps():
-            bar.update(images)
-            yield done
-
-
-def save_grid(loop: TrainLoop, args: argparse.Namespace, path: Path) -> None:
+def save_grid(loop: train_util.TrainLoop, args: argparse.Namespace, path: Path) -> None:
     """Draw samples with the averaged weights and save them as one picture (rank 0)."""
     if dist_util.rank() == 0:
         steps = min(args.sample_steps, args.diffusion_steps)

@@ -1,0 +1,77 @@
+"""Does measured severity rise along the sequences of a run on drawn tissue?
+
+    python scripts/severity_along_sequences.py results/RUN/translation_gland_carcinoma
+
+Reads the manifest, measures each picture (nuclear area fraction, see guided_diffusion/tissue.py)
+and prints the mean severity at every step and the Spearman correlation of step and severity.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from guided_diffusion import run
+from guided_diffusion.options import UserError, require
+from guided_diffusion.tissue import severity_of
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the manifest.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder that holds manifest.csv")
+    folder = parser.parse_args(argv).folder
+    rows = read_manifest(folder)
+
+    # Measure every picture: one row of severities per sequence.
+    measured: dict[str, dict[int, float]] = {}
+    for row in rows:
+        with Image.open(folder / row["file_name"]) as picture:
+            severity = severity_of(np.asarray(picture.convert("RGB")))
+        measured.setdefault(row["sequence"], {})[int(row["step"])] = severity
+    severities = np.array([[line[step] for step in sorted(line)] for line in measured.values()])
+
+    # Print the course and the correlations.
+    depths = np.array([int(row["depth"]) for row in rows]).reshape(severities.shape)
+    print("step  mean depth  mean severity  sd")
+    for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
+        print(f"{step:4d}  {depth.mean():10.1f}  {column.mean():13.3f}  {column.std():.3f}")
+    for name, first in (("source and generated", 0), ("generated alone", 1)):
+        values = [step_correlation(line[first:]) for line in severities]
+        print(
+            f"Spearman of step and severity, {name}: mean {np.mean(values):.3f}, "
+            f"min {np.min(values):.3f}, N = {len(values)} sequences"
+        )
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of manifest.csv.
+
+    Raises:
+        UserError: if there is none, or it is empty.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise UserError(f"{path}: expected sequences, found none")
+    return rows
+
+
+def step_correlation(severities: np.ndarray) -> float:
+    """Return Spearman's rank correlation of severities with their order."""
+    stats = require("scipy.stats", "metrics")
+    return float(stats.spearmanr(np.arange(len(severities)), severities).statistic)
+
+
+if __name__ == "__main__":
+    main()

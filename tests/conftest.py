@@ -1,0 +1,57 @@
+"""What every test starts from: one thread, no launcher, no logger, no chosen device."""
+
+import pytest
+import torch
+from cli import train_two_runs
+
+from guided_diffusion import dist_util, logger
+
+torch.set_num_threads(1)  # the networks under test are too small to share
+
+ENVIRONMENT = (
+    "RANK WORLD_SIZE LOCAL_RANK PMI_RANK PMI_SIZE OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE "
+    "SLURM_NTASKS SLURM_STEP_ID OPENAI_LOGDIR OPENAI_LOG_FORMAT OPENAI_LOG_FORMAT_MPI"
+).split()
+
+
+class Recorder(logger.KVWriter, logger.SeqWriter):
+    """A log format that keeps what it is given."""
+
+    def __init__(self):
+        self.rows, self.lines, self.closed = [], [], False
+
+    def writekvs(self, kvs):
+        self.rows.append(dict(kvs))
+
+    def writeseq(self, seq):
+        self.lines.append(" ".join(seq))
+
+    def close(self):
+        self.closed = True
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+
+@pytest.fixture(autouse=True)
+def _untouched_process(monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(logger.Logger, "CURRENT", None)
+    monkeypatch.setattr(logger.Logger, "DEFAULT", None)
+    monkeypatch.setattr(dist_util, "_device", None)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """The only format of the current logger."""
+    recorder = Recorder()
+    monkeypatch.setattr(logger.Logger, "CURRENT", logger.Logger(None, [recorder]))
+    return recorder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Two tiny training runs on the same images, see `cli.Runs`; to be left as they are."""
+    return train_two_runs(tmp_path_factory.mktemp("runs"))

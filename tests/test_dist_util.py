@@ -1,0 +1,189 @@
+"""A single process: which launcher it sees, its device, and what the collectives do alone."""
+
+import io
+import os
+import sys
+import types
+
+import pytest
+import torch
+
+from guided_diffusion import dist_util
+from guided_diffusion.options import UserError
+
+
+class Payload:
+    """Pickles into code that makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    return lambda **values: [monkeypatch.setenv(k, v) for k, v in values.items()]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    chosen = []
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "none"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "torchrun"),
+        ({"RANK": "0"}, "none"),
+        ({"WORLD_SIZE": "2"}, "none"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "mpi"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "none"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, "mpi"),
+        ({"SLURM_NTASKS": "4"}, "none"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "mpi"),
+        ({"SLURM_NTASKS": ""}, "none"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "PMI_RANK": "0", "PMI_SIZE": "2"}, "torchrun"),
+    ],
+)
+def test_the_launcher_is_known_from_the_environment(environment, variables, expected):
+    environment(**variables)
+    assert dist_util.launcher() == expected
+
+
+@pytest.mark.parametrize("variables", [{}, {"RANK": "0"}, {"LOCAL_RANK": "3"}])
+def test_a_single_process_joins_nothing_and_changes_no_variable(environment, variables):
+    environment(**variables)
+    before = dict(os.environ)
+    dist_util.setup_dist("cpu")
+    assert not torch.distributed.is_initialized()
+    assert (dist_util.rank(), dist_util.world_size()) == (0, 1)
+    assert dict(os.environ) == before
+    assert dist_util.dev() == torch.device("cpu")
+
+
+def test_a_torchrun_of_one_rank_joins_once_and_leaves(environment):
+    port = str(dist_util._free_port())
+    environment(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    try:
+        dist_util.setup_dist("cpu")
+        dist_util.setup_dist("nonsense")  # has joined already
+        assert torch.distributed.get_backend() == "gloo"
+        assert (dist_util.rank(), dist_util.world_size()) == (0, 1)
+        dist_util.barrier()
+    finally:
+        dist_util.cleanup()
+    assert not torch.distributed.is_initialized()
+
+
+def test_alone_the_collectives_do_nothing():
+    value, tensor = {"a": [1]}, torch.ones(2)
+    assert dist_util.broadcast_object(value) is value
+    dist_util.sync_params([tensor])
+    dist_util.barrier()
+    dist_util.cleanup()
+    assert torch.equal(tensor, torch.ones(2))
+
+
+def test_once_returns_the_result_and_raises_user_errors_again():
+    def fail():
+        raise UserError("--flag: wrong")
+
+    assert dist_util.once(lambda: [1]) == [1]
+    with pytest.raises(UserError, match="--flag: wrong"):
+        dist_util.once(fail)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_is_done_once_is_done_on_the_first_rank(monkeypatch, rank):
+    done = []
+    monkeypatch.setattr(dist_util, "rank", lambda: rank)
+    dist_util.once(lambda: done.append(1))
+    assert len(done) == 1 - rank
+
+
+def test_alone_gathering_returns_the_own_value():
+    assert (dist_util.Ranks().rank, dist_util.Ranks().gather("x")) == (0, ["x"])
+
+
+def test_an_mpi_launcher_without_mpi_is_a_user_error(environment, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    environment(PMI_RANK="0", PMI_SIZE="2")
+    with pytest.raises(UserError, match="MPI cannot be loaded .*torchrun"):
+        dist_util.setup_dist("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "'cuda', but torch finds no GPU"),
+        ("cuda:0", "'cuda:0', but torch finds no GPU"),
+        ("tpu", "--device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ("cpu:x", "--device: expected cpu, cuda or cuda:N, got 'cpu:x'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(gpus, name, message):
+    gpus(0)
+    with pytest.raises(UserError, match=message):
+        dist_util.setup_dist(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "local_rank", "expected"),
+    [("", "0", 0), ("cuda", "1", 1), ("cuda", "5", 1), ("cuda:1", "0", 1)],
+)
+def test_ranks_share_out_the_gpus_of_a_machine(gpus, environment, name, local_rank, expected):
+    chosen = gpus(2)
+    environment(LOCAL_RANK=local_rank)
+    dist_util.setup_dist(name)
+    assert dist_util.dev() == torch.device("cuda", expected)
+    assert chosen == [torch.device("cuda", expected)]
+
+
+def test_a_gpu_beyond_the_last_is_refused(gpus):
+    gpus(2)
+    with pytest.raises(UserError, match="--device: expected cuda:0 to cuda:1, got 'cuda:2'"):
+        dist_util.setup_dist("cuda:2")
+
+
+def test_before_setup_the_device_is_a_guess(gpus):
+    gpus(0)
+    assert dist_util.dev() == torch.device("cpu")
+
+
+def test_tensors_load_from_a_file(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "a.pt")
+    for path in (tmp_path / "a.pt", str(tmp_path / "a.pt")):
+        loaded = dist_util.load_state_dict(path, map_location="cpu")
+        assert torch.equal(loaded["a"], torch.arange(3))
+
+
+def test_loading_never_runs_code_even_if_asked_to(tmp_path):
+    torch.save({"a": Payload(tmp_path / "made")}, tmp_path / "a.pt")
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        dist_util.load_state_dict(tmp_path / "a.pt", weights_only=False)
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "a.pt", weights_only=False)
+    assert (tmp_path / "made").exists()  # the code would have run
+
+
+def test_remote_files_are_opened_through_blobfile(monkeypatch):
+    opened = []
+
+    def blob_file(path, mode):
+        opened.append((path, mode))
+        return io.BytesIO(b"remote")
+
+    monkeypatch.setitem(sys.modules, "blobfile", types.SimpleNamespace(BlobFile=blob_file))
+    with dist_util.open_bytes("gs://bucket/a") as file:
+        assert file.read() == b"remote"
+    assert opened == [("gs://bucket/a", "rb")]

@@ -1,0 +1,205 @@
+"""Flags: upstream's defaults and syntax, help on each of them, and what is derived from groups."""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+
+import pytest
+from cli import load_script
+from reference_images import REFERENCE
+
+from guided_diffusion import options
+from guided_diffusion.options import option
+
+UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())
+SCRIPTS = [
+    ("guided-diffusion", "image_train"),
+    ("guided-diffusion", "image_sample"),
+    ("ADD", "frequency_generating_m_samples"),
+]
+# The ADD script has one network order per role; and names of domains are text here, not numbers.
+BY_ROLE = {"frequency_generating_m_samples": {"--use_new_attention_order"}}
+TEXT = {"--source", "--target"}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Flags of a group.
+
+    More about them.
+    """
+
+    size: int = option(64, "side, pixels")
+    fast: bool = option(False, "be quick", free=True)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another group."""
+
+    size: int = option(32, "side of the other, pixels")
+    rate: float = option(0.5, "share of 100%", free=True)
+    mode: str = option("slow", "how", choices=("slow", "quick"))
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    options.add_options(parser, Shared, Other)
+    return parser
+
+
+def flags_of(parser):
+    return {a.option_strings[0]: a for a in parser._actions if a.dest != "help"}
+
+
+@pytest.mark.parametrize(("repository", "script"), SCRIPTS)
+def test_defaults_of_a_script_are_upstreams(repository, script):
+    expected = UPSTREAM[repository][f"{script}.py"]
+    flags = flags_of(load_script(script).create_argparser())
+    compared = expected.keys() - BY_ROLE.get(script, set())
+    assert len(compared) > 25
+    for flag in compared:
+        wanted = str(expected[flag]) if flag in TEXT else expected[flag]
+        assert (flag, flags[flag].default) == (flag, wanted)
+        assert type(flags[flag].default) is type(wanted)
+
+
+def test_the_add_script_orders_channels_by_role():
+    script = load_script("frequency_generating_m_samples")
+    published = UPSTREAM["ADD"]["frequency_generating_m_samples.py"]["--use_new_attention_order"]
+    assert published == "True for the source model, False for the target model"
+    assert script.ORDER == {"source": True, "target": False}
+
+
+@pytest.mark.parametrize("script", [name for _, name in SCRIPTS])
+def test_every_flag_has_a_help_text_and_shows_its_default(script):
+    parser = load_script(script).create_argparser()
+    for flag, action in flags_of(parser).items():
+        text, _, shown = action.help.rpartition(" (default: ")
+        assert len(text) > 7, flag
+        assert shown == f"{action.default!r})" if action.default == "" else f"{action.default})"
+    assert "usage: " in parser.format_help()
+
+
+@pytest.mark.parametrize("script", [name for _, name in SCRIPTS])
+def test_the_defaults_of_every_flag_parse_back_to_themselves(script):
+    parser = load_script(script).create_argparser()
+    defaults = vars(parser.parse_args([]))
+    words = [word for name, value in defaults.items() for word in (f"--{name}", str(value))]
+    assert vars(parser.parse_args(words)) == defaults
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], False),
+        (["--fast", "True"], True),
+        (["--fast"], True),
+        (["--fast=yes"], True),
+        (["--fast", "--size", "8"], True),
+        (["--fast", "False"], False),
+        (["--fast", "True", "--fast", "0"], False),
+    ],
+)
+def test_a_boolean_flag_takes_upstreams_syntax_and_stands_alone(parser, words, expected):
+    assert parser.parse_args(words).fast is expected
+
+
+@pytest.mark.parametrize("words", [["--fast", "maybe"], ["--size", "1.5"], ["--mode", "fast"],
+                                   ["--fas"], ["--nope", "1"]])  # fmt: skip
+def test_a_word_that_is_no_value_of_its_flag_ends_with_code_2(parser, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(words)
+    assert stop.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["yes", "true", "t", "y", "1", "True", "TRUE", "Y", True])
+def test_str2bool_reads_true(text):
+    assert options.str2bool(text) is True
+
+
+@pytest.mark.parametrize("text", ["no", "false", "f", "n", "0", "False", "FALSE", "N", False])
+def test_str2bool_reads_false(text):
+    assert options.str2bool(text) is False
+
+
+@pytest.mark.parametrize("text", ["", "2", "maybe", "None", " true"])
+def test_str2bool_refuses_the_rest_and_shows_it(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"got {text!r}"):
+        options.str2bool(text)
+
+
+def test_a_flag_of_two_groups_is_added_once_with_the_default_of_the_first(parser):
+    assert list(flags_of(parser)) == ["--size", "--fast", "--rate", "--mode"]
+    assert parser.parse_args([]).size == 64
+
+
+def test_help_shows_groups_units_choices_and_a_percent_sign(parser):
+    text = " ".join(parser.format_help().split())
+    parts = (
+        "Flags of a group:",
+        "--size INT side, pixels (default: 64)",
+        "--fast [BOOL] be quick (default: False)",
+        "share of 100% (default: 0.5)",
+        "--mode {slow,quick}",
+    )
+    for part in parts:
+        assert part in text
+    assert "More about them" not in text
+
+
+def test_overrides_replace_defaults_and_must_name_a_flag():
+    parser = argparse.ArgumentParser()
+    options.add_options(parser, Shared, overrides={"fast": True})
+    assert vars(parser.parse_args([])) == {"size": 64, "fast": True}
+    with pytest.raises(ValueError, match="'spead'"):
+        options.add_options(argparse.ArgumentParser(), Shared, overrides={"spead": 1})
+
+
+def test_defaults_and_free_flags_join_groups():
+    joined = {"size": 32, "fast": False, "rate": 0.5, "mode": "slow"}
+    assert options.defaults(Shared, Other) == joined
+    assert options.free_flags(Shared, Other) == {"fast", "rate"}
+
+
+def test_add_dict_to_argparser_types_each_flag_by_its_default():
+    parser = argparse.ArgumentParser()
+    given = {"a": 1, "b": 0.5, "c": "x", "d": False, "e": None, "f": "%d.png", "g": ""}
+    options.add_dict_to_argparser(parser, given)
+    assert vars(parser.parse_args([])) == given
+    words = "--a 2 --b 1 --c 3 --d True --e 4 --f 5 --g 6".split()
+    read = {"a": 2, "b": 1.0, "c": "3", "d": True, "e": "4", "f": "5", "g": "6"}
+    assert vars(parser.parse_args(words)) == read
+    assert all(action.help for action in flags_of(parser).values())
+    assert "(default: %d.png)" in " ".join(parser.format_help().split())
+
+
+def test_args_to_dict_takes_the_named_flags_only():
+    args = argparse.Namespace(a=1, b=2, c=3)
+    assert options.args_to_dict(args, {"b": 0, "a": 0}) == {"b": 2, "a": 1}
+    with pytest.raises(AttributeError, match="d"):
+        options.args_to_dict(args, ["d"])
+
+
+def test_given_flags_are_those_on_the_command_line():
+    words = ["--a", "1", "--b=2", "--c", "-1", "word", "--d", "--e=x=--y"]
+    assert options.given_flags(words) == {"a", "b", "c", "d", "e"}
+    assert options.given_flags([]) == set()
+
+
+def test_a_missing_extra_is_named_in_a_user_error():
+    assert options.require("json", "metrics") is json
+    with pytest.raises(options.UserError, match=r"needs no_such_one: pip install .*\[metrics\]"):
+        options.require("no_such_one.part", "metrics")
+    with pytest.raises(ImportError):
+        options.require("no_such_one.part", "metrics")
+
+
+def test_a_missing_package_is_missed_though_a_part_of_it_is_loaded(monkeypatch):
+    assert options.require("json.decoder", "metrics") is json.decoder
+    monkeypatch.setitem(sys.modules, "json", None)
+    with pytest.raises(options.MissingExtraError, match="needs json"):
+        options.require("json.decoder", "metrics")

@@ -1,0 +1,209 @@
+"""The run folder: files whole or not at all, flags that may not change, noise per image."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guided_diffusion import dist_util, logger, run
+from guided_diffusion.options import MissingExtraError, UserError
+
+
+@pytest.mark.parametrize(("mode", "content"), [("wb", b"a\r\nb"), ("w", "a\r\nb\né")])
+def test_a_written_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path, mode, content):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with run.atomic_write(path, mode) as file:
+        file.write(content)
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == (content if mode == "wb" else content.encode())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_what_was_there(tmp_path, before, error):
+    path = tmp_path / "file"
+    if before:
+        path.write_bytes(before)
+    with pytest.raises(error), run.atomic_write(path) as file:
+        file.write(b"half")
+        raise error
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_a_file_in_a_folder_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), run.atomic_write(tmp_path / "no" / "file"):
+        pass
+
+
+def test_claim_makes_the_folder_and_records_the_run(tmp_path):
+    folder = tmp_path / "a" / "b"
+    run.claim(folder, "script", {"lr": 0.1, "name": "x"}, set())
+    record = json.loads((folder / "args.json").read_text())
+    assert record["script"] == "script" and record["args"] == {"lr": 0.1, "name": "x"}
+    assert record["versions"] == run.versions()
+    assert record["versions"].keys() == {"guided_diffusion", "python", "torch", "numpy"}
+    assert run.read_args(folder / "args.json") == record
+
+
+def test_claim_of_the_same_run_passes_and_records_free_flags_anew(tmp_path):
+    run.claim(tmp_path, "script", {"lr": 0.1, "every": 5}, {"every"})
+    run.claim(tmp_path, "script", {"lr": 0.1, "every": 7}, {"every"})
+    assert run.read_args(tmp_path / "args.json")["args"] == {"lr": 0.1, "every": 7}
+
+
+def test_claim_refuses_other_flags_and_names_both_values_of_each(tmp_path):
+    run.claim(tmp_path, "script", {"lr": 0.1, "seed": 0, "name": "a"}, set())
+    before = (tmp_path / "args.json").read_bytes()
+    with pytest.raises(UserError) as refused:
+        run.claim(tmp_path, "script", {"lr": 0.2, "seed": 0, "name": "b"}, set())
+    message = str(refused.value)
+    assert "--lr was 0.1, is 0.2; --name was 'a', is 'b'" in message
+    assert "--seed" not in message and str(tmp_path) in message
+    assert (tmp_path / "args.json").read_bytes() == before
+
+
+def test_asking_before_a_claim_writes_nothing(tmp_path):
+    run.refuse_other_run(tmp_path / "new", "script", {"lr": 0.1}, set())
+    assert not list(tmp_path.iterdir())
+    run.claim(tmp_path, "script", {"lr": 0.1}, set())
+    with pytest.raises(UserError, match="--lr was 0.1, is 0.2"):
+        run.refuse_other_run(tmp_path, "script", {"lr": 0.2}, set())
+
+
+def test_claim_takes_a_folder_of_a_version_with_other_flags(tmp_path):
+    run.claim(tmp_path, "script", {"old": 1, "lr": 0.1}, set())
+    run.claim(tmp_path, "script", {"new": 2, "lr": 0.1}, set())
+    assert run.read_args(tmp_path / "args.json")["args"] == {"new": 2, "lr": 0.1}
+
+
+def test_claim_refuses_the_folder_of_another_script(tmp_path):
+    run.claim(tmp_path, "train", {}, set())
+    with pytest.raises(UserError, match="a run of 'train', not of 'sample'"):
+        run.claim(tmp_path, "sample", {}, set())
+
+
+def test_claim_refuses_a_file_in_the_place_of_the_folder(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    with pytest.raises(UserError, match="--out_dir: expected a folder"):
+        run.claim(path / "below", "script", {}, set())
+    with pytest.raises(UserError, match="--out_dir: expected a folder"):
+        run.claim(path, "script", {}, set())
+    assert path.read_text() == "kept"
+
+
+def test_only_the_first_rank_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist_util, "rank", lambda: 1)
+    run.claim(tmp_path, "script", {}, set())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '"args"', "null", '{"script": "x"}', '{"args": []}', b"\xff\xfe{}"],
+)
+def test_broken_args_are_refused_by_name(tmp_path, text):
+    path = tmp_path / "args.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match="args.json: expected JSON with an 'args' object"):
+        run.read_args(path)
+    with pytest.raises(UserError, match="args.json"):
+        run.claim(tmp_path, "script", {}, set())
+
+
+def test_generators_differ_by_purpose_and_repeat():
+    draws = {
+        key: run.generator(*key).integers(2**60) for key in [(0, 1), (1, 0), (0, 2), (0, 1, 1)]
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert all(run.generator(*key).integers(2**60) == value for key, value in draws.items())
+
+
+def test_a_negative_seed_is_a_user_error():
+    with pytest.raises(UserError, match="--seed: expected 0 or above, got -1"):
+        run.generator(-1, 2)
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=6, unique=True),
+    st.integers(1, 6),
+    st.integers(1, 3),
+)
+def test_noise_of_an_image_does_not_depend_on_its_batch(indices, batch_size, draws):
+    alone = {i: run.ImageNoise(7, [i]) for i in indices}
+    parts = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
+    for part in parts:
+        together = run.ImageNoise(7, part)
+        for _ in range(draws):
+            found = together(torch.zeros(len(part), 2, 3))
+            expected = torch.cat([alone[i].draw((2, 3)) for i in part])
+            assert torch.equal(found, expected)
+
+
+def test_noise_follows_dtype_seed_and_is_standard_normal():
+    x = torch.zeros(2, 3, 64, 64, dtype=torch.float64)
+    noise = run.ImageNoise(0, [0, 1])(x)
+    assert noise.dtype == torch.float64 and noise.shape == x.shape
+    assert not torch.equal(noise[0], noise[1])
+    assert not torch.equal(noise[:1], run.ImageNoise(1, [0])(x[:1]))
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_autocast_follows_the_precision(precision, dtype):
+    with run.autocast(torch.device("cpu"), precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize("error", [UserError, MissingExtraError])
+def test_a_user_error_becomes_one_line_and_code_2(capsys, error):
+    @run.command
+    def main(argv=None):
+        raise error(f"--flag: got {argv}\nover two lines")
+
+    with pytest.raises(SystemExit) as stop:
+        main(["x"])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.out == ""
+    assert captured.err == "error: --flag: got ['x'] over two lines\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ImportError])
+def test_other_errors_come_through_and_the_logger_is_closed(recorder, capsys, error):
+    @run.command
+    def main(argv=None):
+        raise error("as it was")
+
+    with pytest.raises(error, match="as it was"):
+        main()
+    assert recorder.closed and logger.Logger.CURRENT is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_that_ends_well_returns_nothing_and_closes_the_logger(recorder):
+    seen = []
+    assert run.command(seen.append)(["--a"]) is None
+    assert seen == [["--a"]] and recorder.closed
+
+
+def test_noise_generators_take_numpy_indices():
+    expected = run.ImageNoise(0, [3]).draw((2,))
+    assert torch.equal(run.ImageNoise(0, np.array([3])).draw((2,)), expected)
+
+
+def test_progress_passes_its_items_on():
+    assert list(run.progress(iter("abc"), total=3, unit="letter")) == ["a", "b", "c"]
+
+
+def test_paths_may_be_text(tmp_path):
+    with run.atomic_write(str(tmp_path / "file"), "w") as file:
+        file.write("x")
+    assert Path(tmp_path / "file").read_text() == "x"

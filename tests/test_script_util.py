@@ -1,0 +1,233 @@
+"""Networks and processes from flags: upstream's defaults and calls, and flags that cannot work."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from reference_images import REFERENCE
+from reference_weights import draw
+
+from guided_diffusion import gaussian_diffusion as gd
+from guided_diffusion import script_util
+from guided_diffusion.options import UserError
+from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
+
+UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())["guided-diffusion"]
+TINY = script_util.model_and_diffusion_defaults() | {
+    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "attention_resolutions": "8",
+    "diffusion_steps": 40,
+}  # fmt: skip
+TINY_CLASSIFIER = script_util.classifier_and_diffusion_defaults() | {
+    "image_size": 16, "classifier_width": 64, "classifier_depth": 1, "diffusion_steps": 40,
+    "classifier_attention_resolutions": "8",
+}  # fmt: skip
+TINY_SR = script_util.sr_model_and_diffusion_defaults() | {
+    "large_size": 16, "small_size": 8, "num_channels": 32, "num_res_blocks": 1,
+    "attention_resolutions": "8", "diffusion_steps": 40, "learn_sigma": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("defaults", "script", "missing"),
+    [
+        (script_util.diffusion_defaults, "image_train.py", {"in_channels"}),
+        (script_util.model_and_diffusion_defaults, "image_train.py", {"in_channels"}),
+        (script_util.classifier_defaults, "classifier_train.py", set()),
+        (script_util.classifier_and_diffusion_defaults, "classifier_train.py", set()),
+        (script_util.sr_model_and_diffusion_defaults, "super_res_train.py", set()),
+    ],
+)
+def test_default_dicts_have_upstreams_values(defaults, script, missing):
+    own = {f"--{name}": value for name, value in defaults().items() if name not in missing}
+    assert own.items() <= UPSTREAM[script].items()
+
+
+@pytest.mark.parametrize(
+    ("defaults", "script", "training"),
+    [
+        (
+            script_util.model_and_diffusion_defaults,
+            "image_train.py",
+            "data_dir schedule_sampler lr weight_decay lr_anneal_steps batch_size microbatch "
+            "ema_rate log_interval save_interval resume_checkpoint fp16_scale_growth",
+        ),
+        (
+            script_util.sr_model_and_diffusion_defaults,
+            "super_res_train.py",
+            "data_dir schedule_sampler lr weight_decay lr_anneal_steps batch_size microbatch "
+            "ema_rate log_interval save_interval resume_checkpoint fp16_scale_growth",
+        ),
+        (
+            script_util.classifier_and_diffusion_defaults,
+            "classifier_train.py",
+            "data_dir val_data_dir noised iterations lr weight_decay anneal_lr batch_size "
+            "microbatch schedule_sampler resume_checkpoint log_interval eval_interval "
+            "save_interval",
+        ),
+    ],
+)
+def test_default_dicts_have_all_of_upstreams_keys(defaults, script, training):
+    expected = {flag[2:] for flag in UPSTREAM[script]} - set(training.split())
+    assert expected - defaults().keys() == set()
+
+
+def test_default_dicts_are_fresh_each_time():
+    script_util.model_and_diffusion_defaults()["image_size"] = 1
+    assert script_util.model_and_diffusion_defaults()["image_size"] == 64
+
+
+def test_upstreams_way_from_defaults_to_a_model_that_runs():
+    parser = argparse.ArgumentParser()
+    add_dict_to_argparser(parser, script_util.model_and_diffusion_defaults())
+    words = (
+        "--image_size 16 --num_channels 32 --num_res_blocks 1 --attention_resolutions 8 "
+        "--class_cond True --learn_sigma True --timestep_respacing ddim10 --diffusion_steps 40"
+    )
+    args = parser.parse_args(words.split())
+    model, diffusion = script_util.create_model_and_diffusion(
+        **args_to_dict(args, script_util.model_and_diffusion_defaults().keys())
+    )
+    out = model(draw(0, 2, 3, 16, 16), torch.tensor([0, 39]), y=torch.tensor([0, 999]))
+    assert out.shape == (2, 6, 16, 16)
+    assert diffusion.num_timesteps == 10 and diffusion.original_num_steps == 40
+
+
+def test_a_classifier_runs():
+    model, diffusion = script_util.create_classifier_and_diffusion(**TINY_CLASSIFIER)
+    assert model(draw(0, 2, 3, 16, 16), torch.tensor([0, 39])).shape == (2, 1000)
+    assert diffusion.num_timesteps == 40
+
+
+def test_a_super_resolution_network_runs():
+    model, _ = script_util.sr_create_model_and_diffusion(**TINY_SR)
+    low_res = draw(1, 2, 3, 8, 8)
+    out = model(draw(0, 2, 3, 16, 16), torch.tensor([0, 39]), low_res=low_res)
+    assert out.shape == (2, 6, 16, 16)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_in_are_channels_out(channels):
+    model, _ = script_util.create_model_and_diffusion(**TINY | {"in_channels": channels})
+    shape = (1, channels, 16, 16)
+    assert model(draw(0, *shape), torch.tensor([0])).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "widths"),
+    [
+        ("", 16, (1, 2)),
+        ("", 64, (1, 2, 3, 4)),
+        ("1,1", 16, (1, 1)),
+        ("1, 2,1", 24, (1, 2, 1)),
+        ("1,1.5", 16, (1, 1.5)),
+    ],
+)
+def test_widths_of_levels_are_by_size_or_as_given(text, size, widths):
+    flags = TINY | {"channel_mult": text, "image_size": size, "num_channels": 64}
+    with torch.device("meta"):
+        model, _ = script_util.create_model_and_diffusion(**flags)
+    assert model.channel_mult == widths
+
+
+@pytest.mark.parametrize("size", sorted(script_util.CHANNEL_MULT))
+def test_every_preset_builds(size):
+    flags = TINY | {"image_size": size, "num_channels": 64, "attention_resolutions": "8"}
+    with torch.device("meta"):
+        model, _ = script_util.create_model_and_diffusion(**flags)
+    assert model.channel_mult == script_util.CHANNEL_MULT[size]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"image_size": 48}, r"--image_size: .*\[16, 32, 64, 128, 256, 512\], got 48; give --chan"),
+        ({"image_size": 18, "channel_mult": "1,2,2"}, "--image_size: .*multiple of 4, got 18"),
+        ({"image_size": 0, "channel_mult": "1,2"}, "--image_size: .*got 0"),
+        ({"image_size": -16, "channel_mult": "1,2"}, "--image_size: .*got -16"),
+        ({"num_channels": 48}, "--num_channels: expected a multiple of 32, got 48"),
+        ({"num_channels": 0}, "--num_channels: expected a multiple of 32, got 0"),
+        ({"num_channels": -32}, "--num_channels: expected a multiple of 32, got -32"),
+        ({"channel_mult": "1,two"}, "--channel_mult: .*got '1,two'"),
+        ({"channel_mult": "1,"}, "--channel_mult: .*got '1,'"),
+        ({"channel_mult": "0.3,1"}, "--channel_mult: .*32 channels at every level, got 0.3,1.0"),
+        ({"channel_mult": "1,-1"}, "--channel_mult: .*got 1.0,-1.0 times 32"),
+        ({"channel_mult": "0,1"}, "--channel_mult"),
+        ({"channel_mult": "1,nan"}, "--channel_mult"),
+        ({"channel_mult": "1,inf"}, "--channel_mult"),
+        ({"attention_resolutions": "8,x"}, "--attention_resolutions: .*got '8,x'"),
+        ({"attention_resolutions": "0"}, "--attention_resolutions: .*above 0, got '0'"),
+        ({"attention_resolutions": "-8"}, "--attention_resolutions: .*above 0, got '-8'"),
+        ({"num_heads": 3}, "--num_heads: expected a divisor .* got 3"),
+        ({"num_head_channels": 48}, "--num_head_channels: expected .* got 48"),
+        ({"dropout": 2.0}, "--dropout"),
+        ({"timestep_respacing": "abc"}, "--timestep_respacing: expected 'ddimN' .* found 'abc'"),
+        ({"timestep_respacing": "41"}, "--timestep_respacing: expected 0 to 40 steps"),
+        ({"timestep_respacing": "ddim39"}, "--timestep_respacing: .*ddim39"),
+        ({"timestep_respacing": "0"}, "--timestep_respacing: expected at least one step"),
+        ({"timestep_respacing": "-1"}, "--timestep_respacing: .*found -1"),
+        ({"diffusion_steps": 0}, "--diffusion_steps: expected at least 1, got 0"),
+        ({"diffusion_steps": 10}, "--diffusion_steps: expected at least 21 .*linear.* got 10"),
+        ({"diffusion_steps": 20}, "--diffusion_steps: .*got 20"),
+        ({"noise_schedule": "square"}, "--noise_schedule: .*'square'"),
+    ],
+)
+def test_a_flag_that_cannot_work_is_named(flags, message):
+    with torch.device("meta"), pytest.raises(UserError, match=message):
+        script_util.create_model_and_diffusion(**TINY | flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"classifier_width": 48}, "--classifier_width: expected a multiple of 32, got 48"),
+        ({"image_size": 48}, "--image_size: "),
+        ({"classifier_pool": "deep"}, "--pool: .*'deep'"),
+    ],
+)
+def test_a_classifier_flag_that_cannot_work_is_named(flags, message):
+    with torch.device("meta"), pytest.raises(UserError, match=message):
+        script_util.create_classifier_and_diffusion(**TINY_CLASSIFIER | flags)
+
+
+def test_few_steps_suffice_where_the_schedule_allows_them():
+    linear = script_util.create_gaussian_diffusion(steps=21)
+    assert linear.num_timesteps == 21 and linear.alphas_cumprod.min() > 0
+    few = script_util.create_gaussian_diffusion(steps=2, noise_schedule="cosine")
+    assert few.num_timesteps == 2
+
+
+def test_a_side_without_a_level_gets_no_attention():
+    with torch.device("meta"):
+        models = [
+            script_util.create_model_and_diffusion(**TINY | {"attention_resolutions": sides})[0]
+            for sides in ("", "32,5", "8")
+        ]
+    # The middle block always attends.
+    keys = [" ".join(model.state_dict()).replace("middle_block.1.qkv", "") for model in models]
+    attending = ["qkv" in text for text in keys]
+    assert attending == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("flags", "loss", "variance", "mean"),
+    [
+        ({}, gd.LossType.MSE, gd.ModelVarType.FIXED_LARGE, gd.ModelMeanType.EPSILON),
+        ({"sigma_small": True}, gd.LossType.MSE, gd.ModelVarType.FIXED_SMALL, None),
+        ({"learn_sigma": True, "rescale_learned_sigmas": True}, gd.LossType.RESCALED_MSE,
+         gd.ModelVarType.LEARNED_RANGE, None),
+        ({"use_kl": True, "predict_xstart": True}, gd.LossType.RESCALED_KL, None,
+         gd.ModelMeanType.START_X),
+    ],
+)  # fmt: skip
+def test_process_flags_choose_loss_variance_and_mean(flags, loss, variance, mean):
+    process = script_util.create_gaussian_diffusion(steps=40, **flags)
+    found = (process.loss_type, process.model_var_type, process.model_mean_type)
+    for kind, expected in zip(found, (loss, variance, mean), strict=True):
+        assert expected is None or kind == expected
+
+
+def test_create_model_has_upstreams_short_call():
+    with torch.device("meta"):
+        model = script_util.create_model(32, 32, 1)
+    assert model.image_size == 32 and model.num_classes is None
