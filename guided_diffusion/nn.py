@@ -39,7 +39,9 @@ class GroupNorm32(nn.GroupNorm):
         # `.float()` on the affine terms is free for float32 and saves a model cast by `.half()`.
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
-        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+        # The CPU kernel itself takes float32 statistics of a half-precision x, to the same bits.
+        wide = x if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) else x.float()
+        return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
