@@ -207,7 +207,7 @@ def load_domain(
     args = _recorded_args(file, assumed or {}) | dict(flags or {})
     model, diffusion = create_model_and_diffusion(**args)
     load_weights(model, file)
-    model.to(device)
+    model.to(device, memory_format=th.channels_last)
     if args["use_fp16"] and th.device(device).type != "cpu":
         model.convert_to_fp16()
     elif args["use_fp16"]:

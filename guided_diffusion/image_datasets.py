@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from . import dist_util, run
-from .options import UserError
+from .options import NUM_CLASSES, UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -308,4 +308,9 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 def _classes_from_names(files: Sequence[str]) -> list[int]:
     names = [os.path.basename(path).split("_")[0] for path in files]
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    if len(numbers) > NUM_CLASSES:
+        raise UserError(
+            f"--class_cond: expected at most {NUM_CLASSES} classes, found {len(numbers)}; "
+            f"the class is a file name up to its first _, here {names[0]!r}"
+        )
     return [numbers[name] for name in names]

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+NUM_CLASSES = 1000  # of upstream's class-conditional networks
+
 
 class UserError(Exception):
     """A mistake in a flag, a file or a folder: reported in one line, exit code 2, no traceback."""
@@ -150,7 +152,11 @@ class RunOptions:
     out_dir: str = option("", "folder of the run; empty: one of its own in results/", free=True)
     seed: int = option(0, "base seed; every random draw follows from it", minimum=0)
     device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one", free=True)
-    precision: str = option("fp32", "arithmetic of the network", choices=("fp32", "bf16"))
+    precision: str = option(
+        "fp32",
+        "arithmetic of the network; auto: bf16 where the hardware has it",
+        choices=("fp32", "bf16", "auto"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,14 @@ def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> No
     record = {"script": script, "args": args, "versions": versions()}
     make_folder(folder)
     refuse_other_run(folder, script, args, free)
+    dist_util.once(lambda: _remove_partial_files(folder))
     dist_util.once(lambda: _write_record(folder / "args.json", record))
+
+
+def _remove_partial_files(folder: Path) -> None:
+    # What `atomic_write` was at when an earlier run was killed.
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
@@ -180,6 +187,17 @@ class ImageNoise:
     def __call__(self, x: th.Tensor) -> th.Tensor:
         """Return the next noise in the shape and on the device of states x [N, ...]."""
         return self.draw(x.shape[1:]).to(x)
+
+
+def settle_precision(precision: str, device: th.device) -> str:
+    """Return "fp32" or "bf16" for a `--precision`: what `auto` comes to on this machine."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if th.cuda.is_bf16_supported() else "fp32"
+    # CPUs without these instructions compute in bfloat16, but slower than in float32.
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return "bf16" if any(getattr(th.cpu, unit, bool)() for unit in units) else "fp32"
 
 
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:

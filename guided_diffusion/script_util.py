@@ -9,6 +9,7 @@ import numpy as np
 
 from . import gaussian_diffusion as gd
 from .options import (  # noqa: F401  (upstream's names live here)
+    NUM_CLASSES,
     ClassifierOptions,
     DiffusionOptions,
     ModelOptions,
@@ -20,8 +21,6 @@ from .options import (  # noqa: F401  (upstream's names live here)
 )
 from .respace import SpacedDiffusion, space_timesteps
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
-
-NUM_CLASSES = 1000
 
 # Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
 CHANNEL_MULT = {

@@ -155,7 +155,7 @@ class TrainLoop:
         while not self.max_steps or self.done < self.max_steps:
             self.run_step(*next(batches))
             self.step += 1
-            if self.done % self.log_interval == 0:
+            if self.done % self.log_interval == 0 or self.done == self.max_steps:
                 self._log_speed()
                 logger.dumpkvs()
             if self.done % self.save_interval == 0 or self.done == self.max_steps:

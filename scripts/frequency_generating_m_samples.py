@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from guided_diffusion import bridge, dist_util, image_datasets, logger, options, report, run
 from guided_diffusion.checkpoint import Domain, load_domain
@@ -22,7 +23,9 @@ NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
 FREE = options.free_flags(*GROUPS)
 DEMO = Path(__file__).resolve().parents[1] / "assets" / "demo"
-DEMO_FLAGS = {"source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2}
+DEMO_FLAGS = {
+    "source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2, "precision": "auto",
+}  # fmt: skip
 # The published script's network and process, for checkpoints without an args.json.
 PUBLISHED = {
     "image_size": 256, "num_channels": 256, "num_head_channels": 64, "learn_sigma": True,
@@ -40,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = options.given_flags(argv)
     fill_in_demo(args, given)
     dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or default_out_dir(args))
-    identity = (out_dir, "frequency_generating_m_samples", vars(args), FREE)
 
     # Check everything that can be wrong, before the first forward.
     check_names(args.source, args.target)
+    domains = [load(args, role, given) for role in ORDER]
+    identity = (out_dir, "frequency_generating_m_samples", record(args, domains), FREE)
     run.refuse_other_run(*identity)
-    domains = [load(args, role, given) for role in ("source", "target")]
     recipe = bridge.Recipe(**args_to_dict(args, bridge.Recipe.__dataclass_fields__))
     files = image_datasets.list_image_files(args.data_dir)[: args.num_images or None]
     sequences = bridge.Sequences(*domains, files, recipe)
@@ -119,6 +123,17 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     return load_domain(
         getattr(args, f"{role}_model"), override, getattr(args, role), dist_util.dev(), assumed
     )
+
+
+def record(args: argparse.Namespace, domains: Sequence[Domain]) -> dict[str, Any]:
+    """Return what decides the files of a run: its own flags, and those that its models have."""
+    of_models = {
+        f"{role}.{name}": value
+        for role, domain in zip(ORDER, domains, strict=True)
+        for name, value in domain.args.items()
+    }
+    network = options.defaults(*NETWORK)
+    return {k: v for k, v in vars(args).items() if k not in network} | of_models
 
 
 def default_out_dir(args: argparse.Namespace) -> str:

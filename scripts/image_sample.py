@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.model_path:
         raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
     dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
 
     # Load the model; flags on the command line go before those of its training.
     flags = options.args_to_dict(args, options.defaults(*NETWORK))

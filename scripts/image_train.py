@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     validate(args)
     dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or default_out_dir(args.data_dir))
     identity = (out_dir, "image_train", vars(args), options.free_flags(*GROUPS))
     run.refuse_other_run(*identity)

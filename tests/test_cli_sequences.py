@@ -144,10 +144,13 @@ def test_a_picture_carries_its_provenance(runs, made):
     assert text["source_model"] == str(runs.source / "ema_0.5_000008.pt")
 
 
-def test_the_run_folder_records_flags_and_one_row_per_sequence(made):
+def test_the_run_folder_records_flags_and_one_row_per_sequence(runs, made):
     record = json.loads((made.parent / "args.json").read_text())
     assert record["script"] == SEQUENCES
     assert record["args"]["amount"] == AMOUNT and record["args"]["save_latents"] is True
+    trained = json.loads((runs.target / "args.json").read_text())["args"]
+    assert record["args"]["target.num_channels"] == trained["num_channels"]
+    assert "num_channels" not in record["args"]
     lines = (made.parent / "progress.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["sequence"] for row in rows] == list(range(COUNT))

@@ -386,3 +386,13 @@ def test_the_same_image_is_augmented_anew_in_every_pass(noise_folder):
         batch.numpy().tobytes() for batch, _ in stream(noise_folder, 1, 60, augment="dihedral")
     }
     assert len(tiles) == 8
+
+
+def test_more_classes_than_the_networks_have_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_datasets, "NUM_CLASSES", 2)
+    for name in ("a_1", "b_1", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match="at most 2 classes, found 3.*here 'a'"):
+        image_datasets.load_data(
+            data_dir=str(tmp_path), batch_size=1, image_size=8, class_cond=True
+        )

@@ -48,8 +48,8 @@ def test_group_norm_under_bf16_autocast_equals_float32_norm_of_the_same_values()
     assert torch.equal(out32, expected)
 
 
-def test_group_norm_hands_float32_to_the_kernel(monkeypatch):
-    # CPU kernels also take mixed dtypes; CUDA's do not.
+def test_group_norm_hands_float32_to_the_kernel_of_other_devices(monkeypatch):
+    # The CPU's kernel also takes mixed dtypes, CUDA's does not; "meta" stands for the latter.
     seen = []
     kernel = torch.nn.functional.group_norm
 
@@ -58,8 +58,15 @@ def test_group_norm_hands_float32_to_the_kernel(monkeypatch):
         return kernel(x, groups, weight, bias, eps)
 
     monkeypatch.setattr(torch.nn.functional, "group_norm", record)
-    gd_nn.normalization(32)(draw(8, 1, 32, 2, 2).bfloat16())
+    gd_nn.normalization(32).to("meta")(torch.empty(1, 32, 2, 2, dtype=torch.half, device="meta"))
     assert seen == [torch.float32] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_group_norm_of_halves_has_the_bits_of_the_float32_one(dtype):
+    x = draw(8, 2, 64, 5, 7).to(dtype)
+    norm = load_drawn_weights(gd_nn.normalization(64))
+    assert torch.equal(norm(x), norm(x.float()).to(dtype))
 
 
 def test_group_norm_works_with_half_parameters_and_without_any():

@@ -82,6 +82,15 @@ def test_claim_takes_a_folder_of_a_version_with_other_flags(tmp_path):
     assert run.read_args(tmp_path / "args.json")["args"] == {"new": 2, "lr": 0.1}
 
 
+def test_claim_removes_what_a_killed_run_left_half_written(tmp_path):
+    (tmp_path / "images").mkdir()
+    left = tmp_path / "images" / ".01.png.4711.partial"
+    left.write_bytes(b"half")
+    (tmp_path / "images" / "01.png").write_bytes(b"whole")
+    run.claim(tmp_path, "script", {"a": 1}, set())
+    assert not left.exists() and (tmp_path / "images" / "01.png").exists()
+
+
 def test_claim_refuses_the_folder_of_another_script(tmp_path):
     run.claim(tmp_path, "train", {}, set())
     with pytest.raises(UserError, match="a run of 'train', not of 'sample'"):
@@ -207,3 +216,17 @@ def test_paths_may_be_text(tmp_path):
     with run.atomic_write(str(tmp_path / "file"), "w") as file:
         file.write("x")
     assert Path(tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx", "expected"), [(0, 0, "fp32"), (0, 1, "bf16"), (1, 0, "bf16")]
+)
+def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, amx, avx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx), raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx), raising=False)
+    assert run.settle_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_named_precision_stays(precision):
+    assert run.settle_precision(precision, torch.device("cpu")) == precision

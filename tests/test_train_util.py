@@ -537,3 +537,12 @@ def test_a_further_rank_logs_to_files_of_its_own_or_not_at_all(
     logger.log("hello")
     logger.reset()
     assert files_of(tmp_path) == files and capsys.readouterr().out == ""
+
+
+def test_the_last_step_is_logged_though_the_interval_does_not_divide_it(make, monkeypatch):
+    rows = []
+    monkeypatch.setattr(
+        logger, "dumpkvs", lambda: rows.append(logger.get_current().name2val["step"])
+    )
+    make(max_steps=3, log_interval=2).run_loop()
+    assert rows == [2, 3]
