@@ -12,7 +12,7 @@ network sees the state before the move instead of the one after it.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +63,14 @@ def _moves(here: np.ndarray, there: np.ndarray) -> list[Move]:
     return [Move(t, float(a), float(b)) for t, (a, b) in enumerate(zip(here, there, strict=True))]
 
 
+def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
+    """Return the moves as they are; `run.progress` in its place shows a bar of them."""
+    return moves
+
+
 @th.no_grad()
 def walk(
-    domain: Domain, states: th.Tensor, moves: Sequence[Move], precision: str = "fp32"
+    domain: Domain, states: th.Tensor, moves: Iterable[Move], precision: str = "fp32"
 ) -> Iterator[th.Tensor]:
     """Yield the states [N, C, H, W] after each move."""
     for move in moves:
@@ -106,6 +111,7 @@ def encode(
     convention: str,
     precision: str = "fp32",
     memory_gb: float = 0.5,
+    watch: Callable[..., Iterable[Move]] = unwatched,
 ) -> tuple[Trajectory, np.ndarray]:
     """Walk a batch to noise once, keeping and measuring every state.
 
@@ -115,6 +121,7 @@ def encode(
         convention: "reference" or "aligned".
         precision: "fp32" or "bf16" arithmetic of the network.
         memory_gb: of the trajectory; a larger one goes to a temporary file.
+        watch: called with the moves and `desc`, wraps them in a progress bar.
 
     Returns:
         the trajectory, and the features [N, T] float64 after each move.
@@ -123,7 +130,7 @@ def encode(
     trajectory = Trajectory(len(moves), images.shape, memory_gb)
     features = []
     start = images.to(domain.device)
-    for index, states in enumerate(walk(domain, start, moves, precision)):
+    for index, states in enumerate(walk(domain, start, watch(moves, desc="encoding"), precision)):
         trajectory.store(index, states)
         features.append(reference_magnitude(states))
     return trajectory, th.stack(features, dim=1).cpu().numpy()
@@ -136,6 +143,7 @@ def decode(
     depths: Sequence[int],
     precision: str = "fp32",
     max_batch: int = 32,
+    watch: Callable[..., Iterable[Move]] = unwatched,
 ) -> th.Tensor:
     """Decode latents of different depths together.
 
@@ -147,6 +155,7 @@ def decode(
         depths: of each latent, 0..T; one of depth 0 is clean already.
         precision: "fp32" or "bf16" arithmetic of the network.
         max_batch: images per forward at most.
+        watch: called with the moves and `desc`, wraps them in a progress bar.
 
     Returns:
         clean images [N, C, H, W] on the CPU, not clipped.
@@ -154,7 +163,8 @@ def decode(
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(domain.device)
     descending = [depths[i] for i in order]
-    for move in decode_moves(domain.diffusion):
+    moves = decode_moves(domain.diffusion)[-max(depths) :] if max(depths) else []
+    for move in watch(moves, desc="decoding"):
         active = sum(d > move.timestep for d in descending)
         for first in range(0, active, max_batch):
             part = slice(first, min(first + max_batch, active))
@@ -211,6 +221,7 @@ class Sequences:
         files: source images.
         recipe: how.
         batches: lists of indices into `files` to do together; None: all, in order.
+        watch: as in `encode` and `decode`.
 
     Raises:
         UserError: if the two domains, the recipe and the images cannot work together.
@@ -223,13 +234,14 @@ class Sequences:
         files: Sequence[str],
         recipe: Recipe,
         batches: Sequence[Sequence[int]] | None = None,
+        watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         _refuse_unequal(source, target)
         steps = source.diffusion.num_timesteps
         depth.choose(recipe.depth_policy, [0.0] * steps, recipe.amount)
         encode_moves(source.diffusion, recipe.level_convention)
         self.source, self.target = source, target
-        self.files, self.recipe = files, recipe
+        self.files, self.recipe, self.watch = files, recipe, watch
         self.batches = batches if batches is not None else deal(len(files), recipe.batch_size)
 
     def __len__(self) -> int:
@@ -244,14 +256,17 @@ class Sequences:
         tiles = np.stack([self.tile(index) for index in batch])
         clean = to_model_range(tiles)
         trajectory, features = encode(
-            self.source, clean, recipe.level_convention, recipe.precision, recipe.trajectory_memory
-        )
+            self.source, clean, recipe.level_convention, recipe.precision,
+            recipe.trajectory_memory, self.watch,
+        )  # fmt: skip
         chosen = [
             depth.choose(recipe.depth_policy, row.tolist(), recipe.amount) for row in features
         ]
         latents = [trajectory.at(i, d.values, clean[i]) for i, d in enumerate(chosen)]
         flat = [value for d in chosen for value in d.values]
-        images = decode(self.target, th.cat(latents), flat, recipe.precision, recipe.max_batch)
+        images = decode(
+            self.target, th.cat(latents), flat, recipe.precision, recipe.max_batch, self.watch
+        )
         per_image = images.split(recipe.amount)
         for index, tile, d, states, decoded in zip(
             batch, tiles, chosen, latents, per_image, strict=True

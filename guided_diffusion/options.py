@@ -9,9 +9,15 @@ import dataclasses
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 NUM_CLASSES = 1000  # of upstream's class-conditional networks
+
+# Where ADD's sampler differs from guided-diffusion: its network and its process.
+ADD_DEFAULTS = {
+    "image_size": 256, "num_channels": 256, "num_head_channels": 64, "learn_sigma": True,
+    "attention_resolutions": "32,16,8", "resblock_updown": True, "use_fp16": True,
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -214,6 +220,21 @@ class SampleOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class TissueOptions:
+    """Drawn tissue."""
+
+    out_dir: str = option("", "folder to write to, made where absent")
+    severity: float = option(0.1, "middle of the severities, if not --stages", minimum=0, maximum=1)
+    severity_spread: float = option(
+        0.05, "half width of the severities, cut off at 0 and 1", minimum=0, maximum=1
+    )
+    stages: str = option("", "a subfolder for each stage, as NAME=SEVERITY,NAME=SEVERITY")
+    num_images: int = option(500, "tiles, of each stage", minimum=1)
+    image_size: int = option(64, "side of a tile, pixels", minimum=16)
+    seed: int = option(0, "seed of the first tile; the others count up", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SequenceOptions:
     """Progressive sequences from a source to a target domain."""
 
@@ -248,11 +269,17 @@ class SequenceOptions:
     save_latents: bool = option(False, "write latent.npy (float16)")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line, as for every user mistake; the usage text would bury it.
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
 def create_parser(
     description: str, *groups: type, overrides: Mapping[str, Any] | None = None
 ) -> argparse.ArgumentParser:
     """Return the parser of a command with the flags of each group; see `add_options`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description, usage="%(prog)s [--FLAG VALUE ...]", allow_abbrev=False
     )
     add_options(parser, *groups, overrides=overrides)

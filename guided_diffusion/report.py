@@ -10,6 +10,8 @@ import numpy as np
 import torch as th
 from PIL import Image, ImageDraw
 
+from . import run
+
 GAP = 2  # pixels between tiles
 
 
@@ -69,9 +71,22 @@ def contact_sheet(folder: Path, rows: Sequence[dict[str, str]], sequences: int =
     names = list(dict.fromkeys(row["sequence"] for row in rows))[:sequences]
     shown = [[row for row in rows if row["sequence"] == name] for name in names]
     tiles = [[_read(folder / row["file_name"]) for row in line] for line in shown]
-    scale = max(1, 96 // tiles[0][0].shape[1])
+    scale = -(-96 // tiles[0][0].shape[1])  # captions need about 60 pixels
     captions = [[_caption(row) for row in line] for line in shown]
     return grid(tiles, captions, scale)
+
+
+def save_contact_sheet(folder: Path, rows: Sequence[dict[str, str]], *, anew: bool) -> Path:
+    """Save the contact sheet beside a manifest, over an existing one only if `anew`.
+
+    Returns:
+        its path.
+    """
+    path = folder / "contact_sheet.png"
+    if anew or not path.exists():
+        with run.atomic_write(path) as file:
+            contact_sheet(folder, rows).save(file, "png")
+    return path
 
 
 def _read(path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -49,6 +50,13 @@ def versions() -> dict[str, str]:
         "torch": th.__version__,
         "numpy": np.__version__,
     }
+
+
+def default_folder(name: str, args: dict[str, Any], free: set[str]) -> Path:
+    """Return results/<name>_<digest of the flags that are not free>: a folder for each choice."""
+    fixed = {flag: value for flag, value in args.items() if flag not in free}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("results") / f"{name}_{digest}"
 
 
 def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
@@ -210,6 +218,11 @@ def progress(items: Iterable, **options: Any) -> Iterable:
     from tqdm.auto import tqdm
 
     return tqdm(items, disable=True if dist_util.rank() else None, **options)
+
+
+def inner_progress(steps: Iterable, desc: str) -> Iterable:
+    """Wrap the steps of one item in a bar below the main one, which goes when they are done."""
+    return progress(steps, desc=desc, unit="step", leave=False, position=1)
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:

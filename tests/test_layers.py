@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-options
-logger dist_util run
+options demo
+log_formats logger dist_util run
 image_datasets tissue
 nn attention unet
 losses schedules spectrum solvers

@@ -111,7 +111,7 @@ def manifest(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize(("size", "shown"), [(16, 96), (64, 64), (100, 100), (50, 50)])
+@pytest.mark.parametrize(("size", "shown"), [(16, 96), (64, 128), (100, 100), (50, 100)])
 def test_a_contact_sheet_has_a_row_per_sequence_and_enlarges_small_tiles(
     manifest, size, shown, channels
 ):
@@ -125,8 +125,8 @@ def test_a_contact_sheet_has_a_row_per_sequence_and_enlarges_small_tiles(
 
 def test_a_contact_sheet_shows_the_first_sequences_only(manifest):
     folder, rows = manifest(5, 64)
-    assert report.contact_sheet(folder, rows, 2).height == 2 * (64 + 14 + GAP) + GAP
-    assert report.contact_sheet(folder, rows).height == 5 * (64 + 14 + GAP) + GAP
+    assert report.contact_sheet(folder, rows, 2).height == 2 * (128 + 14 + GAP) + GAP
+    assert report.contact_sheet(folder, rows).height == 5 * (128 + 14 + GAP) + GAP
 
 
 def test_captions_name_the_source_and_then_share_and_depth(manifest, monkeypatch):
