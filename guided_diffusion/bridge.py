@@ -93,7 +93,10 @@ class Trajectory:
         if 4 * np.prod(shape, dtype=np.float64) <= memory_gb * 1e9:
             self.states = np.empty(shape, dtype=np.float32)
         else:
-            self.states = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
+            file = run.reserve(
+                tempfile.TemporaryFile(), 4 * int(np.prod(shape)), "--trajectory_memory"
+            )
+            self.states = np.memmap(file, np.float32, "r+", shape=shape)
 
     def store(self, index: int, states: th.Tensor) -> None:
         """Keep the states [N, C, H, W] after move `index` + 1."""

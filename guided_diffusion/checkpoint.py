@@ -4,6 +4,7 @@
 from the `args.json` that lies beside the weights. Nothing that is loaded can run code.
 """
 
+import hashlib
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -57,6 +58,7 @@ class Domain:
         label: name of the domain.
         origin: the checkpoint file.
         args: the flags that model and diffusion were built from.
+        sha256: digest of the checkpoint file, in hexadecimal.
     """
 
     model: th.nn.Module
@@ -64,6 +66,7 @@ class Domain:
     label: str
     origin: Path
     args: dict[str, Any]
+    sha256: str = ""
 
     @property
     def device(self) -> th.device:
@@ -109,6 +112,15 @@ def load_file(path: str | Path) -> Any:
             f"{path}: expected a whole checkpoint, got a file that cannot be read "
             f"({first_line(error)})"
         ) from None
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def first_line(error: Exception) -> str:
@@ -203,7 +215,8 @@ def load_domain(
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
-    file = newest_weights(path) if path.is_dir() else path
+    # Asked once: a training beside us may save between the questions of two ranks.
+    file = dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
     args = _recorded_args(file, assumed or {}) | dict(flags or {})
     model, diffusion = create_model_and_diffusion(**args)
     load_weights(model, file)
@@ -213,7 +226,7 @@ def load_domain(
     elif args["use_fp16"]:
         model.dtype = th.float32  # half precision convolutions on a CPU are slower than float32
     model.eval().requires_grad_(False)
-    return Domain(model, diffusion, label or file.parent.name, file, args)
+    return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
 
 
 def _recorded_args(file: Path, assumed: Mapping[str, Any]) -> dict[str, Any]:

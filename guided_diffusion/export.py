@@ -137,8 +137,8 @@ class Exporter:
                 "step": str(step),
                 "depth": str(depth),
                 "timestep": str(timestep),
-                f"label_{self.names[0]}": f"{labels[0]:.10g}",
-                f"label_{self.names[1]}": f"{labels[1]:.10g}",
+                f"label_{self.names[0]}": f"{labels[0]!r}",
+                f"label_{self.names[1]}": f"{labels[1]!r}",
             }
             for step, depth, timestep, labels in steps
         ]
@@ -172,6 +172,8 @@ class Exporter:
         if not path.exists():
             partial = path.with_name(f".{path.name}.partial")
             open_memmap(partial, "w+", dtype=example.dtype, shape=shape)
+            with open(partial, "r+b") as file:
+                run.reserve(file, partial.stat().st_size, f"--save_npy: {path}")
             os.replace(partial, path)
         try:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off

@@ -42,12 +42,21 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
         raise UserError(
             f"--data_dir: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
+    for file in files:
+        if not file.isprintable():  # undecodable bytes and line breaks, which no manifest can hold
+            raise UserError(f"--data_dir: expected file names of printable text, found {file!a}")
     return files
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
+    seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if name[0] != "."]
         yield from (Path(place, name) for name in names if name[0] != ".")
 

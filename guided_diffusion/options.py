@@ -100,7 +100,7 @@ class ModelOptions:
         -1, "channels per attention head; -1: use --num_heads", minimum=1, also=(-1,)
     )
     attention_resolutions: str = option(
-        "16,8", "sides of the feature maps with attention, pixels, comma separated"
+        "16,8", "sides of the feature maps with attention, pixels, as 16,8; empty: none"
     )
     channel_mult: str = option(
         "", "width of each level in units of --num_channels, as 1,2,4; empty: by --image_size"
@@ -247,7 +247,10 @@ class SequenceOptions:
         0, "source images to use, in order of name; 0: all (demo: 2)", minimum=0
     )
     batch_size: int = option(
-        1, "source images encoded together; results do not depend on it", minimum=1, free=True
+        1,
+        "source images encoded together; results are the same up to rounding",
+        minimum=1,
+        free=True,
     )
     max_batch: int = option(32, "images per forward in decoding at most", minimum=1, free=True)
     amount: int = option(10, "images per sequence, besides its source", minimum=1)

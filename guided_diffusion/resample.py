@@ -7,7 +7,7 @@ unbiased estimate of the uniform one. Its state lives on the host in float64 num
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,6 +41,17 @@ class ScheduleSampler(ABC):
     @abstractmethod
     def weights(self) -> np.ndarray:
         """Positive weights [T], one per timestep; they need not sum to one."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what a resumed run needs in order to draw on as before."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
+        """Go on from what `state_dict` returned.
+
+        Args:
+            state: of a sampler of the same kind and process; empty: leave the sampler fresh.
+        """
 
     def sample(
         self, batch_size: int, device: torch.device | str, rng: np.random.Generator | None = None
@@ -165,6 +176,19 @@ class LossSecondMomentResampler(LossAwareSampler):
             else:
                 self._loss_history[t, self._loss_counts[t]] = loss
                 self._loss_counts[t] += 1
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the losses remembered, [T, history_per_term], and how many of each, [T]."""
+        return {
+            "loss_history": torch.from_numpy(self._loss_history.copy()),
+            "loss_counts": torch.from_numpy(self._loss_counts.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over remembered losses; see `ScheduleSampler.load_state_dict`."""
+        if state:
+            self._loss_history[:] = state["loss_history"].numpy()
+            self._loss_counts[:] = state["loss_counts"].numpy()
 
     def _warmed_up(self) -> bool:
         return bool((self._loss_counts == self.history_per_term).all())

@@ -74,8 +74,12 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
         arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
     """
     if isinstance(section_counts, str) and section_counts.startswith("ddim"):
-        (count,) = _parse_counts(section_counts[len("ddim") :])
-        return _ddim_timesteps(num_timesteps, count)
+        counts = _parse_counts(section_counts[len("ddim") :])
+        if len(counts) != 1:
+            raise ValueError(
+                f"timestep respacing: expected one number after ddim, found {section_counts!r}"
+            )
+        return _ddim_timesteps(num_timesteps, counts[0])
     parse = isinstance(section_counts, str)
     counts = _parse_counts(section_counts) if parse else list(section_counts)
     size, longer = divmod(num_timesteps, max(len(counts), 1))

@@ -81,9 +81,41 @@ def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> No
 
 
 def _remove_partial_files(folder: Path) -> None:
-    # What `atomic_write` was at when an earlier run was killed.
-    for path in folder.rglob(".*.partial"):
-        path.unlink(missing_ok=True)
+    # What `atomic_write` was at when an earlier run was killed. A folder below with an args.json
+    # of its own is another run, which may be writing right now.
+    for place, folders, names in os.walk(folder):
+        if "args.json" in names and Path(place) != folder:
+            folders.clear()
+            continue
+        for name in names:
+            if name[0] == "." and name.endswith(".partial"):
+                Path(place, name).unlink(missing_ok=True)
+
+
+def reserve(file: IO, size: int, flag: str) -> IO:
+    """Give an empty file its size on the disk, so that mapping it into memory cannot fail later.
+
+    Args:
+        file: open for writing.
+        size: bytes.
+        flag: what to name where the disk is full.
+
+    Raises:
+        UserError: if the disk has no room for it.
+    """
+    try:
+        # A sparse file on a full disk ends the process with a bus error.
+        (getattr(os, "posix_fallocate", None) or _grow)(file.fileno(), 0, size)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room, or let "
+            "TMPDIR name a folder with more"
+        ) from None
+    return file
+
+
+def _grow(descriptor: int, offset: int, size: int) -> None:
+    os.ftruncate(descriptor, offset + size)
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
 
 
 def _attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
-    # A side that is larger than the image, or no divisor of it, has no level: as upstream, none.
+    # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
     sides = _numbers("attention_resolutions", resolutions) if resolutions else ()
     if any(side <= 0 for side in sides):
         raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")

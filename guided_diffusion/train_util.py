@@ -95,7 +95,8 @@ class TrainLoop:
         self.device = next(model.parameters()).device
         self.global_batch = batch_size * dist_util.world_size()
 
-        start = find_resume_checkpoint(self.out_dir) or resume_checkpoint
+        found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir))
+        self.start = start = found or resume_checkpoint
         self.resume_step = parse_resume_step_from_filename(start) if start else 0
         self.step = 0
         if start:
@@ -125,7 +126,12 @@ class TrainLoop:
         if file is not None and file.exists():
             logger.log(f"loading {file}")
             try:
-                self.opt.load_state_dict(checkpoint.load_file(file))
+                state = checkpoint.load_file(file)
+                self.opt.load_state_dict(state)
+                # Upstream's files have no such entry.
+                loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
+                self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
+                self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
             except ValueError as error:
                 raise UserError(f"{file}: optimizer of another network or precision, {error}; "
                                 "to start without it, move it away") from None  # fmt: skip
@@ -247,7 +253,13 @@ class TrainLoop:
         if dist_util.rank() == 0:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             master = self.mp_trainer.master_params
-            checkpoint.save_state(self.opt.state_dict(), self.out_dir / f"opt{self.done:06d}.pt")
+            # Upstream's optimizer file with an entry more, which its own code passes over.
+            loop = {
+                "lg_loss_scale": self.mp_trainer.lg_loss_scale,
+                "schedule_sampler": self.schedule_sampler.state_dict(),
+            }
+            state = self.opt.state_dict() | {"loop": loop}
+            checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
             for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
                 self._save_params(params, f"ema_{rate}_{self.done:06d}.pt")
             self._save_params(master, f"model{self.done:06d}.pt")

@@ -19,7 +19,7 @@ from guided_diffusion.train_util import open_loop_log
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
-FREE = options.free_flags(*GROUPS)
+FREE = options.free_flags(*GROUPS) | {"seed"}  # encoding and decoding draw nothing
 ORDER = {"source": True, "target": False}  # its use_new_attention_order, by role
 
 
@@ -94,9 +94,9 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
 def record(args: argparse.Namespace, domains: Sequence[Domain]) -> dict[str, Any]:
     """Return what decides the files of a run: its own flags, and those that its models have."""
     of_models = {
-        f"{role}.{name}": value
+        f"{role}_model.{name}": value
         for role, domain in zip(ORDER, domains, strict=True)
-        for name, value in domain.args.items()
+        for name, value in (domain.args | {"sha256": domain.sha256}).items()
     }
     network = options.defaults(*NETWORK)
     return {k: v for k, v in vars(args).items() if k not in network} | of_models

@@ -52,22 +52,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, diffusion = create_model_and_diffusion(
         **args_to_dict(args, model_and_diffusion_defaults())
     )
-    start = train_util.find_resume_checkpoint(out_dir) or args.resume_checkpoint
-    step = train_util.parse_resume_step_from_filename(start)
     loop = train_util.TrainLoop(
         model=model.to(dist_util.dev()),
         diffusion=diffusion,
-        data=load_data(start_step=step, **args_to_dict(args, DATA_FLAGS)),
+        data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
-        resume_checkpoint=start,
+        resume_checkpoint=args.resume_checkpoint,
         out_dir=out_dir,
         **args_to_dict(args, LOOP_FLAGS),
     )
+    loop.data = load_data(start_step=loop.resume_step, **args_to_dict(args, DATA_FLAGS))
 
     # Claim the run folder and train, with a grid of samples every so often.
     run.claim(*identity)
     train_util.open_loop_log(out_dir)
-    logger.log(f"training on from {start}" if start else "training from scratch")
+    logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
     every = args.save_interval if args.sample_interval == -1 else args.sample_interval
     bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
     for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
@@ -84,8 +83,10 @@ def create_argparser() -> argparse.ArgumentParser:
 def validate(args: argparse.Namespace) -> None:
     """Stop on flags that cannot work, before anything is loaded."""
     train_util.ema_rates(args.ema_rate)
-    if args.use_fp16 and args.precision == "bf16":
-        raise UserError("--precision: bf16 and --use_fp16 True exclude each other; choose one")
+    if args.use_fp16 and args.precision != "fp32":
+        raise UserError(
+            f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"
+        )
 
 
 def default_out_dir(data_dir: str) -> str:
@@ -107,7 +108,8 @@ def save_grid(loop: train_util.TrainLoop, args: argparse.Namespace, path: Path) 
                 model, noise.shape, noise, model_kwargs={"y": y} if args.class_cond else None
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        report.square_grid(report.to_uint8(images)).save(path)
+        with run.atomic_write(path) as file:
+            report.square_grid(report.to_uint8(images)).save(file, "png")
     dist_util.barrier()
 
 

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if others:
         raise UserError(f"--out_dir: expected no other pictures in {folder}, got {min(others)}")
     run.make_folder(folder)
+    (folder / "index.csv").unlink(missing_ok=True)
 
     # Draw every tile, and list them last: the list stands for a finished run.
     for file, seed, severity in run.progress(tiles, unit="tile"):

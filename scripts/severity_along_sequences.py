@@ -1,12 +1,9 @@
 """Does measured severity rise along the sequences of a run on drawn tissue?
 
-    python scripts/severity_along_sequences.py results/RUN/translation_gland_carcinoma
-
 Reads the manifest, measures each picture (nuclear area fraction, see guided_diffusion/tissue.py)
 and prints the mean severity at every step and the Spearman correlation of step and severity.
 """
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion import run
-from guided_diffusion.options import UserError, require
+from guided_diffusion.export import complete_sequences
+from guided_diffusion.options import UserError, create_parser, require
 from guided_diffusion.tissue import severity_of
 
 
@@ -23,9 +21,7 @@ from guided_diffusion.tissue import severity_of
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the manifest.
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = create_parser(__doc__)
     parser.add_argument("folder", type=Path, help="folder that holds manifest.csv")
     folder = parser.parse_args(argv).folder
     rows = read_manifest(folder)
@@ -52,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of manifest.csv.
+    """Return the rows of the whole sequences of manifest.csv.
 
     Raises:
         UserError: if there is none, or it is empty.
@@ -62,8 +58,10 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    amount = max((int(row["step"]) for row in rows), default=0)
+    rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
     if not rows:
-        raise UserError(f"{path}: expected sequences, found none")
+        raise UserError(f"{path}: expected whole sequences, found none")
     return rows
 
 

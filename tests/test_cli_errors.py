@@ -77,6 +77,7 @@ TRAINING = [
     ("--schedule_sampler best", "--schedule_sampler: invalid choice: 'best' (choose from 'uniform"),
     ("--augment mirror", "--augment: invalid choice: 'mirror' (choose from 'none', 'flip'"),
     ("--use_fp16 True --precision bf16", "--precision: bf16 and --use_fp16 True exclude each"),
+    ("--use_fp16 True --precision auto", "--precision: auto and --use_fp16 True exclude each"),
     ("--data_dir=", "--data_dir: expected a folder of images, got ''"),
     ("--resume_checkpoint {place}/missing.pt", "{place}/missing.pt: no such checkpoint"),
     ("--resume_checkpoint {half}", "{half}: expected a whole checkpoint, got a file that cannot"),

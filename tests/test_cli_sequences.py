@@ -149,7 +149,7 @@ def test_the_run_folder_records_flags_and_one_row_per_sequence(runs, made):
     assert record["script"] == SEQUENCES
     assert record["args"]["amount"] == AMOUNT and record["args"]["save_latents"] is True
     trained = json.loads((runs.target / "args.json").read_text())["args"]
-    assert record["args"]["target.num_channels"] == trained["num_channels"]
+    assert record["args"]["target_model.num_channels"] == trained["num_channels"]
     assert "num_channels" not in record["args"]
     lines = (made.parent / "progress.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -334,18 +334,22 @@ def test_sequences_are_not_continued_with_other_images_or_weights(runs, tmp_path
     assert snapshot(folder) == before
     (mine / "a_new_first_one.png").unlink()
 
-    for name in ("model{}.pt", "ema_0.5_{}.pt"):
-        shutil.copy(runs.target / name.format("000008"), tmp_path / "source" / name.format("9"))
-    result = call(SEQUENCES, *command)
-    assert result.code == 2 and "ema_0.5_9.pt; choose another folder" in result.last
-    assert snapshot(folder) == before
+    # Other weights, under the same name and under a new one.
+    for step in ("000008", "9"):
+        for name in ("model{}.pt", "ema_0.5_{}.pt"):
+            shutil.copy(
+                runs.target / name.format("000008"), tmp_path / "source" / name.format(step)
+            )
+        result = call(SEQUENCES, *command)
+        assert result.code == 2 and "--source_model.sha256 was" in result.last
+        assert snapshot(folder) == before
 
 
 def test_without_a_folder_each_set_of_flags_has_its_own_in_results(runs, tmp_path):
     flags = [*runs.sequences, "--num_images", 1, "--amount", 1]
     with working_directory(tmp_path):
         succeed(SEQUENCES, *flags)
-        succeed(SEQUENCES, *flags, "--max_batch", 1)
+        succeed(SEQUENCES, *flags, "--max_batch", 1, "--seed", 7)
         assert len(os.listdir("results")) == 1
         succeed(SEQUENCES, *flags, "--depth_policy", "uniform")
     names = sorted(path.name for path in (tmp_path / "results").iterdir())
@@ -356,5 +360,5 @@ def test_named_domains_name_folder_columns_and_labels(runs, tmp_path):
     names = ["--source", "polyp", "--target", "cancer", "--num_images", 1]
     succeed(SEQUENCES, *runs.sequences, *names, "--out_dir", tmp_path)
     rows = read_csv(tmp_path / "translation_polyp_cancer" / "manifest.csv")
-    assert [row["label_cancer"] for row in rows][::AMOUNT] == ["0", "1"]
-    assert [row["label_polyp"] for row in rows][::AMOUNT] == ["1", "0"]
+    assert [row["label_cancer"] for row in rows][::AMOUNT] == ["0.0", "1.0"]
+    assert [row["label_polyp"] for row in rows][::AMOUNT] == ["1.0", "0.0"]

@@ -1,6 +1,7 @@
 """Image folders: what is found, how it is opened and cropped, and in which order it comes."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -396,3 +397,16 @@ def test_more_classes_than_the_networks_have_is_a_user_error(tmp_path, monkeypat
         image_datasets.load_data(
             data_dir=str(tmp_path), batch_size=1, image_size=8, class_cond=True
         )
+
+
+def test_a_link_to_a_folder_around_it_lists_no_image_twice(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "self").symlink_to(tmp_path)
+    assert image_datasets.list_image_files(tmp_path) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.parametrize("name", [b"im\xff.png", b"two\nlines.png"])
+def test_a_file_name_that_no_manifest_can_hold_is_refused(tmp_path, name):
+    (Path(tmp_path) / os.fsdecode(name)).write_bytes(b"")
+    with pytest.raises(UserError, match="printable text, found '.*(udcff|\\\\n)"):
+        image_datasets.list_image_files(tmp_path)

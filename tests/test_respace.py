@@ -96,6 +96,7 @@ def test_ddim_spacing_has_one_stride(steps: int, data: st.DataObject) -> None:
         (100, "60,10", r"expected 0 to 50 steps .* timestep 0, found 60"),
         (100, [10, 60], r"expected 0 to 50 steps .* timestep 50, found 60"),
         (100, "-3", "found -3"),
+        (100, "ddim5,5", "expected one number after ddim, found 'ddim5,5'"),
         (100, "ten", "expected 'ddimN' or numbers .* found 'ten'"),
         (100, "ddim", "expected 'ddimN' or numbers"),
         (100, "", "expected 'ddimN' or numbers"),

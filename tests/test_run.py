@@ -87,8 +87,13 @@ def test_claim_removes_what_a_killed_run_left_half_written(tmp_path):
     left = tmp_path / "images" / ".01.png.4711.partial"
     left.write_bytes(b"half")
     (tmp_path / "images" / "01.png").write_bytes(b"whole")
+    other = tmp_path / "other_run"
+    other.mkdir()
+    (other / "args.json").write_text("{}")
+    (other / ".model.pt.4711.partial").write_bytes(b"being written")
     run.claim(tmp_path, "script", {"a": 1}, set())
     assert not left.exists() and (tmp_path / "images" / "01.png").exists()
+    assert (other / ".model.pt.4711.partial").exists()
 
 
 def test_claim_refuses_the_folder_of_another_script(tmp_path):
@@ -230,3 +235,21 @@ def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, amx, avx
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_named_precision_stays(precision):
     assert run.settle_precision(precision, torch.device("cpu")) == precision
+
+
+def test_a_reserved_file_has_its_size(tmp_path):
+    with open(tmp_path / "file", "w+b") as file:
+        run.reserve(file, 10_000, "--flag")
+    assert (tmp_path / "file").stat().st_size == 10_000
+
+
+def test_a_full_disk_is_a_user_error_that_names_the_flag(tmp_path, monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.os, "posix_fallocate", full, raising=False)
+    with (
+        open(tmp_path / "file", "w+b") as file,
+        pytest.raises(UserError, match="--flag: 2.00 GB of disk.*No space left"),
+    ):
+        run.reserve(file, 2 * 10**9, "--flag")

@@ -131,6 +131,24 @@ def test_a_killed_run_goes_on_bit_for_bit(make, tmp_path, network, changes):
         assert equal(states[0].values(), states[1].values()), name
 
 
+@pytest.mark.parametrize("changes", [
+    {"sampler": LossSecondMomentResampler,
+     "network": {"diffusion_steps": 2, "noise_schedule": "cosine"}},
+    {"network": {"use_fp16": True}, "fp16_scale_growth": 0.5},
+])  # fmt: skip
+def test_a_killed_run_remembers_losses_and_loss_scale(make, changes):
+    common = {"save_interval": 12, "batch_size": 6, **changes}
+    whole = advance(make("whole", **common), 14)
+    advance(make("killed", **common), 13)
+    resumed = advance(make("killed", **common), 14)
+    assert resumed.resume_step == 12
+    state = whole.schedule_sampler.state_dict()
+    assert all(counts.all() for counts in state.values())
+    assert equal(state.values(), resumed.schedule_sampler.state_dict().values())
+    assert whole.mp_trainer.lg_loss_scale == resumed.mp_trainer.lg_loss_scale
+    assert equal(weights(whole), weights(resumed))
+
+
 def test_another_seed_trains_otherwise(make):
     found = [weights(advance(make(f"run{seed}", seed=seed), 2)) for seed in (0, 0, 1)]
     assert equal(found[0], found[1]) and not equal(found[0], found[2])
