@@ -91,7 +91,9 @@ class ModelOptions:
 
     image_size: int = option(64, "side of the square images, pixels", minimum=1)
     num_channels: int = option(128, "width of the first level, channels (a multiple of 32)")
-    num_res_blocks: int = option(2, "residual blocks per level", minimum=1)
+    num_res_blocks: int = option(
+        2, "residual blocks per level, beside those that --resblock_updown resamples in", minimum=0
+    )
     num_heads: int = option(4, "attention heads, where --num_head_channels is -1", minimum=1)
     num_heads_upsample: int = option(
         -1, "attention heads on the way up; -1: as --num_heads", minimum=1, also=(-1,)
