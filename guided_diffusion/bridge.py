@@ -21,9 +21,9 @@ import torch as th
 from . import depth, run
 from .checkpoint import Domain
 from .depth import Depths
+from .flags import UserError
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import load_tile, to_model_range
-from .options import UserError
 from .soft_labels import soft_label
 from .solvers import ddim_step
 from .spectrum import reference_magnitude

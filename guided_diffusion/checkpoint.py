@@ -15,7 +15,7 @@ from typing import Any
 import torch as th
 
 from . import dist_util, logger, run
-from .options import UserError
+from .flags import UserError
 from .respace import SpacedDiffusion
 from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .options import UserError
+from .flags import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "demo"
 PLACES = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .options import UserError
+from .flags import UserError
 
 
 @dataclass(frozen=True)

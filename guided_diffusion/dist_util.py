@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch as th
 import torch.distributed as dist
 
-from .options import UserError
+from .flags import UserError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting

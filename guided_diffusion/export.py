@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import report, run
 from .bridge import ImageSequence, Recipe
-from .options import UserError
+from .flags import UserError
 
 Row = dict[str, str]
 

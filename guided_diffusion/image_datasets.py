@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from . import dist_util, run
-from .options import NUM_CLASSES, UserError
+from .flags import UserError
+from .options import NUM_CLASSES
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

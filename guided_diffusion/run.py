@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 
 from . import dist_util, logger
-from .options import UserError
+from .flags import UserError
 
 VERSION = "0.1.0"
 

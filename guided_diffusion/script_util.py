@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 
 from . import gaussian_diffusion as gd
-from .options import (  # noqa: F401  (upstream's names live here)
-    NUM_CLASSES,
-    ClassifierOptions,
-    DiffusionOptions,
-    ModelOptions,
+from .flags import (  # noqa: F401  (upstream's names live here)
     UserError,
     add_dict_to_argparser,
     args_to_dict,
     defaults,
     str2bool,
 )
+from .options import NUM_CLASSES, ClassifierOptions, DiffusionOptions, ModelOptions
 from .respace import SpacedDiffusion, space_timesteps
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 

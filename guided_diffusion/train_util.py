@@ -19,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from . import checkpoint, dist_util, logger, run
+from .flags import UserError
 from .fp16_util import MixedPrecisionTrainer
 from .gaussian_diffusion import GaussianDiffusion
 from .nn import update_ema
-from .options import UserError
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
 
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]

@@ -11,15 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion import bridge, demo, dist_util, image_datasets, logger, options, report, run
+from guided_diffusion import (
+    bridge,
+    demo,
+    dist_util,
+    flags,
+    image_datasets,
+    logger,
+    options,
+    report,
+    run,
+)  # fmt: skip
 from guided_diffusion.checkpoint import Domain, load_domain
 from guided_diffusion.export import Exporter, check_names
-from guided_diffusion.options import args_to_dict
+from guided_diffusion.flags import args_to_dict
 from guided_diffusion.train_util import open_loop_log
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
-FREE = options.free_flags(*GROUPS) | {"seed"}  # encoding and decoding draw nothing
+FREE = flags.free_flags(*GROUPS) | {"seed"}  # encoding and decoding draw nothing
 ORDER = {"source": True, "target": False}  # its use_new_attention_order, by role
 
 
@@ -29,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags, fill in the demo where nothing is named, and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    given = options.given_flags(argv)
+    given = flags.given_flags(argv)
     demo.fill_in(args, given)
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
@@ -78,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return options.create_parser(__doc__, *GROUPS, overrides=options.ADD_DEFAULTS)
+    return flags.create_parser(__doc__, *GROUPS, overrides=options.ADD_DEFAULTS)
 
 
 def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     """Load the model of a role; flags on the command line go before those of its training."""
-    own = args_to_dict(args, options.defaults(*NETWORK))
+    own = args_to_dict(args, flags.defaults(*NETWORK))
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | {"use_new_attention_order": ORDER[role]}
     return load_domain(
@@ -98,7 +108,7 @@ def record(args: argparse.Namespace, domains: Sequence[Domain]) -> dict[str, Any
         for role, domain in zip(ORDER, domains, strict=True)
         for name, value in (domain.args | {"sha256": domain.sha256}).items()
     }
-    network = options.defaults(*NETWORK)
+    network = flags.defaults(*NETWORK)
     return {k: v for k, v in vars(args).items() if k not in network} | of_models
 
 

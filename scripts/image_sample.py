@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from guided_diffusion import bridge, dist_util, logger, options, report, run
+from guided_diffusion import bridge, dist_util, flags, logger, options, report, run
 from guided_diffusion.checkpoint import Domain, load_domain
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import NUM_CLASSES
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.precision = run.settle_precision(args.precision, dist_util.dev())
 
     # Load the model; flags on the command line go before those of its training.
-    flags = options.args_to_dict(args, options.defaults(*NETWORK))
-    override = {name: value for name, value in flags.items() if name in options.given_flags(argv)}
-    domain = load_domain(args.model_path, override, "", dist_util.dev(), assumed=flags)
+    asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
+    override = {name: value for name, value in asked.items() if name in flags.given_flags(argv)}
+    domain = load_domain(args.model_path, override, "", dist_util.dev(), assumed=asked)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
     run.make_folder(out_dir)
     logger.configure(str(out_dir))
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return options.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS)
 
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, logger, options, report, run, train_util
+from guided_diffusion import dist_util, flags, logger, options, report, run, train_util
+from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.image_datasets import load_data
-from guided_diffusion.options import UserError, args_to_dict
 from guided_diffusion.resample import create_named_schedule_sampler
 from guided_diffusion.script_util import (
     NUM_CLASSES,
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or default_out_dir(args.data_dir))
-    identity = (out_dir, "image_train", vars(args), options.free_flags(*GROUPS))
+    identity = (out_dir, "image_train", vars(args), flags.free_flags(*GROUPS))
     run.refuse_other_run(*identity)
 
     # Build everything that a wrong flag or a broken file can stop.
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return options.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS)
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -98,8 +98,8 @@ def save_grid(loop: train_util.TrainLoop, args: argparse.Namespace, path: Path) 
     """Draw samples with the averaged weights and save them as one picture (rank 0)."""
     if dist_util.rank() == 0:
         steps = min(args.sample_steps, args.diffusion_steps)
-        flags = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
-        diffusion = create_gaussian_diffusion(steps=flags.pop("diffusion_steps"), **flags)
+        asked = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
+        diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
         shape = (args.in_channels, args.image_size, args.image_size)
         noise = run.ImageNoise(args.seed, range(GRID_IMAGES)).draw(shape).to(loop.device)
         y = torch.arange(GRID_IMAGES, device=loop.device) % NUM_CLASSES

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from guided_diffusion import options, run
-from guided_diffusion.options import UserError
+from guided_diffusion import flags, options, run
+from guided_diffusion.flags import UserError
 from guided_diffusion.tissue import draw_tile
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return options.create_parser(__doc__, options.TissueOptions)
+    return flags.create_parser(__doc__, options.TissueOptions)
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from guided_diffusion import run
 from guided_diffusion.export import complete_sequences
-from guided_diffusion.options import UserError, create_parser, require
+from guided_diffusion.flags import UserError, create_parser, require
 from guided_diffusion.tissue import severity_of
 
 

@@ -6,7 +6,7 @@ from reference_images import blurred_noise, reference_add
 from toy_domains import ReferenceSource, ReferenceTarget, domain
 
 from guided_diffusion import bridge, depth
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 
 STEPS = "40"
 

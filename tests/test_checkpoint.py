@@ -7,7 +7,7 @@ import torch
 from reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import checkpoint
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 
 FLAGS = {

@@ -9,7 +9,7 @@ from cli import succeed, working_directory
 from PIL import Image
 
 from guided_diffusion import demo
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 from guided_diffusion.tissue import severity_of
 
 SEQUENCES = "frequency_generating_m_samples"

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from reference_images import reference_add
 
 from guided_diffusion import depth
+from guided_diffusion.flags import UserError
 from guided_diffusion.fourier_trans import get_adaptive_list
-from guided_diffusion.options import UserError
 
 SEARCHES = sorted(
     key.rpartition("/")[0] for key in reference_add() if key.startswith("get_adaptive_list")

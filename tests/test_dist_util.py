@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guided_diffusion import dist_util
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 
 
 class Payload:

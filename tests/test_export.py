@@ -15,7 +15,7 @@ from guided_diffusion import report
 from guided_diffusion.bridge import ImageSequence, Recipe
 from guided_diffusion.depth import Depths
 from guided_diffusion.export import Exporter, complete_sequences
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 from guided_diffusion.soft_labels import soft_label
 
 AMOUNT = 3

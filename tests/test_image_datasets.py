@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion import dist_util, image_datasets
+from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import ImageDataset, load_data
-from guided_diffusion.options import UserError
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8)

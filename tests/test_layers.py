@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-options demo
+flags options demo
 log_formats logger dist_util run
 image_datasets tissue
 nn attention unet

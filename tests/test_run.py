@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion import dist_util, logger, run
-from guided_diffusion.options import MissingExtraError, UserError
+from guided_diffusion.flags import MissingExtraError, UserError
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"a\r\nb"), ("w", "a\r\nb\né")])

@@ -10,7 +10,7 @@ from reference_weights import draw
 
 from guided_diffusion import gaussian_diffusion as gd
 from guided_diffusion import script_util
-from guided_diffusion.options import UserError
+from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
 
 UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())["guided-diffusion"]

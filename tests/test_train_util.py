@@ -11,8 +11,8 @@ from reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import logger, train_util
 from guided_diffusion.checkpoint import load_state
+from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import load_data
-from guided_diffusion.options import UserError
 from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler, UniformSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint

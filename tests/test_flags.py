@@ -9,8 +9,8 @@ import pytest
 from cli import load_script
 from reference_images import REFERENCE
 
-from guided_diffusion import options
-from guided_diffusion.options import option
+from guided_diffusion import flags
+from guided_diffusion.flags import option
 
 UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())
 SCRIPTS = [
@@ -46,7 +46,7 @@ class Other:
 @pytest.fixture
 def parser():
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    options.add_options(parser, Shared, Other)
+    flags.add_options(parser, Shared, Other)
     return parser
 
 
@@ -57,13 +57,13 @@ def flags_of(parser):
 @pytest.mark.parametrize(("repository", "script"), SCRIPTS)
 def test_defaults_of_a_script_are_upstreams(repository, script):
     expected = UPSTREAM[repository][f"{script}.py"]
-    flags = flags_of(load_script(script).create_argparser())
+    found = flags_of(load_script(script).create_argparser())
     compared = expected.keys() - BY_ROLE.get(script, set())
     assert len(compared) > 25
     for flag in compared:
         wanted = str(expected[flag]) if flag in TEXT else expected[flag]
-        assert (flag, flags[flag].default) == (flag, wanted)
-        assert type(flags[flag].default) is type(wanted)
+        assert (flag, found[flag].default) == (flag, wanted)
+        assert type(found[flag].default) is type(wanted)
 
 
 def test_the_add_script_orders_channels_by_role():
@@ -118,18 +118,18 @@ def test_a_word_that_is_no_value_of_its_flag_ends_with_code_2(parser, words, cap
 
 @pytest.mark.parametrize("text", ["yes", "true", "t", "y", "1", "True", "TRUE", "Y", True])
 def test_str2bool_reads_true(text):
-    assert options.str2bool(text) is True
+    assert flags.str2bool(text) is True
 
 
 @pytest.mark.parametrize("text", ["no", "false", "f", "n", "0", "False", "FALSE", "N", False])
 def test_str2bool_reads_false(text):
-    assert options.str2bool(text) is False
+    assert flags.str2bool(text) is False
 
 
 @pytest.mark.parametrize("text", ["", "2", "maybe", "None", " true"])
 def test_str2bool_refuses_the_rest_and_shows_it(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"got {text!r}"):
-        options.str2bool(text)
+        flags.str2bool(text)
 
 
 def test_a_flag_of_two_groups_is_added_once_with_the_default_of_the_first(parser):
@@ -153,22 +153,22 @@ def test_help_shows_groups_units_choices_and_a_percent_sign(parser):
 
 def test_overrides_replace_defaults_and_must_name_a_flag():
     parser = argparse.ArgumentParser()
-    options.add_options(parser, Shared, overrides={"fast": True})
+    flags.add_options(parser, Shared, overrides={"fast": True})
     assert vars(parser.parse_args([])) == {"size": 64, "fast": True}
     with pytest.raises(ValueError, match="'spead'"):
-        options.add_options(argparse.ArgumentParser(), Shared, overrides={"spead": 1})
+        flags.add_options(argparse.ArgumentParser(), Shared, overrides={"spead": 1})
 
 
 def test_defaults_and_free_flags_join_groups():
     joined = {"size": 32, "fast": False, "rate": 0.5, "mode": "slow"}
-    assert options.defaults(Shared, Other) == joined
-    assert options.free_flags(Shared, Other) == {"fast", "rate"}
+    assert flags.defaults(Shared, Other) == joined
+    assert flags.free_flags(Shared, Other) == {"fast", "rate"}
 
 
 def test_add_dict_to_argparser_types_each_flag_by_its_default():
     parser = argparse.ArgumentParser()
     given = {"a": 1, "b": 0.5, "c": "x", "d": False, "e": None, "f": "%d.png", "g": ""}
-    options.add_dict_to_argparser(parser, given)
+    flags.add_dict_to_argparser(parser, given)
     assert vars(parser.parse_args([])) == given
     words = "--a 2 --b 1 --c 3 --d True --e 4 --f 5 --g 6".split()
     read = {"a": 2, "b": 1.0, "c": "3", "d": True, "e": "4", "f": "5", "g": "6"}
@@ -179,27 +179,27 @@ def test_add_dict_to_argparser_types_each_flag_by_its_default():
 
 def test_args_to_dict_takes_the_named_flags_only():
     args = argparse.Namespace(a=1, b=2, c=3)
-    assert options.args_to_dict(args, {"b": 0, "a": 0}) == {"b": 2, "a": 1}
+    assert flags.args_to_dict(args, {"b": 0, "a": 0}) == {"b": 2, "a": 1}
     with pytest.raises(AttributeError, match="d"):
-        options.args_to_dict(args, ["d"])
+        flags.args_to_dict(args, ["d"])
 
 
 def test_given_flags_are_those_on_the_command_line():
     words = ["--a", "1", "--b=2", "--c", "-1", "word", "--d", "--e=x=--y"]
-    assert options.given_flags(words) == {"a", "b", "c", "d", "e"}
-    assert options.given_flags([]) == set()
+    assert flags.given_flags(words) == {"a", "b", "c", "d", "e"}
+    assert flags.given_flags([]) == set()
 
 
 def test_a_missing_extra_is_named_in_a_user_error():
-    assert options.require("json", "metrics") is json
-    with pytest.raises(options.UserError, match=r"needs no_such_one: pip install .*\[metrics\]"):
-        options.require("no_such_one.part", "metrics")
+    assert flags.require("json", "metrics") is json
+    with pytest.raises(flags.UserError, match=r"needs no_such_one: pip install .*\[metrics\]"):
+        flags.require("no_such_one.part", "metrics")
     with pytest.raises(ImportError):
-        options.require("no_such_one.part", "metrics")
+        flags.require("no_such_one.part", "metrics")
 
 
 def test_a_missing_package_is_missed_though_a_part_of_it_is_loaded(monkeypatch):
-    assert options.require("json.decoder", "metrics") is json.decoder
+    assert flags.require("json.decoder", "metrics") is json.decoder
     monkeypatch.setitem(sys.modules, "json", None)
-    with pytest.raises(options.MissingExtraError, match="needs json"):
-        options.require("json.decoder", "metrics")
+    with pytest.raises(flags.MissingExtraError, match="needs json"):
+        flags.require("json.decoder", "metrics")

@@ -1,0 +1,185 @@
+"""Flags as data: what a flag is, and the parser and default dicts that follow from a group of them.
+
+A group is a dataclass (see `options`). A field made by `option` carries its help text, its choices
+or range, and whether a run folder may be continued with another value of it (`free`: it changes
+where or how fast, not what, is computed).
+"""
+
+import argparse
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+
+class UserError(Exception):
+    """A mistake in a flag, a file or a folder: reported in one line, exit code 2, no traceback."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module that an extra of this package installs.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)  # parts that are loaded would be found without it
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(
+            f"this needs {package}: pip install 'guided-diffusion-add[{extra}]'"
+        ) from None
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[Any] | None = None,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    also: Sequence[int] = (),
+    free: bool = False,
+) -> Any:
+    """Declare one flag.
+
+    Args:
+        default: its value where it is not given; also tells its type.
+        help: what it is, with its unit.
+        choices: the values it may have.
+        minimum: smallest value of a number.
+        maximum: largest value of a number.
+        also: values outside that range with a meaning of their own.
+        free: whether a run may be continued with another value.
+    """
+    metadata = {"help": help, "choices": tuple(choices) if choices else None, "free": free,
+                "minimum": minimum, "maximum": maximum, "also": also}  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def str2bool(v: str | bool) -> bool:
+    """Read a boolean flag value.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but yes/no, true/false, t/f, y/n, 1/0.
+    """
+    if isinstance(v, bool):
+        return v
+    if v.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if v.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected a boolean such as True or False, got {v!r}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line, as for every user mistake; the usage text would bury it.
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def create_parser(
+    description: str, *groups: type, overrides: Mapping[str, Any] | None = None
+) -> argparse.ArgumentParser:
+    """Return the parser of a command with the flags of each group; see `add_options`."""
+    parser = _Parser(
+        description=description, usage="%(prog)s [--FLAG VALUE ...]", allow_abbrev=False
+    )
+    add_options(parser, *groups, overrides=overrides)
+    return parser
+
+
+def defaults(*groups: type) -> dict[str, Any]:
+    """Return {flag: default} of the groups, in order; a later group wins."""
+    return {f.name: f.default for group in groups for f in dataclasses.fields(group)}
+
+
+def free_flags(*groups: type) -> set[str]:
+    """Return the names of flags that may differ when a run is continued."""
+    return {f.name for g in groups for f in dataclasses.fields(g) if f.metadata.get("free")}
+
+
+def add_options(
+    parser: argparse.ArgumentParser, *groups: type, overrides: Mapping[str, Any] | None = None
+) -> None:
+    """Add the flags of each group to a parser, once each, with help, unit, default and range."""
+    overrides = dict(overrides or {})
+    seen: set[str] = set()
+    for group in groups:
+        section = parser.add_argument_group(group.__doc__.splitlines()[0].rstrip("."))
+        for field in dataclasses.fields(group):
+            if field.name not in seen:
+                seen.add(field.name)
+                default = overrides.pop(field.name, field.default)
+                _add_flag(section, field.name, default, **field.metadata)
+    if overrides:
+        raise ValueError(f"overrides name no flag: {sorted(overrides)}")
+
+
+def _add_flag(
+    parser: Any,
+    name: str,
+    default: Any,
+    help: str,
+    choices: tuple | None = None,
+    free: bool = False,
+    **limits: Any,
+) -> None:
+    shown = repr(default) if default == "" else default
+    text = f"{help} (default: {shown})".replace("%", "%%")
+    keywords: dict[str, Any] = {"default": default, "help": text}
+    if isinstance(default, bool):
+        keywords |= {"type": str2bool, "nargs": "?", "const": True, "metavar": "BOOL"}
+    else:
+        kind = str if default is None else type(default)
+        keywords |= {"type": kind if kind is str else _number(kind, **limits), "choices": choices}
+        if choices is None:
+            keywords["metavar"] = kind.__name__.upper()
+    parser.add_argument(f"--{name}", **keywords)
+
+
+def _number(
+    kind: type,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    also: Sequence[int] = (),
+) -> Callable[[str], float]:
+    expected = "a whole number" if kind is int else "a number"
+    if maximum < math.inf:
+        expected += f" from {minimum:g} to {maximum:g}"
+    elif minimum > -math.inf:
+        expected += f" of at least {minimum:g}"
+    expected += "".join(f" or {value}" for value in also)
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value) and (minimum <= value <= maximum or value in also):
+            return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return read
+
+
+def add_dict_to_argparser(parser: argparse.ArgumentParser, default_dict: dict[str, Any]) -> None:
+    """Add one flag per entry, typed by its default (None means text), as upstream's helper."""
+    for name, default in default_dict.items():
+        _add_flag(parser, name, default, help="see upstream's documentation")
+
+
+def args_to_dict(args: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """Return {key: args.key}."""
+    return {key: getattr(args, key) for key in keys}
+
+
+def given_flags(argv: Iterable[str]) -> set[str]:
+    """Return the names of the flags that stand on a command line, as opposed to defaults."""
+    return {word[2:].split("=")[0] for word in argv if word.startswith("--")}
