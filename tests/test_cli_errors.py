@@ -28,7 +28,7 @@ SHARED = [
     ("--image_size 0", "--image_size: " + WHOLE.format(1, 0)),
     ("--image_size 17", "--image_size: 2 levels need a multiple of 2, got 17"),
     ("--num_channels 33", "--num_channels: expected a multiple of 32, got 33"),
-    ("--num_res_blocks -1", "--num_res_blocks: " + WHOLE.format(1, 0)),
+    ("--num_res_blocks -1", "--num_res_blocks: " + WHOLE.format(0, -1)),
     ("--num_heads 0", "--num_heads: " + WHOLE.format(1, 0)),
     ("--num_heads 3", "--num_heads: expected a divisor of the block's 64 channels, got 3"),
     ("--num_head_channels 0", "--num_head_channels: expected a whole number of at least 1 or -1"),
