@@ -26,7 +26,7 @@ from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import load_tile, to_model_range
 from .soft_labels import soft_label
 from .solvers import ddim_step
-from .spectrum import reference_magnitude
+from .spectrum import FEATURES
 
 CONVENTIONS = ("reference", "aligned")
 
@@ -115,6 +115,7 @@ def encode(
     precision: str = "fp32",
     memory_gb: float = 0.5,
     watch: Callable[..., Iterable[Move]] = unwatched,
+    feature: str = "magnitude",
 ) -> tuple[Trajectory, np.ndarray]:
     """Walk a batch to noise once, keeping and measuring every state.
 
@@ -125,9 +126,10 @@ def encode(
         precision: "fp32" or "bf16" arithmetic of the network.
         memory_gb: of the trajectory; a larger one goes to a temporary file.
         watch: called with the moves and `desc`, wraps them in a progress bar.
+        feature: what is measured, one of `spectrum.FEATURES`.
 
     Returns:
-        the trajectory, and the features [N, T] float64 after each move.
+        the trajectory, and the features [N, T, K] float64 after each move.
     """
     moves = encode_moves(domain.diffusion, convention)
     trajectory = Trajectory(len(moves), images.shape, memory_gb)
@@ -135,7 +137,7 @@ def encode(
     start = images.to(domain.device)
     for index, states in enumerate(walk(domain, start, watch(moves, desc="encoding"), precision)):
         trajectory.store(index, states)
-        features.append(reference_magnitude(states))
+        features.append(FEATURES[feature](states))
     return trajectory, th.stack(features, dim=1).cpu().numpy()
 
 
@@ -208,6 +210,7 @@ class Recipe:
 
     amount: int = 10
     depth_policy: str = "add"
+    depth_feature: str = "magnitude"
     level_convention: str = "reference"
     batch_size: int = 1
     max_batch: int = 32
@@ -240,8 +243,7 @@ class Sequences:
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         _refuse_unequal(source, target)
-        steps = source.diffusion.num_timesteps
-        depth.choose(recipe.depth_policy, [0.0] * steps, recipe.amount)
+        _refuse_recipe(recipe, source.diffusion.num_timesteps)
         encode_moves(source.diffusion, recipe.level_convention)
         self.source, self.target = source, target
         self.files, self.recipe, self.watch = files, recipe, watch
@@ -260,11 +262,9 @@ class Sequences:
         clean = to_model_range(tiles)
         trajectory, features = encode(
             self.source, clean, recipe.level_convention, recipe.precision,
-            recipe.trajectory_memory, self.watch,
+            recipe.trajectory_memory, self.watch, recipe.depth_feature,
         )  # fmt: skip
-        chosen = [
-            depth.choose(recipe.depth_policy, row.tolist(), recipe.amount) for row in features
-        ]
+        chosen = [depth.choose(recipe.depth_policy, curve, recipe.amount) for curve in features]
         latents = [trajectory.at(i, d.values, clean[i]) for i, d in enumerate(chosen)]
         flat = [value for d in chosen for value in d.values]
         images = decode(
@@ -292,6 +292,19 @@ class Sequences:
 def deal(count: int, batch_size: int) -> list[list[int]]:
     """Return 0..count-1 in batches of at most `batch_size`."""
     return [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
+
+
+def _refuse_recipe(recipe: Recipe, steps: int) -> None:
+    depth.choose(recipe.depth_policy, np.zeros((steps, 1)), recipe.amount)
+    if recipe.depth_feature not in FEATURES:
+        raise UserError(
+            f"--depth_feature: expected one of {sorted(FEATURES)}, got {recipe.depth_feature!r}"
+        )
+    if recipe.depth_policy == "add" and recipe.depth_feature != "magnitude":
+        raise UserError(
+            "--depth_feature: the published search (--depth_policy add) is defined on magnitude, "
+            f"got {recipe.depth_feature!r}; use it with --depth_policy even"
+        )
 
 
 def _refuse_unequal(source: Domain, target: Domain) -> None:

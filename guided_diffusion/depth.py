@@ -1,7 +1,7 @@
 """From features along a trajectory to depths: which noising depths an image is decoded from.
 
-A depth is a number of noising moves, 0..T; features[k] was measured after k + 1 moves. Every
-policy takes the features of one image and returns `Depths`; each image gets its own.
+A depth is a number of noising moves, 0..T; row k of the features [T, K] was measured after k + 1
+moves. Every policy takes the features of one image and returns `Depths`; each image gets its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,26 +20,48 @@ class Depths:
     fallback: bool = False
 
 
-def uniform(features: Sequence[float], amount: int) -> Depths:
+def uniform(features: np.ndarray, amount: int) -> Depths:
     """Return `amount` evenly spaced depths that end at full depth."""
     total = len(features)
     return Depths(tuple(round(total * i / amount) for i in range(1, amount + 1)))
 
 
-def add(features: Sequence[float], amount: int) -> Depths:
+def even(features: np.ndarray, amount: int) -> Depths:
+    """Return the depths that part the features' way through their space into equal lengths.
+
+    The features of a trajectory are a curve. Its arc length grows with depth whatever the
+    features do, so that nothing need be monotone and no search can fail: depth i of n is the
+    first at which i/n of the whole length has been covered. Depths rise strictly (where the
+    length stands still or jumps, neighbours are taken) and end at full depth.
+
+    Args:
+        features: of one image, [T, K], after 1..T moves.
+        amount: number of depths, 1..T.
+    """
+    total = len(features)
+    pieces = np.linalg.norm(np.diff(features, axis=0, prepend=features[:1]), axis=1)  # [T]
+    covered = np.cumsum(pieces)
+    steps = np.arange(1, amount + 1)
+    first = np.searchsorted(covered, covered[-1] * steps / amount) + 1
+    first[-1] = total
+    ahead = np.maximum.accumulate(np.minimum(first - steps, total - amount).clip(min=0))
+    return Depths(tuple((ahead + steps).tolist()))
+
+
+def add(features: np.ndarray, amount: int) -> Depths:
     """Return the depths that the published script chooses, faults included.
 
     The published search is given the features in reverse (index 0 is the noisiest state), and
     the indices it returns are used as depths all the same.
 
     Args:
-        features: of one image, after 1..T moves.
+        features: of one image, [T, K], after 1..T moves; their mean over K is searched.
         amount: number of depths, 1..T.
 
     Reference:
         ADD's `get_adaptive_list` and the script that calls it.
     """
-    return search_levels(list(features)[::-1], amount)
+    return search_levels(features.mean(axis=1)[::-1], amount)
 
 
 PASSED = 1.0  # what the published search writes over entries that it has passed
@@ -74,11 +96,18 @@ def _even_indices(length: int, amount: int) -> Depths:
     return Depths((*(stride * i for i in range(1, amount)), stride * amount - 1), fallback=True)
 
 
-POLICIES: dict[str, Callable[[Sequence[float], int], Depths]] = {"add": add, "uniform": uniform}
+POLICIES: dict[str, Callable[[np.ndarray, int], Depths]] = {
+    "add": add, "even": even, "uniform": uniform,
+}  # fmt: skip
 
 
-def choose(policy: str, features: Sequence[float], amount: int) -> Depths:
+def choose(policy: str, features: np.ndarray, amount: int) -> Depths:
     """Return the depths of one image by the policy of a name.
+
+    Args:
+        policy: one of `POLICIES`.
+        features: of one image, [T, K], after 1..T moves.
+        amount: number of depths, 1..T.
 
     Raises:
         UserError: if there are fewer levels than depths asked for, or the policy is unknown.

@@ -186,8 +186,15 @@ class SequenceOptions:
     amount: int = option(10, "images per sequence, besides its source", minimum=1)
     depth_policy: str = option(
         "add",
-        "add: the published adaptive search; uniform: evenly spaced",
-        choices=("add", "uniform"),
+        "add: the published adaptive search; even: equal changes of the feature; uniform: "
+        "evenly spaced",
+        choices=("add", "even", "uniform"),
+    )
+    depth_feature: str = option(
+        "magnitude",
+        "what even measures; magnitude: the published 18 bins of low horizontal frequencies; "
+        "power: log power of all frequencies by radius",
+        choices=("magnitude", "power"),
     )
     level_convention: str = option(
         "reference",

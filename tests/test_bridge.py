@@ -33,23 +33,25 @@ def test_reference_pipeline(case, size, respacing, seed):
     image = blurred_noise(seed, size)
     source, target = (domain(net(), size, respacing) for net in (ReferenceSource, ReferenceTarget))
     trajectory, features = bridge.encode(source, image, "reference")
-    chosen = depth.choose("add", features[0].tolist(), len(expected["depths"]))
+    chosen = depth.choose("add", features[0], len(expected["depths"]))
     latents = trajectory.at(0, chosen.values, image[0])
     images = bridge.decode(target, latents, chosen.values)
 
     stride = 2 * (size // 32)
-    np.testing.assert_allclose(features[0][::-1], expected["magnitudes"], rtol=1e-4)
+    np.testing.assert_allclose(features[0].mean(1)[::-1], expected["magnitudes"], rtol=1e-4)
     assert list(chosen.values) == expected["depths"].tolist()
     for found, name in ((latents, "latents_strided"), (images, "targets_strided")):
         strided = found[:, None, :, ::stride, ::stride].numpy()
         np.testing.assert_allclose(strided, expected[name], atol=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["add", "uniform"])
-def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy):
+@pytest.mark.parametrize(
+    ("policy", "feature"), [("add", "magnitude"), ("even", "power"), ("uniform", "magnitude")]
+)
+def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy, feature):
     alone, together = (
-        list(bridge.Sequences(*pair, files, bridge.Recipe(4, policy, batch_size=size, max_batch=m)))
-        for size, m in ((1, 64), (3, 2))
+        list(bridge.Sequences(*pair, files, bridge.Recipe(4, policy, feature, **sizes)))
+        for sizes in ({"batch_size": 1, "max_batch": 64}, {"batch_size": 3, "max_batch": 2})
     )
     assert len(alone) == len(together) == 5
     for one, other in zip(alone, together, strict=True):
@@ -77,7 +79,7 @@ def test_encoding_equals_the_published_loop(pair):
     expected = process.ddim_reverse_sample_loop(network, image, clip_denoised=False, diffway_end=9)
     torch.testing.assert_close(trajectory.at(0, [9], image[0]), expected, atol=1e-5, rtol=0)
     listed = process.fourier_frequency_list_loop(network, image, clip_denoised=False)
-    np.testing.assert_allclose(features[0], listed, rtol=1e-4)
+    np.testing.assert_allclose(features[0].mean(axis=1), listed, rtol=1e-4)
 
 
 def test_conventions_start_and_join_as_they_say(pair):
@@ -153,7 +155,9 @@ def test_dealing_covers_every_image_once(count):
     ("changes", "message"),
     [
         ({"amount": 41}, "--amount: expected 1 to 40 .* got 41"),
-        ({"depth_policy": "even"}, "--depth_policy: .*'even'"),
+        ({"depth_policy": "odd"}, "--depth_policy: .*'odd'"),
+        ({"depth_feature": "colour"}, "--depth_feature: .*'colour'"),
+        ({"depth_feature": "power"}, "--depth_feature: .*is defined on magnitude, got 'power'"),
         ({"level_convention": "joined"}, "--level_convention: .*'joined'"),
     ],
 )

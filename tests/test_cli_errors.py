@@ -104,7 +104,7 @@ TRANSLATING = [
     ("--max_batch 0", "--max_batch: " + WHOLE.format(1, 0)),
     ("--num_images -1", "--num_images: " + WHOLE.format(0, -1)),
     ("--trajectory_memory -1", "--trajectory_memory: expected a number of at least 0, got '-1'"),
-    ("--depth_policy best", "--depth_policy: invalid choice: 'best' (choose from 'add', 'uniform"),
+    ("--depth_policy best", "--depth_policy: invalid choice: 'best' (choose from 'add', 'even'"),
     ("--level_convention x", "--level_convention: invalid choice: 'x' (choose from 'reference'"),
     ("--save_npy 2", "--save_npy: expected a boolean such as True or False, got '2'"),
     ("--source 1", "--target: expected another name than that of --source, '1'"),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from reference_images import reference_add
 
 from guided_diffusion import depth
@@ -22,7 +23,7 @@ def test_reference_searches(case):
 @pytest.mark.parametrize("case", ["pipe1000", "pipe_respaced"])
 def test_reference_pipelines(case):
     noisiest_first, expected = (reference_add()[f"{case}/{n}"] for n in ("magnitudes", "depths"))
-    chosen = depth.choose("add", noisiest_first[::-1].tolist(), len(expected))
+    chosen = depth.choose("add", noisiest_first[::-1, None], len(expected))
     assert chosen == depth.Depths(tuple(expected.tolist()), fallback=False)
 
 
@@ -40,7 +41,7 @@ def test_the_list_is_left_as_it_was():
 @given(st.integers(1, 300), st.data())
 def test_uniform_depths_rise_evenly_to_full_depth(total, data):
     amount = data.draw(st.integers(1, total))
-    values = depth.choose("uniform", [0.0] * total, amount).values
+    values = depth.choose("uniform", np.zeros((total, 1)), amount).values
     gaps = np.diff([0, *values])
     assert len(values) == amount
     assert values[-1] == total
@@ -51,18 +52,55 @@ def test_uniform_depths_rise_evenly_to_full_depth(total, data):
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60), st.data())
 def test_add_depths_stay_within_the_walk_and_never_fall(features, data):
     amount = data.draw(st.integers(1, len(features)))
-    chosen = depth.choose("add", features, amount)
+    chosen = depth.choose("add", np.array(features)[:, None], amount)
     assert len(chosen.values) == amount
     assert 0 <= min(chosen.values) <= max(chosen.values) < len(features)
     assert list(chosen.values) == sorted(chosen.values)
 
 
+CURVES = arrays(np.float64, st.tuples(st.integers(1, 60), st.integers(1, 3)),
+                elements=st.floats(-1e3, 1e3))  # fmt: skip
+
+
+@given(CURVES, st.data())
+def test_even_depths_rise_strictly_to_full_depth_whatever_the_curve(features, data):
+    amount = data.draw(st.integers(1, len(features)))
+    chosen = depth.choose("even", features, amount)
+    assert not chosen.fallback
+    assert len(chosen.values) == amount
+    assert chosen.values[-1] == len(features)
+    assert np.diff([0, *chosen.values]).min() >= 1
+
+
+@given(CURVES)
+def test_as_many_even_depths_as_levels_are_all_of_them(features):
+    every = tuple(range(1, len(features) + 1))
+    assert depth.choose("even", features, len(features)).values == every
+
+
+@given(st.lists(st.integers(1, 9), min_size=20, max_size=80), st.integers(1, 5))
+def test_even_depths_part_the_arc_length_to_within_a_piece(pieces, amount):
+    # There and back: the length counts, not the height.
+    signs = np.where(np.arange(len(pieces)) % 2, 1, -1)
+    curve = np.cumsum([0, *signs * pieces])[:, None]
+    covered = np.cumsum([0, *pieces])
+    values = depth.choose("even", curve, amount).values
+    for i, value in enumerate(values[:-1], start=1):
+        beyond = covered[value - 1] - covered[-1] * i / amount
+        assert 0 <= beyond < max(pieces)
+
+
+def test_even_depths_are_close_where_the_feature_changes_fast():
+    curve = np.concatenate([np.zeros(50), np.linspace(0, 1, 21), np.ones(29)])[:, None]
+    assert depth.choose("even", curve, 4).values == (56, 61, 66, 100)
+
+
 @pytest.mark.parametrize("amount", [0, 11])
 def test_amounts_outside_the_walk_are_refused(amount):
     with pytest.raises(UserError, match=f"--amount: expected 1 to 10 .* got {amount}"):
-        depth.choose("add", [0.0] * 10, amount)
+        depth.choose("add", np.zeros((10, 1)), amount)
 
 
 def test_unknown_policies_are_refused():
     with pytest.raises(UserError, match="--depth_policy: .*'adaptive'"):
-        depth.choose("adaptive", [0.0], 1)
+        depth.choose("adaptive", np.zeros((1, 1)), 1)

@@ -4,7 +4,7 @@ import torch
 from reference_images import blurred_noise, reference_add
 
 from guided_diffusion.fourier_trans import image_fourier_trans
-from guided_diffusion.spectrum import grey, reference_magnitude
+from guided_diffusion.spectrum import FEATURES, grey, radial_log_power, reference_magnitude
 
 
 @pytest.mark.parametrize(("seed", "size"), [(31, 32), (32, 64), (33, 256)])
@@ -42,6 +42,32 @@ def test_small_and_grey_images_have_a_magnitude(channels, size):
     value = reference_magnitude(torch.rand(2, channels, size, size))
     assert value.shape == (2,)
     assert torch.isfinite(value).all()
+
+
+def test_rings_hold_the_power_of_their_frequencies_in_every_direction():
+    wave = torch.sin(2 * torch.pi * 5 * torch.arange(32) / 32).expand(1, 1, 32, 32)
+    across, along = radial_log_power(wave), radial_log_power(wave.mT.contiguous())
+    assert across.shape == (1, 16)
+    assert across.argmax() == along.argmax() == 4  # the ring of 5 cycles
+    torch.testing.assert_close(across, along)
+
+
+def test_the_power_of_white_noise_is_flat_and_brightness_is_not_seen():
+    noise = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    power = radial_log_power(noise)
+    means = power.exp().mean(0) / 32**2  # of unit variance per pixel
+    assert (means - 1).abs().max() < 0.1
+    torch.testing.assert_close(radial_log_power(noise + 0.5), power)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (3, 3, 9, 14), (1, 4, 64, 64)])
+def test_a_feature_is_a_finite_vector_per_image_and_knows_no_batch(name, shape):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    found = FEATURES[name](images)
+    assert found.ndim == 2 and len(found) == len(images) and torch.isfinite(found).all()
+    alone = torch.cat([FEATURES[name](image[None]) for image in images])
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=0)
 
 
 def test_other_shapes_are_refused():
