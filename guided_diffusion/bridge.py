@@ -1,182 +1,20 @@
-"""From a source image to a sequence: encode with one domain, decode with the other.
+"""From source images to sequences: encode with one domain, decode with the other."""
 
-A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is
-alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of encoding moves. A
-walk is a list of `Move`s, data rather than index arithmetic; encoding is never clipped.
-
-The two level conventions differ in the encoding alone. As published ("reference"), the clean
-image is read as if it were at alpha_bar_0 and every state ends one level above the one at which
-decoding reads it. "aligned" starts at the clean level and makes each move the mirror of a
-decoding move: same levels, same timestep. What is left of the round-trip error is that the
-network sees the state before the move instead of the one after it.
-"""
-
-import tempfile
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch as th
 
-from . import depth, run
+from . import depth, walks
 from .checkpoint import Domain
 from .depth import Depths
-from .flags import UserError
-from .gaussian_diffusion import GaussianDiffusion
+from .flags import UserError, args_to_dict
 from .image_datasets import load_tile, to_model_range
 from .soft_labels import soft_label
-from .solvers import ddim_step
 from .spectrum import FEATURES
-
-CONVENTIONS = ("reference", "aligned")
-
-
-@dataclass(frozen=True)
-class Move:
-    """One step of a walk: the network is asked at `timestep`, the state changes its level."""
-
-    timestep: int
-    level_cur: float
-    level_next: float
-
-
-def encode_moves(diffusion: GaussianDiffusion, convention: str) -> list[Move]:
-    """Return the T moves from a clean image to noise.
-
-    Raises:
-        UserError: for an unknown convention.
-    """
-    if convention not in CONVENTIONS:
-        raise UserError(f"--level_convention: expected one of {CONVENTIONS}, got {convention!r}")
-    if convention == "aligned":
-        backwards = reversed(decode_moves(diffusion))
-        return [Move(m.timestep, m.level_next, m.level_cur) for m in backwards]
-    return _moves(diffusion.alphas_cumprod, diffusion.alphas_cumprod_next)
-
-
-def decode_moves(diffusion: GaussianDiffusion) -> list[Move]:
-    """Return the T moves from noise to a clean image; the last d of them decode depth d."""
-    return _moves(diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev)[::-1]
-
-
-def _moves(here: np.ndarray, there: np.ndarray) -> list[Move]:
-    return [Move(t, float(a), float(b)) for t, (a, b) in enumerate(zip(here, there, strict=True))]
-
-
-def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
-    """Return the moves as they are; `run.progress` in its place shows a bar of them."""
-    return moves
-
-
-@th.no_grad()
-def walk(
-    domain: Domain, states: th.Tensor, moves: Iterable[Move], precision: str = "fp32"
-) -> Iterator[th.Tensor]:
-    """Yield the states [N, C, H, W] after each move."""
-    for move in moves:
-        states = _moved(domain, states, move, precision)
-        yield states
-
-
-def _moved(domain: Domain, states: th.Tensor, move: Move, precision: str) -> th.Tensor:
-    t = th.full((len(states),), move.timestep, dtype=th.int64, device=states.device)
-    with run.autocast(states.device, precision):
-        eps = domain.diffusion.predict_eps(domain.model, states, t)
-    return ddim_step(states, move.level_cur, move.level_next, eps.float())
-
-
-class Trajectory:
-    """The states of a batch after 1..T moves, in memory or, where too large, in a nameless file."""
-
-    def __init__(self, moves: int, shape: Sequence[int], memory_gb: float) -> None:
-        shape = (moves, *shape)
-        if 4 * np.prod(shape, dtype=np.float64) <= memory_gb * 1e9:
-            self.states = np.empty(shape, dtype=np.float32)
-        else:
-            file = run.reserve(
-                tempfile.TemporaryFile(), 4 * int(np.prod(shape)), "--trajectory_memory"
-            )
-            self.states = np.memmap(file, np.float32, "r+", shape=shape)
-
-    def store(self, index: int, states: th.Tensor) -> None:
-        """Keep the states [N, C, H, W] after move `index` + 1."""
-        self.states[index] = states.cpu().numpy()
-
-    def at(self, image: int, depths: Sequence[int], clean: th.Tensor) -> th.Tensor:
-        """Return the states of one image after each of these numbers of moves; 0 is `clean`."""
-        kept = [th.from_numpy(np.array(self.states[d - 1, image])) if d else clean for d in depths]
-        return th.stack(kept)
-
-
-def encode(
-    domain: Domain,
-    images: th.Tensor,
-    convention: str,
-    precision: str = "fp32",
-    memory_gb: float = 0.5,
-    watch: Callable[..., Iterable[Move]] = unwatched,
-    feature: str = "magnitude",
-) -> tuple[Trajectory, np.ndarray]:
-    """Walk a batch to noise once, keeping and measuring every state.
-
-    Args:
-        domain: the source.
-        images: [N, C, H, W] in [-1, 1], on the CPU.
-        convention: "reference" or "aligned".
-        precision: "fp32" or "bf16" arithmetic of the network.
-        memory_gb: of the trajectory; a larger one goes to a temporary file.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
-        feature: what is measured, one of `spectrum.FEATURES`.
-
-    Returns:
-        the trajectory, and the features [N, T, K] float64 after each move.
-    """
-    moves = encode_moves(domain.diffusion, convention)
-    trajectory = Trajectory(len(moves), images.shape, memory_gb)
-    features = []
-    start = images.to(domain.device)
-    for index, states in enumerate(walk(domain, start, watch(moves, desc="encoding"), precision)):
-        trajectory.store(index, states)
-        features.append(FEATURES[feature](states))
-    return trajectory, th.stack(features, dim=1).cpu().numpy()
-
-
-@th.no_grad()
-def decode(
-    domain: Domain,
-    latents: th.Tensor,
-    depths: Sequence[int],
-    precision: str = "fp32",
-    max_batch: int = 32,
-    watch: Callable[..., Iterable[Move]] = unwatched,
-) -> th.Tensor:
-    """Decode latents of different depths together.
-
-    The walk starts at the deepest; a latent joins when the walk comes down to its depth.
-
-    Args:
-        domain: the target.
-        latents: [N, C, H, W] on the CPU.
-        depths: of each latent, 0..T; one of depth 0 is clean already.
-        precision: "fp32" or "bf16" arithmetic of the network.
-        max_batch: images per forward at most.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
-
-    Returns:
-        clean images [N, C, H, W] on the CPU, not clipped.
-    """
-    order = sorted(range(len(depths)), key=lambda i: -depths[i])
-    states = latents[order].to(domain.device)
-    descending = [depths[i] for i in order]
-    moves = decode_moves(domain.diffusion)[-max(depths) :] if max(depths) else []
-    for move in watch(moves, desc="decoding"):
-        active = sum(d > move.timestep for d in descending)
-        for first in range(0, active, max_batch):
-            part = slice(first, min(first + max_batch, active))
-            states[part] = _moved(domain, states[part], move, precision)
-    images = th.empty_like(states)
-    images[order] = states
-    return images.cpu()
+from .walks import Engine, Move, Predictor, decode_moves, encode_moves, unwatched
 
 
 @dataclass
@@ -211,11 +49,15 @@ class Recipe:
     amount: int = 10
     depth_policy: str = "add"
     depth_feature: str = "magnitude"
-    level_convention: str = "reference"
     batch_size: int = 1
-    max_batch: int = 32
-    precision: str = "fp32"
-    trajectory_memory: float = 0.5
+    engine: Engine = field(default_factory=Engine)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Recipe":
+        """Return the recipe that parsed flags ask for."""
+        own = [f.name for f in fields(cls) if f.name != "engine"]
+        engine = Engine(**args_to_dict(args, [f.name for f in fields(Engine)]))
+        return cls(**args_to_dict(args, own), engine=engine)
 
 
 class Sequences:
@@ -244,8 +86,10 @@ class Sequences:
     ) -> None:
         _refuse_unequal(source, target)
         _refuse_recipe(recipe, source.diffusion.num_timesteps)
-        encode_moves(source.diffusion, recipe.level_convention)
+        encode_moves(source.diffusion, recipe.engine)
+        decode_moves(target.diffusion, recipe.engine)
         self.source, self.target = source, target
+        self.encoder, self.decoder = (Predictor(d, recipe.engine) for d in (source, target))
         self.files, self.recipe, self.watch = files, recipe, watch
         self.batches = batches if batches is not None else deal(len(files), recipe.batch_size)
 
@@ -260,16 +104,14 @@ class Sequences:
         recipe = self.recipe
         tiles = np.stack([self.tile(index) for index in batch])
         clean = to_model_range(tiles)
-        trajectory, features = encode(
-            self.source, clean, recipe.level_convention, recipe.precision,
-            recipe.trajectory_memory, self.watch, recipe.depth_feature,
-        )  # fmt: skip
-        chosen = [depth.choose(recipe.depth_policy, curve, recipe.amount) for curve in features]
-        latents = [trajectory.at(i, d.values, clean[i]) for i, d in enumerate(chosen)]
-        flat = [value for d in chosen for value in d.values]
-        images = decode(
-            self.target, th.cat(latents), flat, recipe.precision, recipe.max_batch, self.watch
+        engine = recipe.engine
+        trajectory, features = walks.encode(
+            self.encoder, clean, engine, recipe.depth_feature, self.watch
         )
+        chosen = [depth.choose(recipe.depth_policy, curve, recipe.amount) for curve in features]
+        latents = [trajectory.at(i, d.values) for i, d in enumerate(chosen)]
+        flat = [value for d in chosen for value in d.values]
+        images = walks.decode(self.decoder, th.cat(latents), flat, engine, self.watch)
         per_image = images.split(recipe.amount)
         for index, tile, d, states, decoded in zip(
             batch, tiles, chosen, latents, per_image, strict=True

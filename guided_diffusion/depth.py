@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .flags import UserError
+from .schedules import strictly_rising
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,9 @@ def even(features: np.ndarray, amount: int) -> Depths:
     total = len(features)
     pieces = np.linalg.norm(np.diff(features, axis=0, prepend=features[:1]), axis=1)  # [T]
     covered = np.cumsum(pieces)
-    steps = np.arange(1, amount + 1)
-    first = np.searchsorted(covered, covered[-1] * steps / amount) + 1
-    first[-1] = total
-    ahead = np.maximum.accumulate(np.minimum(first - steps, total - amount).clip(min=0))
-    return Depths(tuple((ahead + steps).tolist()))
+    first = np.searchsorted(covered, covered[-1] * np.arange(1, amount + 1) / amount)
+    first[-1] = total - 1
+    return Depths(tuple((strictly_rising(first, total) + 1).tolist()))
 
 
 def add(features: np.ndarray, amount: int) -> Depths:

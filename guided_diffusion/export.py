@@ -127,7 +127,7 @@ class Exporter:
             "target": self.names[1],
             "depth_policy": self.recipe.depth_policy,
             "depth_fallback": str(sequence.depths.fallback),
-            "level_convention": self.recipe.level_convention,
+            "level_convention": self.recipe.engine.level_convention,
             **self.provenance,
         }
         return [

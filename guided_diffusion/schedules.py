@@ -68,3 +68,48 @@ def betas_for_alpha_bar(
     edges = np.arange(num_diffusion_timesteps + 1) / num_diffusion_timesteps
     levels = np.array([alpha_bar(float(u)) for u in edges], dtype=np.float64)
     return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)
+
+
+def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Timesteps for a walk of few moves, from 0 to T - 1.
+
+    A grid is even in some rising function of the timestep t; where that asks for one timestep
+    twice, its neighbour is taken.
+
+    Args:
+        kind: `time` (t), `quadratic` (the root of t), `logsnr` (the log of the signal-to-noise
+            ratio) or `mixed` (the sum of time and logsnr, each normalised to [0, 1]).
+        steps: number of timesteps, 1 .. T; one alone is T - 1.
+        alphas_cumprod: levels [T], falling.
+
+    Returns:
+        Int64 array [steps], strictly rising.
+
+    Raises:
+        ValueError: for another kind, or steps outside 1 .. T.
+    """
+    total = len(alphas_cumprod)
+    t = np.arange(total)
+    if not 1 <= steps <= total:
+        raise ValueError(f"expected 1 to {total} steps, found {steps}")
+    noise = np.log1p(-alphas_cumprod) - np.log(alphas_cumprod)
+    noise = (noise - noise[0]) / max(noise[-1] - noise[0], 1e-12)
+    measures = {"time": t, "quadratic": np.sqrt(t), "logsnr": noise,
+                "mixed": t / max(total - 1, 1) + noise}  # fmt: skip
+    if kind not in measures:
+        raise ValueError(f"expected one of {sorted(measures)}, found {kind!r}")
+    measure = measures[kind]
+    wanted = np.linspace(measure[0], measure[-1], steps) if steps > 1 else measure[-1:]
+    return strictly_rising(np.interp(wanted, measure, t).round().astype(np.int64), total)
+
+
+def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
+    """Move indices, which rise, apart until no two are equal, within 0 .. total - 1.
+
+    Args:
+        indices: int64 [n] with n <= total; the last one stays at total - 1 if it is there.
+        total: one more than the largest index allowed.
+    """
+    places = np.arange(len(indices))
+    free = np.minimum(indices - places, total - len(indices)).clip(min=0)
+    return np.maximum.accumulate(free) + places

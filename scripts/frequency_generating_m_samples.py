@@ -11,20 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion import (
-    bridge,
-    demo,
-    dist_util,
-    flags,
-    image_datasets,
-    logger,
-    options,
-    report,
-    run,
-)  # fmt: skip
+from guided_diffusion import bridge, demo, dist_util, flags, logger, options, run
 from guided_diffusion.checkpoint import Domain, load_domain
 from guided_diffusion.export import Exporter, check_names
 from guided_diffusion.flags import args_to_dict
+from guided_diffusion.image_datasets import list_image_files
+from guided_diffusion.report import save_contact_sheet
 from guided_diffusion.train_util import open_loop_log
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
@@ -41,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     given = flags.given_flags(argv)
     demo.fill_in(args, given)
+    options.apply_preset(args, given)
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     name = f"{args.source}_to_{args.target}"
@@ -51,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     domains = [load(args, role, given) for role in ORDER]
     identity = (out_dir, "frequency_generating_m_samples", record(args, domains), FREE)
     run.refuse_other_run(*identity)
-    recipe = bridge.Recipe(**args_to_dict(args, bridge.Recipe.__dataclass_fields__))
-    files = image_datasets.list_image_files(args.data_dir)[: args.num_images or None]
+    recipe = bridge.Recipe.of(args)
+    files = list_image_files(args.data_dir)[: args.num_images or None]
     sequences = bridge.Sequences(*domains, files, recipe, watch=run.inner_progress)
     shapes = [sequences.tile(index).shape for index in range(len(files))]
 
@@ -80,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dist_util.barrier()
     if dist_util.rank() == 0:
         rows = exporter.merge()
-        sheet = report.save_contact_sheet(exporter.folder, rows, anew=bool(todo))
+        sheet = save_contact_sheet(exporter.folder, rows, anew=bool(todo))
         failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
         logger.log(f"{failed} of {len(files)} depth searches fell back to even spacing")
         logger.log(f"look at {sheet}")

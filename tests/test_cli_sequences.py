@@ -20,7 +20,7 @@ from cli import (
 )
 from PIL import Image
 
-from guided_diffusion import bridge, depth, export
+from guided_diffusion import bridge, depth, export, walks
 
 AMOUNT, COUNT = 3, 3
 FOLDER = "translation_0_1"
@@ -168,7 +168,7 @@ def test_the_same_command_again_makes_no_forward_and_touches_no_file(runs, copie
     def never(*args):
         raise AssertionError("a network was asked")
 
-    monkeypatch.setattr(bridge, "_moved", never)
+    monkeypatch.setattr(walks.Predictor, "_predict", never)
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     content = snapshot(copied)
     make(runs, copied.parent, "--batch_size", 2)
@@ -237,6 +237,21 @@ def test_a_depth_search_that_fails_is_noted_in_manifest_and_log(runs, tmp_path, 
     assert f"{COUNT if fails else 0} of {COUNT} depth searches fell back" in log
     progress = (tmp_path / "progress.jsonl").read_text().splitlines()
     assert [json.loads(line)["fallback"] for line in progress] == [int(fails)] * COUNT
+
+
+def test_a_preset_sets_the_flags_that_are_not_given(runs, tmp_path):
+    folder = make(runs, tmp_path, "--preset", "draft", "--encode_steps", 5, "--decode_steps", 4)
+    used = json.loads((tmp_path / "args.json").read_text())["args"]
+    assert (used["solver"], used["encode_steps"], used["decode_steps"]) == ("dpmpp", 5, 4)
+    assert {row["level_convention"] for row in read_csv(folder / "manifest.csv")} == {"aligned"}
+
+
+def test_few_steps_of_the_multistep_solver_end_near_every_step(runs, tmp_path):
+    depths = ["--depth_policy", "uniform", "--timestep_respacing", ""]
+    every = make(runs, tmp_path / "every", *depths, "--preset", "aligned")
+    few = make(runs, tmp_path / "few", *depths, "--preset", "fast", "--encode_steps", 20)
+    apart = np.load(every / "target.npy").astype(int) - np.load(few / "target.npy").astype(int)
+    assert np.abs(apart).mean() < 4
 
 
 def test_uniform_depths_end_at_full_depth(runs, tmp_path):

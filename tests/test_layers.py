@@ -17,6 +17,7 @@ forward_process reverse_process sampling trajectories gaussian_diffusion respace
 script_util checkpoint
 fp16_util train_util
 depth fourier_trans soft_labels
+walks
 bridge
 report export
 """.split()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guided_diffusion.solvers import DDIM, ddim_sigma, ddim_step
+from guided_diffusion.solvers import Multistep, ddim_sigma, ddim_step
 
 STD = 0.5  # of the Gaussian data of the analytic oracle
 STATES = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -24,32 +24,105 @@ def gaussian_eps(x: torch.Tensor, level: float) -> torch.Tensor:
     return math.sqrt(1.0 - level) / marginal_variance(level) * x
 
 
-def walk(x: torch.Tensor, levels: list[float]) -> torch.Tensor:
-    solver = DDIM()
+def walk(x: torch.Tensor, levels: list[float], order=1, eps_of=gaussian_eps, past=()):
+    solver, past = Multistep(order), list(past)
     for cur, nxt in zip(levels, levels[1:], strict=False):
-        x = solver.step(x, cur, nxt, gaussian_eps(x, cur), [])
+        eps = eps_of(x, cur)
+        moved = solver.step(x, cur, nxt, eps, past)
+        past = solver.remember(past, (cur, x, eps))
+        x = moved
     return x
 
 
-def cosine_levels(moves: int) -> list[float]:
-    return [math.cos(0.49 * math.pi * i / moves) ** 2 for i in range(moves + 1)]
+def mixture_eps(x: torch.Tensor, level: float) -> torch.Tensor:
+    """The best prediction of the noise in x, for data that are -0.7 or 0.7 with a spread."""
+    a, variance = math.sqrt(level), level * 0.2**2 + 1 - level
+    mean = 0.7 * a * torch.tanh(0.7 * a * x / variance)
+    return math.sqrt(1 - level) * (x - mean) / variance
 
 
-def relative_error(x: torch.Tensor, level_first: float, level_last: float) -> float:
-    """Of a walk's end, against the exact flow, which keeps x in units of its deviation."""
-    ratio = math.sqrt(marginal_variance(level_last) / marginal_variance(level_first))
-    return ((x - ratio * STATES).abs().max() / (ratio * STATES).abs().max()).item()
+def log_snr_levels(moves: int, noisiest: float = -4.0, cleanest: float = 2.0) -> list[float]:
+    """Levels even in the log-SNR; the moves of a multistep solver are then of equal length."""
+    steps = [noisiest + (cleanest - noisiest) * i / moves for i in range(moves + 1)]
+    return [1 / (1 + math.exp(-2 * step)) for step in steps]
 
 
+def log_orders(errors: list[float]) -> list[float]:
+    return [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+
+
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("decode", [False, True])
-def test_first_order_convergence_to_the_exact_flow(decode: bool) -> None:
+def test_order_of_convergence_on_a_mixture(order: int, decode: bool) -> None:
+    direction = 1 if decode else -1
+    fine = walk(STATES, log_snr_levels(2560)[::direction], 3, mixture_eps)
+    errors = [
+        (walk(STATES, log_snr_levels(moves)[::direction], order, mixture_eps) - fine).abs().max()
+        for moves in (40, 80, 160)
+    ]
+    assert log_orders(errors)[-1] == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("decode", [False, True])
+def test_order_of_convergence_to_the_exact_flow(order: int, decode: bool) -> None:
+    """With a past on the exact flow: the first moves of a walk without one are of lower order."""
     errors = []
-    for moves in (20, 40, 80, 160):
-        levels = cosine_levels(moves)[:: -1 if decode else 1]
-        errors.append(relative_error(walk(STATES, levels), levels[0], levels[-1]))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
-    assert errors[-1] < 0.01
-    assert orders[-1] == pytest.approx(1.0, abs=0.1)
+    for moves in (40, 80, 160):
+        levels = log_snr_levels(moves)[:: 1 if decode else -1]
+        unit = [STATES * math.sqrt(marginal_variance(level)) for level in levels[:2]]
+        past = [
+            (level, x, gaussian_eps(x, level)) for level, x in zip(levels[:2], unit, strict=True)
+        ]
+        x = STATES * math.sqrt(marginal_variance(levels[2]))
+        end = walk(x, levels[2:], order, past=past)
+        errors.append((end / math.sqrt(marginal_variance(levels[-1])) - STATES).abs().max())
+    assert log_orders(errors)[-1] == pytest.approx(order, abs=0.25)
+
+
+def test_second_order_equals_diffusers() -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    other = DPMSolverMultistepScheduler(
+        1000, beta_start=1e-4, beta_end=0.02, solver_order=2, solver_type="heun",
+        final_sigmas_type="zero", lower_order_final=False,
+    )  # fmt: skip
+    other.set_timesteps(12)
+    levels = [float(1 / (1 + sigma.double() ** 2)) for sigma in other.sigmas]
+    x = STATES.clone()
+    for t, level in zip(other.timesteps, levels, strict=False):
+        x = other.step(gaussian_eps(x, level), t, x).prev_sample
+    torch.testing.assert_close(walk(STATES, levels, 2), x, atol=1e-5, rtol=1e-5)
+
+
+def test_images_that_join_later_walk_as_they_would_alone() -> None:
+    levels = log_snr_levels(6)
+    solver, past, x = Multistep(3), [], STATES[:2]
+    for index, (cur, nxt) in enumerate(zip(levels, levels[1:], strict=False)):
+        if index == 2:
+            x = torch.cat([x, STATES[2:]])
+        eps = gaussian_eps(x, cur)
+        moved = solver.step(x, torch.full((len(x),), cur, dtype=torch.float64), nxt, eps, past)
+        past = solver.remember(past, (torch.full((len(x),), cur, dtype=torch.float64), x, eps))
+        x = moved
+    torch.testing.assert_close(x[:2], walk(STATES[:2], levels, 3))
+    torch.testing.assert_close(x[2:], walk(STATES[2:], levels[2:], 3))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_moves_from_and_to_the_clean_end_are_of_first_order(order: int) -> None:
+    past = [(0.9, STATES, NOISE), (0.95, STATES, NOISE)]
+    solver = Multistep(order)
+    moved = solver.step(STATES, 0.99, 1.0, NOISE, past)
+    torch.testing.assert_close(moved, ddim_step(STATES, 0.99, 1.0, NOISE))
+    after = solver.step(STATES, 0.99, 0.9, NOISE, [(1.0, STATES, NOISE)])
+    torch.testing.assert_close(after, ddim_step(STATES, 0.99, 0.9, NOISE))
+
+
+@pytest.mark.parametrize("order", [0, 4])
+def test_other_orders_are_refused(order: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 1, 2 or 3, found {order}"):
+        Multistep(order)
 
 
 def test_a_move_matches_the_formula_of_the_paper() -> None:
