@@ -195,6 +195,35 @@ class ClassOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassTranslationOptions:
+    """Translation between classes of one model."""
+
+    model_path: str = option(
+        "./models/imagenet/256x256_diffusion.pt",
+        "checkpoint file or training run folder of a class-conditional model",
+    )
+    source: str = option("260,261,282,283", "numbers of the classes to translate from")
+    target: str = option("261,262,283,284", "for each --source, the class to translate to")
+    val_dir: str = option("", "folder of source images, searched recursively")
+    label_map: str = option(
+        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
+    )
+    num_images: int = option(
+        0, "images of each pair to translate, in order of name; 0: all", minimum=0
+    )
+    clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
+    batch_size: int = option(8, "images per forward and per process", minimum=1, free=True)
+    eta: float = option(
+        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
+    )
+    out_channels: int = option(
+        NUM_CLASSES,
+        "classes of the classifier; read from its weights, which must agree where this is given",
+        minimum=2,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class TissueOptions:
     """Drawn tissue."""
 

@@ -19,7 +19,7 @@ guidance
 fp16_util train_util classifier_util
 depth fourier_trans soft_labels
 bridge
-report samples export
+report samples class_translation export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
 
