@@ -157,7 +157,12 @@ def _width(channels: int, flag: str = "num_channels") -> int:
     return channels
 
 
-def _numbers(flag: str, text: str, kind: type = int) -> tuple:
+def numbers(flag: str, text: str, kind: type = int) -> tuple:
+    """Read numbers with commas between.
+
+    Raises:
+        UserError: naming the flag, if they are none.
+    """
     try:
         return tuple(kind(part) for part in str(text).split(","))
     except ValueError:
@@ -170,7 +175,7 @@ def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
             f"--image_size: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
             "give --channel_mult, such as 1,2,3,4, for other sizes"
         )
-    mult = _numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
+    mult = numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise UserError(
             "--channel_mult: expected multiples of 32 channels at every level, "
@@ -187,7 +192,7 @@ def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
 
 def _attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
     # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
-    sides = _numbers("attention_resolutions", resolutions) if resolutions else ()
+    sides = numbers("attention_resolutions", resolutions) if resolutions else ()
     if any(side <= 0 for side in sides):
         raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")
     return tuple(image_size // side for side in sides)

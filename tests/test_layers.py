@@ -15,11 +15,12 @@ nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint
-fp16_util train_util
+guidance
+fp16_util train_util classifier_util
 depth fourier_trans soft_labels
 walks
 bridge
-report export
+report samples class_translation export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
 
