@@ -10,12 +10,12 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 ORDER = """
 flags options demo
 log_formats logger dist_util run
-image_datasets tissue
+image_datasets super_res tissue
 nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint
-fp16_util train_util
+fp16_util train_util train_run
 depth fourier_trans soft_labels
 bridge
 report export
