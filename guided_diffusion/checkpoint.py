@@ -4,10 +4,11 @@
 from the `args.json` that lies beside the weights. Nothing that is loaded can run code.
 """
 
+import argparse
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from typing import Any
 import torch as th
 
 from . import dist_util, logger, run
-from .flags import UserError
+from .flags import UserError, args_to_dict, given_flags
 from .respace import SpacedDiffusion
 from .script_util import (
     classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
     create_model_and_diffusion,
     model_and_diffusion_defaults,
+    sr_create_model_and_diffusion,
+    sr_model_and_diffusion_defaults,
 )
 
 State = Mapping[str, th.Tensor]
@@ -80,6 +83,28 @@ CLASSIFIER_SIGNS: SignsOfFlags = (
     ),
     ("num_classes", lambda state: number_of_classes(state)),
     ("image_size", _shapes),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family of networks with their processes.
+
+    Attributes:
+        script: name of the command that trains them.
+        defaults: returns their flags.
+        create: returns network and process of such flags.
+    """
+
+    script: str
+    defaults: Callable[[], dict[str, Any]]
+    create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
+
+
+IMAGE = Kind("image_train", model_and_diffusion_defaults, create_model_and_diffusion)
+SUPER_RES = Kind("super_res_train", sr_model_and_diffusion_defaults, sr_create_model_and_diffusion)
+CLASSIFIER = Kind(
+    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion
 )
 
 
@@ -248,6 +273,7 @@ def load_domain(
     label: str = "",
     device: th.device | str = "cpu",
     assumed: Mapping[str, Any] | None = None,
+    kind: Kind = IMAGE,
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
@@ -257,14 +283,14 @@ def load_domain(
         label: name of the domain; empty: the name of the run folder.
         device: where the model goes.
         assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+        kind: what is expected there.
 
     Raises:
         UserError: if the path, the file or the flags do not fit.
     """
     file = _checkpoint_of(path)
-    known = model_and_diffusion_defaults()
-    args = _recorded_args(file, known, assumed or {}) | dict(flags or {})
-    model, diffusion = create_model_and_diffusion(**args)
+    args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
+    model, diffusion = kind.create(**args)
     load_weights(model, file)
     _make_ready(model, device, args["use_fp16"])
     return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
@@ -291,15 +317,14 @@ def load_classifier(
         UserError: if the path, the file or the flags do not fit.
     """
     file = _checkpoint_of(path)
-    known = classifier_and_diffusion_defaults()
-    args = _recorded_args(file, known, assumed or {}) | dict(flags or {})
+    args = _recorded_args(file, CLASSIFIER, assumed or {}) | dict(flags or {})
     state = load_state(file)
     channels = _shape(state, "input_blocks.0.0.weight")
     classes = number_of_classes(state)
     if classes is None or len(channels) != 4:
         raise UserError(f"{file}: expected a classifier of images, got other weights")
     args |= {"in_channels": channels[1], "out_channels": classes}
-    model, diffusion = create_classifier_and_diffusion(**args)
+    model, diffusion = CLASSIFIER.create(**args)
     _fill(model, state, file, CLASSIFIER_SIGNS)
     _make_ready(model, device, args["classifier_use_fp16"])
     return Domain(model, diffusion, file.parent.name, file, args, digest(file))
@@ -322,13 +347,33 @@ def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) ->
     model.eval().requires_grad_(False)
 
 
-def _recorded_args(
-    file: Path, known: Mapping[str, Any], assumed: Mapping[str, Any]
-) -> dict[str, Any]:
-    known = dict(known)
-    record = file.parent / "args.json"
-    if record.exists():
-        return known | {k: v for k, v in run.read_args(record)["args"].items() if k in known}
+def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:
+    """Load the domain of `--model_path` onto this rank's device.
+
+    Args:
+        args: flags of a command, those of `kind` among them.
+        argv: its command line; flags that stand there go before those of the training.
+        kind: what is expected there.
+
+    Raises:
+        UserError: if there is none, or the flags do not fit it.
+    """
+    if not args.model_path:
+        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
+    asked = args_to_dict(args, kind.defaults())
+    override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
+    return load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)
+
+
+def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:
+    known, path = kind.defaults(), file.parent / "args.json"
+    record = run.read_args(path) if path.exists() else {}
+    script = str(record.get("script", ""))
+    if script == kind.script:
+        return known | {k: v for k, v in record["args"].items() if k in known}
+    if script.endswith("_train"):
+        raise UserError(f"{file}: expected a model of {kind.script}, got one of {script}")
+    # The record of a sampler that wrote into this folder tells nothing of the weights.
     args = known | {k: v for k, v in assumed.items() if k in known}
     logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "
                f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}")  # fmt: skip

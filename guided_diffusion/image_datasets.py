@@ -23,17 +23,22 @@ from .options import NUM_CLASSES
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
+Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 
 
-def list_image_files(data_dir: str | os.PathLike) -> list[str]:
+def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> list[str]:
     """Return the images under a folder, recursively, sorted by path.
+
+    Args:
+        data_dir: the folder.
+        flag: what to name in messages.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
-        raise UserError(f"--data_dir: expected a folder of images, got {str(data_dir)!r}")
+        raise UserError(f"{flag}: expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
         for path in _visible_files(folder)
@@ -41,11 +46,11 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
     )
     if not files:
         raise UserError(
-            f"--data_dir: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+            f"{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
     for file in files:
         if not file.isprintable():  # undecodable bytes and line breaks, which no manifest can hold
-            raise UserError(f"--data_dir: expected file names of printable text, found {file!a}")
+            raise UserError(f"{flag}: expected file names of printable text, found {file!a}")
     return files
 
 
@@ -137,7 +142,7 @@ def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
     return np.array(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def augment_tile(tile: np.ndarray, augment: str, rng: np.random.Generator) -> np.ndarray:
+def augment_tile(tile: np.ndarray, augment: str, rng: np.random.Generator | None) -> np.ndarray:
     """Flip or turn a tile [H, W, C]; "dihedral" draws one of the 8 symmetries of the square."""
     if augment == "dihedral":
         tile = np.rot90(tile, k=int(rng.integers(4)))
@@ -196,10 +201,25 @@ class ImageDataset(Dataset):
         tile = self.tile(idx, np.random.default_rng())
         return tile.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, self.conditions(idx)
 
-    def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Return one augmented tile, [H, W, C] uint8, drawn with `rng`."""
+    def tile(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """Return one augmented tile, [H, W, C] uint8, drawn with `rng` if at random."""
         tile = self._random_crop(index, rng) if self.random_crop else self._centre_crop(index)
         return augment_tile(tile, self.augment, rng)
+
+    def batch(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator | None] | None = None
+    ) -> Batch:
+        """Return ([N, C, H, W] float32 in [-1, 1], conditions) of these images.
+
+        Args:
+            indices: of the images.
+            rngs: a generator for the augmentation of each; None where there is none.
+        """
+        rngs = [None] * len(indices) if rngs is None else rngs
+        tiles = [self.tile(index, rng) for index, rng in zip(indices, rngs, strict=True)]
+        conditions = [self.conditions(index) for index in indices]
+        stacked = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
+        return to_model_range(np.stack(tiles)), stacked
 
     def fill_cache(self) -> None:
         """Decode every tile now, if they are kept."""
@@ -246,7 +266,7 @@ def load_data(
     augment: str | None = None,
     seed: int = 0,
     start_step: int = 0,
-) -> Iterator[tuple[th.Tensor, dict[str, th.Tensor]]]:
+) -> Iterator[Batch]:
     """Yield training batches of this rank for ever.
 
     Args:
@@ -285,21 +305,39 @@ def load_data(
     return _batches(dataset, batch_size, deterministic, seed, start_step)
 
 
+def fixed_images(
+    data_dir: str | os.PathLike,
+    image_size: int,
+    class_cond: bool = False,
+    in_channels: int = 3,
+    flag: str = "--data_dir",
+) -> ImageDataset:
+    """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
+
+    Args:
+        data_dir: folder, searched recursively.
+        image_size: side, pixels.
+        class_cond: add {"y": label}, as in training.
+        in_channels: 1, 3 or 4.
+        flag: what to name in messages.
+
+    Raises:
+        UserError: if there is no such folder, or no image in it.
+    """
+    files = list_image_files(data_dir, flag)
+    classes = _classes_from_names(files) if class_cond else None
+    return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
+
+
 def _batches(
     dataset: ImageDataset, batch_size: int, deterministic: bool, seed: int, step: int
-) -> Iterator[tuple[th.Tensor, dict[str, th.Tensor]]]:
+) -> Iterator[Batch]:
     ranks, rank = dist_util.world_size(), dist_util.rank()
     while True:
         first = (step * ranks + rank) * batch_size
         samples = range(first, first + batch_size)
         indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
-        tiles = [
-            dataset.tile(index, run.generator(seed, 1, sample))
-            for index, sample in zip(indices, samples, strict=True)
-        ]
-        conditions = [dataset.conditions(index) for index in indices]
-        labels = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
-        yield to_model_range(np.stack(tiles)), labels
+        yield dataset.batch(indices, [run.generator(seed, 1, sample) for sample in samples])
         step += 1
 
 

@@ -16,10 +16,9 @@ ADD_DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """The network of one domain; with its checkpoint these rebuild the model."""
+class NetworkOptions:
+    """What every U-Net here has; with its checkpoint these rebuild the model."""
 
-    image_size: int = option(64, "side of the square images, pixels", minimum=1)
     num_channels: int = option(128, "width of the first level, channels (a multiple of 32)")
     num_res_blocks: int = option(
         2, "residual blocks per level, beside those that --resblock_updown resamples in", minimum=0
@@ -35,7 +34,7 @@ class ModelOptions:
         "16,8", "sides of the feature maps with attention, pixels, as 16,8; empty: none"
     )
     channel_mult: str = option(
-        "", "width of each level in units of --num_channels, as 1,2,4; empty: by --image_size"
+        "", "width of each level in units of --num_channels, as 1,2,4; empty: by the image size"
     )
     dropout: float = option(0.0, "dropout probability, 0..1", minimum=0, maximum=1)
     class_cond: bool = option(
@@ -45,10 +44,25 @@ class ModelOptions:
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = option(False, "resample inside residual blocks")
     use_fp16: bool = option(False, "float16 network body, as upstream's recipe")
+    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(NetworkOptions):
+    """The network of one domain; with its checkpoint these rebuild the model."""
+
+    image_size: int = option(64, "side of the square images, pixels", minimum=1)
     use_new_attention_order: bool = option(
         False, "channel order of the qkv projection: False q,k,v per head; True heads per q,k,v"
     )
-    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResOptions(NetworkOptions):
+    """The network that enlarges images; with its checkpoint these rebuild the model."""
+
+    large_size: int = option(256, "side of the images it draws, pixels", minimum=1)
+    small_size: int = option(64, "side of the images it enlarges, pixels", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +237,19 @@ class ClassTranslationOptions:
         "classes of the classifier; read from its weights, which must agree where this is given",
         minimum=2,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodOptions:
+    """Bits per dimension of images under one model."""
+
+    data_dir: str = option("", "folder of images, searched recursively")
+    clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
+    num_samples: int = option(
+        1000, "images to measure, the first by name; all where there are fewer", minimum=1
+    )
+    batch_size: int = option(1, "images per forward and per process", minimum=1, free=True)
+    model_path: str = option("", "checkpoint file or training run folder")
 
 
 @dataclasses.dataclass(frozen=True)

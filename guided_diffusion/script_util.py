@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,13 @@ from .flags import (  # noqa: F401  (upstream's names live here)
     defaults,
     str2bool,
 )
-from .options import NUM_CLASSES, ClassifierOptions, DiffusionOptions, ModelOptions
+from .options import (
+    NUM_CLASSES,
+    ClassifierOptions,
+    DiffusionOptions,
+    ModelOptions,
+    SuperResOptions,
+)
 from .respace import SpacedDiffusion, space_timesteps
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
@@ -28,6 +34,7 @@ CHANNEL_MULT = {
     32: (1, 2, 2, 2),
     16: (1, 2),
 }
+SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
 
 def diffusion_defaults() -> dict[str, Any]:
@@ -52,9 +59,7 @@ def classifier_and_diffusion_defaults() -> dict[str, Any]:
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the super-resolution flags."""
-    found = model_and_diffusion_defaults() | {"large_size": 256, "small_size": 64}
-    absent = ("image_size", "channel_mult", "use_new_attention_order", "in_channels")
-    return {name: value for name, value in found.items() if name not in absent}
+    return defaults(SuperResOptions, DiffusionOptions)
 
 
 def create_model_and_diffusion(
@@ -169,13 +174,19 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple:
         raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
 
 
-def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
-    if text == "" and image_size not in CHANNEL_MULT:
+def _channel_mult(
+    text: str,
+    image_size: int,
+    width: int,
+    presets: Mapping[int, tuple[float, ...]] = CHANNEL_MULT,
+    flag: str = "image_size",
+) -> tuple[float, ...]:
+    if text == "" and image_size not in presets:
         raise UserError(
-            f"--image_size: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
+            f"--{flag}: there is a preset for {sorted(presets)}, got {image_size}; "
             "give --channel_mult, such as 1,2,3,4, for other sizes"
         )
-    mult = numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
+    mult = numbers("channel_mult", text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise UserError(
             "--channel_mult: expected multiples of 32 channels at every level, "
@@ -185,7 +196,7 @@ def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
     factor = 2 ** (len(mult) - 1)
     if image_size < 1 or image_size % factor:
         raise UserError(
-            f"--image_size: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+            f"--{flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
     return mult
 
@@ -276,8 +287,11 @@ def sr_create_model_and_diffusion(
     use_scale_shift_norm: bool,
     resblock_updown: bool,
     use_fp16: bool,
+    channel_mult: str = "",
+    in_channels: int = 3,
+    num_classes: int = NUM_CLASSES,
 ) -> tuple[SuperResModel, SpacedDiffusion]:
-    """Return the super-resolution network and its process."""
+    """Return the super-resolution network and its process (see `SuperResOptions`)."""
     flags = dict(locals())
     return _call(sr_create_model, flags), _diffusion(flags)
 
@@ -298,20 +312,29 @@ def sr_create_model(
     dropout: float,
     resblock_updown: bool,
     use_fp16: bool,
+    channel_mult: str = "",
+    in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
 ) -> SuperResModel:
-    """Return the super-resolution network; `small_size` is the side of its low_res input."""
-    mult = (1, 1, 2, 2, 4, 4) if large_size in (512, 256) else (1, 2, 3, 4)
+    """Return the super-resolution network; `small_size` is the side of its low_res input.
+
+    Raises:
+        UserError: if a size, a width or an attention resolution does not fit, naming the flag.
+    """
+    if not 0 < small_size <= large_size:
+        raise UserError(f"--small_size: expected 1 to --large_size {large_size}, got {small_size}")
     return _built(
         SuperResModel,
         image_size=large_size,
-        in_channels=3,
+        in_channels=in_channels,
         model_channels=_width(num_channels),
-        out_channels=6 if learn_sigma else 3,
+        out_channels=in_channels * (2 if learn_sigma else 1),
         num_res_blocks=num_res_blocks,
         attention_resolutions=_attention_factors(attention_resolutions, large_size),
         dropout=dropout,
-        channel_mult=mult,
+        channel_mult=_channel_mult(
+            channel_mult, large_size, num_channels, SUPER_RES_CHANNEL_MULT, "large_size"
+        ),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,
         num_heads=num_heads,

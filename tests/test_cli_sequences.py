@@ -20,7 +20,7 @@ from cli import (
 )
 from PIL import Image
 
-from guided_diffusion import bridge, depth, export, walks
+from guided_diffusion import depth, export, walks
 
 AMOUNT, COUNT = 3, 3
 FOLDER = "translation_0_1"

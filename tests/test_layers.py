@@ -10,16 +10,17 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 ORDER = """
 flags options demo
 log_formats logger dist_util run
-image_datasets tissue
+image_datasets super_res tissue
 nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint
 guidance
-fp16_util train_util classifier_util
+fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
 bridge
+records likelihood
 report samples class_translation export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}

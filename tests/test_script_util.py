@@ -35,7 +35,11 @@ TINY_SR = script_util.sr_model_and_diffusion_defaults() | {
         (script_util.model_and_diffusion_defaults, "image_train.py", {"in_channels"}),
         (script_util.classifier_defaults, "classifier_train.py", set()),
         (script_util.classifier_and_diffusion_defaults, "classifier_train.py", set()),
-        (script_util.sr_model_and_diffusion_defaults, "super_res_train.py", set()),
+        (
+            script_util.sr_model_and_diffusion_defaults,
+            "super_res_train.py",
+            {"channel_mult", "in_channels"},
+        ),
     ],
 )
 def test_default_dicts_have_upstreams_values(defaults, script, missing):
@@ -104,6 +108,47 @@ def test_a_super_resolution_network_runs():
     low_res = draw(1, 2, 3, 8, 8)
     out = model(draw(0, 2, 3, 16, 16), torch.tensor([0, 39]), low_res=low_res)
     assert out.shape == (2, 6, 16, 16)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_super_resolution_network_has_as_many_channels_as_asked_for(channels):
+    model, _ = script_util.sr_create_model_and_diffusion(**TINY_SR | {"in_channels": channels})
+    images = draw(0, 1, channels, 16, 16), draw(1, 1, channels, 8, 8)
+    out = model(images[0], torch.tensor([0]), low_res=images[1])
+    assert out.shape == (1, 2 * channels, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "widths"),
+    [
+        ({"large_size": 512}, (1, 1, 2, 2, 4, 4)),  # upstream's, as the next two
+        ({"large_size": 256}, (1, 1, 2, 2, 4, 4)),
+        ({"large_size": 64}, (1, 2, 3, 4)),
+        ({"large_size": 128}, (1, 1, 2, 3, 4)),
+        ({"large_size": 24, "channel_mult": "1,2,1"}, (1, 2, 1)),
+        ({"large_size": 8, "small_size": 8, "channel_mult": "2"}, (2,)),
+    ],
+)
+def test_widths_of_a_super_resolution_network_are_by_size_or_as_given(flags, widths):
+    with torch.device("meta"):
+        model, _ = script_util.sr_create_model_and_diffusion(**TINY_SR | flags)
+    assert model.channel_mult == widths
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"large_size": 48}, "--large_size: there is a preset for .*, got 48; give --channel_mult"),
+        ({"large_size": 18, "channel_mult": "1,2,2"}, "--large_size: .*multiple of 4, got 18"),
+        ({"small_size": 17}, "--small_size: expected 1 to --large_size 16, got 17"),
+        ({"small_size": 0}, "--small_size: expected 1 to --large_size 16, got 0"),
+        ({"channel_mult": "1,x"}, "--channel_mult: .*got '1,x'"),
+        ({"num_channels": 48}, "--num_channels: expected a multiple of 32, got 48"),
+    ],
+)
+def test_a_super_resolution_flag_that_cannot_work_is_named(flags, message):
+    with torch.device("meta"), pytest.raises(UserError, match=message):
+        script_util.sr_create_model_and_diffusion(**TINY_SR | flags)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

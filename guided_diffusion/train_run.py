@@ -1,0 +1,130 @@
+"""What training commands share: the run folder, the loop, and a picture of samples every so often.
+
+A command calls `begin`, builds network and process, calls `create_loop` and gives it data, claims
+the run folder, and calls `train`. Until the claim nothing is written.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from PIL import Image
+
+from . import dist_util, flags, logger, run
+from .flags import UserError, args_to_dict
+from .gaussian_diffusion import GaussianDiffusion
+from .resample import create_named_schedule_sampler
+from .script_util import create_gaussian_diffusion, diffusion_defaults
+from .train_util import TrainLoop, ema_rates, open_loop_log
+
+Identity = tuple[Path, str, dict[str, Any], set[str]]
+
+_LOOP_FLAGS = (
+    "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
+    "weight_decay lr_anneal_steps precision seed max_steps resume_checkpoint"
+).split()
+
+
+def begin(script: str, args: argparse.Namespace, groups: Sequence[type]) -> Identity:
+    """Check the flags, join the other ranks, and see whether the run folder can be ours.
+
+    Args:
+        script: name of the command.
+        args: its flags, of `TrainOptions`, `RunOptions` and a network; `precision` is settled
+            in place.
+        groups: the groups of all its flags.
+
+    Returns:
+        the arguments of `run.claim`, of which the first is the run folder.
+
+    Raises:
+        UserError: on flags that cannot work, and if the folder holds a run of other flags.
+    """
+    ema_rates(args.ema_rate)
+    if args.use_fp16 and args.precision != "fp32":
+        raise UserError(
+            f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"
+        )
+    dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or _default_folder(script, args.data_dir)
+    identity = (Path(folder), script, vars(args), flags.free_flags(*groups))
+    run.refuse_other_run(*identity)
+    # There is no other way to the generator that the first weights are drawn with.
+    th.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))
+    return identity
+
+
+def _default_folder(script: str, data_dir: str) -> str:
+    name = Path(data_dir).resolve().name or "images"
+    return os.path.join("results", f"{script.removeprefix('image_')}_{name}")
+
+
+def create_loop(
+    model: th.nn.Module, diffusion: GaussianDiffusion, args: argparse.Namespace, folder: Path
+) -> TrainLoop:
+    """Return the loop of a run in this folder, resumed if it holds a checkpoint, without data."""
+    return TrainLoop(
+        model=model.to(dist_util.dev()),
+        diffusion=diffusion,
+        data=(),
+        schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
+        out_dir=folder,
+        **args_to_dict(args, _LOOP_FLAGS),
+    )
+
+
+def train(loop: TrainLoop, args: argparse.Namespace, draw: Callable[[], Image.Image]) -> None:
+    """Train to the end in a folder that is claimed.
+
+    Args:
+        loop: with its data.
+        args: flags of the command.
+        draw: returns the picture of samples that is saved every --sample_interval steps as
+            samples/NNNNNN.png; called on rank 0.
+    """
+    open_loop_log(loop.out_dir)
+    logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
+    every = args.save_interval if args.sample_interval == -1 else args.sample_interval
+    bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
+    for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
+        if every and (done % every == 0 or done == loop.max_steps):
+            if dist_util.rank() == 0:
+                _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
+            dist_util.barrier()
+    logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with run.atomic_write(path) as file:
+        picture.save(file, "png")
+
+
+def draw_samples(
+    loop: TrainLoop,
+    args: argparse.Namespace,
+    shape: Sequence[int],
+    model_kwargs: dict[str, th.Tensor],
+) -> th.Tensor:
+    """Draw samples with the averaged weights by DDIM in --sample_steps steps.
+
+    Args:
+        loop: the training.
+        args: flags of the command.
+        shape: (N, C, H, W).
+        model_kwargs: conditions of the network.
+
+    Returns:
+        images of this shape in [-1, 1]; the same noise every time.
+    """
+    steps = min(args.sample_steps, args.diffusion_steps)
+    asked = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
+    diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
+    noise = run.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
+    conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
+    with loop.averaged_weights() as model, run.autocast(loop.device, args.precision):
+        return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)

@@ -1,0 +1,64 @@
+"""Train a diffusion model that enlarges images, on a folder of large ones.
+
+The small images that it learns to enlarge are the large ones averaged over areas. Running the
+same command again resumes from the newest whole checkpoint in --out_dir.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from PIL import Image
+
+from guided_diffusion import flags, options, report, run, super_res, train_run
+from guided_diffusion.flags import args_to_dict
+from guided_diffusion.image_datasets import ImageDataset, fixed_images, load_data
+from guided_diffusion.script_util import (
+    sr_create_model_and_diffusion,
+    sr_model_and_diffusion_defaults,
+)
+from guided_diffusion.train_util import TrainLoop
+
+GROUPS = (
+    options.TrainOptions, options.SuperResOptions, options.DiffusionOptions, options.RunOptions,
+)  # fmt: skip
+GRID_IMAGES = 8
+DATA_FLAGS = "data_dir batch_size class_cond in_channels random_crop augment seed".split()
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the flags, join the other ranks, and see whether the run folder can be ours.
+    args = create_argparser().parse_args(argv)
+    identity = train_run.begin("super_res_train", args, GROUPS)
+
+    # Build everything that a wrong flag or a broken file can stop.
+    network = sr_create_model_and_diffusion(**args_to_dict(args, sr_model_and_diffusion_defaults()))
+    loop = train_run.create_loop(*network, args, identity[0])
+    asked = args_to_dict(args, DATA_FLAGS) | {"image_size": args.large_size}
+    batches = load_data(start_step=loop.resume_step, **asked)
+    loop.data = super_res.with_low_res(batches, args.small_size)
+    shown = fixed_images(args.data_dir, args.large_size, args.class_cond, args.in_channels)
+
+    # Claim the run folder and train, with a grid of samples every so often.
+    run.claim(*identity)
+    train_run.train(loop, args, partial(draw_grid, loop, args, shown))
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    return flags.create_parser(__doc__, *GROUPS)
+
+
+def draw_grid(loop: TrainLoop, args: argparse.Namespace, images: ImageDataset) -> Image.Image:
+    """Return a grid with a row for each of the first images: small, enlarged, as it was."""
+    first = images.batch(range(min(GRID_IMAGES, len(images))))
+    large, conditions = next(super_res.with_low_res([first], args.small_size))
+    drawn = train_run.draw_samples(loop, args, large.shape, conditions)
+    small = super_res.pixelated(conditions["low_res"], args.large_size)
+    return report.grid(list(zip(*map(report.to_uint8, (small, drawn, large)), strict=True)))
+
+
+if __name__ == "__main__":
+    main()
