@@ -21,7 +21,7 @@ from .flags import UserError
 from .options import NUM_CLASSES
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
 
 
@@ -63,7 +63,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
-    """Open a whole image in the mode of 1, 3 or 4 channels; 16-bit greys are scaled to 8.
+    """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
 
     Raises:
         UserError: if the file is not an image or is cut off, naming it.
@@ -157,7 +157,7 @@ class ImageDataset(Dataset):
         num_shards: number of shards.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
-        in_channels: 1, 3 or 4.
+        in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
         augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
         cache: keep decoded centre crops in memory.
@@ -258,7 +258,7 @@ def load_data(
         deterministic: keep the order of the names instead of shuffling every pass.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
-        in_channels: 1, 3 or 4.
+        in_channels: 1 to 4, see `MODES`.
         augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.

@@ -4,6 +4,7 @@ import dataclasses
 
 from .flags import option
 
+CHANNELS = "image channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA"
 NUM_CLASSES = 1000  # of upstream's class-conditional networks
 
 # Where ADD's sampler differs from guided-diffusion: its network and its process.
@@ -46,7 +47,7 @@ class ModelOptions:
     use_new_attention_order: bool = option(
         False, "channel order of the qkv projection: False q,k,v per head; True heads per q,k,v"
     )
-    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
+    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,13 @@ class ClassifierOptions:
         "how features are pooled",
         choices=("attention", "adaptive", "spatial", "spatial_v2"),
     )
+    classifier_channel_mult: str = option(
+        "", "width of each level in units of --classifier_width; empty: by --image_size"
+    )
+    classifier_use_new_attention_order: bool = option(
+        False, "channel order of the classifier's qkv projections, as --use_new_attention_order"
+    )
+    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +155,37 @@ class SampleOptions:
     batch_size: int = option(16, "images per forward and per process", minimum=1)
     use_ddim: bool = option(False, "deterministic DDIM instead of ancestral sampling")
     model_path: str = option("", "checkpoint file or training run folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Rewriting a checkpoint."""
+
+    model_path: str = option("", "checkpoint (.pt or .safetensors) or training run folder")
+    output: str = option("", "file to write, in the format of its suffix: .pt or .safetensors")
+    attention_order: str = option(
+        "keep",
+        "channel order of the qkv projections in the output: legacy (q,k,v per head), new (heads "
+        "per q,k,v) or that of the input",
+        choices=("keep", "legacy", "new"),
+    )
+    dtype: str = option(
+        "keep", "number format of the weights", choices=("keep", "float32", "float16", "bfloat16")
+    )
+    input_order: str = option(
+        "", "channel order of the input; empty: by its args.json", choices=("", "legacy", "new")
+    )
+    num_heads: int = option(
+        -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
+    )
+    num_heads_upsample: int = option(
+        -1, "its heads on the way up; -1: by its args.json, else as --num_heads",
+        minimum=1, also=(-1,),
+    )  # fmt: skip
+    num_head_channels: int = option(
+        -1, "its channels per head, in place of --num_heads; -1: by its args.json",
+        minimum=1, also=(-1,),
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,8 @@ CHANNEL_MULT = {
     16: (1, 2),
 }
 
+CLASSIFIER_HEAD_CHANNELS = 64
+
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
@@ -53,7 +55,7 @@ def classifier_and_diffusion_defaults() -> dict[str, Any]:
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the super-resolution flags."""
     found = model_and_diffusion_defaults() | {"large_size": 256, "small_size": 64}
-    absent = ("image_size", "channel_mult", "use_new_attention_order", "in_channels")
+    absent = ("image_size", "use_new_attention_order")
     return {name: value for name, value in found.items() if name not in absent}
 
 
@@ -164,23 +166,26 @@ def _numbers(flag: str, text: str, kind: type = int) -> tuple:
         raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
 
 
-def _channel_mult(text: str, image_size: int, width: int) -> tuple[float, ...]:
+def _channel_mult(
+    text: str, image_size: int, width: int, prefix: str = "", size_flag: str = "image_size"
+) -> tuple[float, ...]:
+    flag = f"{prefix}channel_mult"
     if text == "" and image_size not in CHANNEL_MULT:
         raise UserError(
-            f"--image_size: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
-            "give --channel_mult, such as 1,2,3,4, for other sizes"
+            f"--{size_flag}: there is a preset for {sorted(CHANNEL_MULT)}, got {image_size}; "
+            f"give --{flag}, such as 1,2,3,4, for other sizes"
         )
-    mult = _numbers("channel_mult", text, float) if text else CHANNEL_MULT[image_size]
+    mult = _numbers(flag, text, float) if text else CHANNEL_MULT[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise UserError(
-            "--channel_mult: expected multiples of 32 channels at every level, "
+            f"--{flag}: expected multiples of 32 channels at every level, "
             f"got {','.join(map(str, mult))} times {width}"
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
     if image_size < 1 or image_size % factor:
         raise UserError(
-            f"--image_size: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+            f"--{size_flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
     return mult
 
@@ -212,6 +217,8 @@ def create_classifier_and_diffusion(
     rescale_learned_sigmas: bool,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
+    classifier_channel_mult: str = "",
+    classifier_use_new_attention_order: bool = False,
 ) -> tuple[EncoderUNetModel, SpacedDiffusion]:
     """Return the noisy-image classifier and the process whose noise it reads."""
     flags = dict(locals())
@@ -229,6 +236,8 @@ def create_classifier(
     classifier_pool: str,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
+    classifier_channel_mult: str = "",
+    classifier_use_new_attention_order: bool = False,
 ) -> EncoderUNetModel:
     """Return the noisy-image classifier."""
     return _built(
@@ -239,11 +248,14 @@ def create_classifier(
         out_channels=out_channels,
         num_res_blocks=classifier_depth,
         attention_resolutions=_attention_factors(classifier_attention_resolutions, image_size),
-        channel_mult=_channel_mult("", image_size, classifier_width),
+        channel_mult=_channel_mult(
+            classifier_channel_mult, image_size, classifier_width, "classifier_"
+        ),
         use_fp16=classifier_use_fp16,
-        num_head_channels=64,
+        num_head_channels=CLASSIFIER_HEAD_CHANNELS,
         use_scale_shift_norm=classifier_use_scale_shift_norm,
         resblock_updown=classifier_resblock_updown,
+        use_new_attention_order=classifier_use_new_attention_order,
         pool=classifier_pool,
     )
 
@@ -271,6 +283,8 @@ def sr_create_model_and_diffusion(
     use_scale_shift_norm: bool,
     resblock_updown: bool,
     use_fp16: bool,
+    channel_mult: str = "",
+    in_channels: int = 3,
 ) -> tuple[SuperResModel, SpacedDiffusion]:
     """Return the super-resolution network and its process."""
     flags = dict(locals())
@@ -294,19 +308,24 @@ def sr_create_model(
     resblock_updown: bool,
     use_fp16: bool,
     num_classes: int = NUM_CLASSES,
+    channel_mult: str = "",
+    in_channels: int = 3,
 ) -> SuperResModel:
     """Return the super-resolution network; `small_size` is the side of its low_res input."""
-    mult = (1, 1, 2, 2, 4, 4) if large_size in (512, 256) else (1, 2, 3, 4)
+    # Upstream's presets are others than those of `create_model`.
+    preset = "1,1,2,2,4,4" if large_size in (512, 256) else "1,2,3,4"
     return _built(
         SuperResModel,
         image_size=large_size,
-        in_channels=3,
+        in_channels=in_channels,
         model_channels=_width(num_channels),
-        out_channels=6 if learn_sigma else 3,
+        out_channels=in_channels * (2 if learn_sigma else 1),
         num_res_blocks=num_res_blocks,
         attention_resolutions=_attention_factors(attention_resolutions, large_size),
         dropout=dropout,
-        channel_mult=mult,
+        channel_mult=_channel_mult(
+            channel_mult or preset, large_size, num_channels, size_flag="large_size"
+        ),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,
         num_heads=num_heads,

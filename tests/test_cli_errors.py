@@ -39,7 +39,7 @@ SHARED = [
     ("--channel_mult 0,1", "--channel_mult: expected multiples of 32 channels at every level"),
     ("--attention_resolutions x", "--attention_resolutions: expected numbers with commas"),
     ("--attention_resolutions 0", "--attention_resolutions: expected sides above 0, got '0'"),
-    ("--in_channels 2", "--in_channels: invalid choice: 2 (choose from 1, 3, 4)"),
+    ("--in_channels 5", "--in_channels: invalid choice: 5 (choose from 1, 2, 3, 4)"),
     ("--diffusion_steps 0", "--diffusion_steps: " + WHOLE.format(1, 0)),
     ("--diffusion_steps 20", "--diffusion_steps: expected at least 21 for the linear schedule"),
     ("--timestep_respacing abc", "--timestep_respacing: expected 'ddimN' or numbers of steps"),

@@ -182,7 +182,7 @@ def test_16_bit_greys_are_scaled_and_not_clipped(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     ("mode", "channels", "message"),
-    [("F", 3, "floating-point"), ("LAB", 1, "conversion from LAB"), ("RGB", 2, "--in_channels")],
+    [("F", 3, "floating-point"), ("LAB", 1, "conversion from LAB"), ("RGB", 5, "--in_channels")],
 )
 def test_a_picture_that_cannot_be_converted_is_refused(tmp_path, mode, channels, message):
     Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
@@ -295,7 +295,7 @@ def test_kept_tiles_equal_those_that_are_read_again(noise_folder, random_crop):
             assert np.array_equal(*tiles)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_batches_are_float32_in_the_model_range(tmp_path, channels):
     black_and_white = Image.new("RGB", (8, 8))
     black_and_white.paste((255, 255, 255), (0, 0, 8, 4))

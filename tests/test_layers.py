@@ -14,13 +14,13 @@ image_datasets tissue
 nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
-script_util checkpoint
+script_util checkpoint convert
 fp16_util train_util
 depth fourier_trans soft_labels
 bridge
 report export
 """.split()
-HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
+HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
