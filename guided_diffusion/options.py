@@ -37,9 +37,7 @@ class ModelOptions:
         "", "width of each level in units of --num_channels, as 1,2,4; empty: by --image_size"
     )
     dropout: float = option(0.0, "dropout probability, 0..1", minimum=0, maximum=1)
-    class_cond: bool = option(
-        False, "condition on a class label: in training, the file name up to its first _"
-    )
+    class_cond: bool = option(False, "condition on a class label, see --labels of the training")
     use_checkpoint: bool = option(False, "recompute activations to save memory")
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = option(False, "resample inside residual blocks")
@@ -108,6 +106,12 @@ class TrainOptions:
     """Training of one domain."""
 
     data_dir: str = option("", "folder of training images, searched recursively")
+    labels: str = option(
+        "prefix",
+        "what tells the class of an image: prefix: its file name up to the first _; folder: the "
+        "folder right below --data_dir",
+        choices=("prefix", "folder"),
+    )
     schedule_sampler: str = option(
         "uniform", "how timesteps are drawn", choices=("uniform", "loss-second-moment")
     )

@@ -12,7 +12,7 @@ import torch
 
 from guided_diffusion import dist_util, flags, logger, options, report, run, train_util
 from guided_diffusion.flags import UserError, args_to_dict
-from guided_diffusion.image_datasets import load_data
+from guided_diffusion.image_datasets import load_data, record_classes
 from guided_diffusion.resample import create_named_schedule_sampler
 from guided_diffusion.script_util import (
     NUM_CLASSES,
@@ -22,16 +22,15 @@ from guided_diffusion.script_util import (
     model_and_diffusion_defaults,
 )
 
-GROUPS = (
-    options.TrainOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+NETWORK = (options.ModelOptions, options.DiffusionOptions)
+GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 16
 LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
     "weight_decay lr_anneal_steps precision seed max_steps"
 ).split()
 DATA_FLAGS = (
-    "data_dir batch_size image_size class_cond in_channels random_crop augment seed".split()
+    "data_dir batch_size image_size class_cond labels in_channels random_crop augment seed".split()
 )
 
 
@@ -66,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Claim the run folder and train, with a grid of samples every so often.
     run.claim(*identity)
     train_util.open_loop_log(out_dir)
+    if args.class_cond:
+        record_classes(out_dir, args.data_dir, args.labels)
     logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
     every = args.save_interval if args.sample_interval == -1 else args.sample_interval
     bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
@@ -83,6 +84,8 @@ def create_argparser() -> argparse.ArgumentParser:
 def validate(args: argparse.Namespace) -> None:
     """Stop on flags that cannot work, before anything is loaded."""
     train_util.ema_rates(args.ema_rate)
+    if args.labels != "prefix" and not args.class_cond:
+        raise UserError("--labels: expected together with --class_cond True, got it alone")
     if args.use_fp16 and args.precision != "fp32":
         raise UserError(
             f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"

@@ -208,3 +208,16 @@ def test_a_size_without_preset_and_other_channels_train_and_sample(runs, tmp_pat
     with np.load(tmp_path / f"samples_2x24x24x{channels}.npz") as arrays:
         assert arrays["arr_0"].shape == (2, 24, 24, channels)
     assert picture(tmp_path / "samples.png").shape[2] == 3
+
+
+@pytest.mark.parametrize("labels", ["prefix", "folder"])
+def test_a_class_conditional_run_records_its_classes(runs, tmp_path, labels):
+    for name in ("low", "high"):
+        draw_images(tmp_path / "tiles" / name, 2)
+    flags = f"--class_cond True --labels {labels} --max_steps 1 --sample_interval 0".split()
+    run = [*runs.training, "--data_dir", tmp_path / "tiles", *flags, "--out_dir", tmp_path / "run"]
+    result = succeed("image_train", *run)
+    expected = {"prefix": {"tile0": 0, "tile1": 1}, "folder": {"high": 0, "low": 1}}[labels]
+    assert json.loads((tmp_path / "run" / "labels.json").read_text()) == expected
+    line = "classes: " + ", ".join(f"{number} {name}" for name, number in expected.items())
+    assert line in result.out and line in (tmp_path / "run" / "log.txt").read_text()
