@@ -52,6 +52,21 @@ def split_heads(qkv: Tensor, n_heads: int, order: QKVOrder) -> tuple[Tensor, Ten
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
+def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
+    """Rewrite a projection's weight or bias from one channel order to the other.
+
+    Args:
+        rows: [3 * H * D, ...], in `order`.
+        n_heads: H.
+        order: "legacy" or "new", what the rows are; the result is the other.
+
+    Returns:
+        A copy in which the rows stand elsewhere, bit for bit the same.
+    """
+    leading = (n_heads, 3) if order == "legacy" else (3, n_heads)
+    return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for [N, H, T, D] tensors; q may have fewer positions.
 
@@ -150,7 +165,7 @@ class AttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.num_heads = _count_heads(channels, num_heads, num_head_channels)
+        self.num_heads = count_heads(channels, num_heads, num_head_channels)
         self.use_checkpoint = use_checkpoint
         self.norm = normalization(channels)
         self.qkv = _PointwiseConv1d(channels, 3 * channels)
@@ -168,7 +183,12 @@ class AttentionBlock(nn.Module):
         return x + h.reshape(x.shape)
 
 
-def _count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    """Return the number of heads of a block of so many channels.
+
+    Raises:
+        ValueError: if the channels cannot be cut into equal heads as asked.
+    """
     if num_head_channels == -1:
         if num_heads < 1 or channels % num_heads:
             raise ValueError(
@@ -206,7 +226,7 @@ class AttentionPool2d(nn.Module):
         output_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_heads = _count_heads(embed_dim, 1, num_heads_channels)
+        self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
         self.positional_embedding = nn.Parameter(
             torch.randn(embed_dim, spacial_dim**2 + 1) / embed_dim**0.5
         )

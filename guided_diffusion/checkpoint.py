@@ -1,7 +1,8 @@
 """Load and save checkpoints: plain state dicts under upstream's names, `args.json` beside them.
 
-`load_domain` takes a checkpoint file or a training run folder and rebuilds model and process
-from the `args.json` that lies beside the weights. Nothing that is loaded can run code.
+A file is .pt or, by its suffix, .safetensors. `load_domain` takes a checkpoint file or a training
+run folder and rebuilds model and process from the `args.json` that lies beside the weights.
+Nothing that is loaded can run code.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 import torch as th
 
 from . import dist_util, logger, run
-from .flags import UserError, args_to_dict, given_flags
+from .flags import UserError, args_to_dict, given_flags, require
 from .respace import SpacedDiffusion
 from .script_util import (
     classifier_and_diffusion_defaults,
@@ -29,6 +30,7 @@ from .script_util import (
 
 State = Mapping[str, th.Tensor]
 SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
+SAFETENSORS = ".safetensors"
 
 
 def _shape(state: State, key: str) -> tuple[int, ...] | str:
@@ -158,8 +160,10 @@ def load_file(path: str | Path) -> Any:
     Raises:
         UserError: if the file is missing, cut off, or holds anything else.
     """
+    if Path(path).suffix == SAFETENSORS:
+        require("safetensors.torch", "safetensors")
     try:
-        return dist_util.load_state_dict(path, map_location="cpu")
+        return _read(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError:
@@ -172,6 +176,15 @@ def load_file(path: str | Path) -> Any:
             f"{path}: expected a whole checkpoint, got a file that cannot be read "
             f"({first_line(error)})"
         ) from None
+
+
+def _read(path: str | Path) -> Any:
+    if Path(path).suffix != SAFETENSORS:
+        return dist_util.load_state_dict(path, map_location="cpu")
+    from safetensors.torch import load
+
+    with dist_util.open_bytes(path) as file:
+        return load(file.read())
 
 
 def digest(path: Path) -> str:
@@ -190,8 +203,15 @@ def first_line(error: Exception) -> str:
 
 def save_state(state: Any, path: Path) -> None:
     """Save a state dict so that it is there whole or not at all."""
+    if path.suffix == SAFETENSORS:
+        content = require("safetensors.torch", "safetensors").save(
+            {key: value.clone(memory_format=th.contiguous_format) for key, value in state.items()}
+        )
     with run.atomic_write(path) as file:
-        th.save(state, file)
+        if path.suffix == SAFETENSORS:
+            file.write(content)
+        else:
+            th.save(state, file)
 
 
 def load_weights(
@@ -267,6 +287,18 @@ def _averaged_files(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(order, reverse=True)]
 
 
+def weights_file(path: Path) -> Path:
+    """Return a checkpoint file itself, or the newest weights of a training run folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
+    # Asked once: a training beside us may save between the questions of two ranks.
+    return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
+
+
 def load_domain(
     path: str | Path,
     flags: Mapping[str, Any] | None = None,
@@ -288,7 +320,7 @@ def load_domain(
     Raises:
         UserError: if the path, the file or the flags do not fit.
     """
-    file = _checkpoint_of(path)
+    file = weights_file(Path(path))
     args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
     model, diffusion = kind.create(**args)
     load_weights(model, file)
@@ -316,7 +348,7 @@ def load_classifier(
     Raises:
         UserError: if the path, the file or the flags do not fit.
     """
-    file = _checkpoint_of(path)
+    file = weights_file(Path(path))
     args = _recorded_args(file, CLASSIFIER, assumed or {}) | dict(flags or {})
     state = load_state(file)
     channels = _shape(state, "input_blocks.0.0.weight")
@@ -328,14 +360,6 @@ def load_classifier(
     _fill(model, state, file, CLASSIFIER_SIGNS)
     _make_ready(model, device, args["classifier_use_fp16"])
     return Domain(model, diffusion, file.parent.name, file, args, digest(file))
-
-
-def _checkpoint_of(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
-    # Asked once: a training beside us may save between the questions of two ranks.
-    return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
 
 
 def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from . import checkpoint, run
 from .flags import UserError
-from .image_datasets import class_names, list_image_files
+from .image_datasets import LABELS, class_names, list_image_files
 from .train_util import Batch, Conditions, TrainLoop, log_loss_dict
 
 _VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`
@@ -112,25 +112,29 @@ class ClassifierLoop(TrainLoop):
         return classification(logits, cond["y"])
 
 
-def check_data(data_dir: str, val_data_dir: str, num_classes: int) -> list[str]:
+def check_data(
+    data_dir: str, val_data_dir: str, num_classes: int, labels: str = "prefix"
+) -> list[str]:
     """Return the classes of the images to learn from, in the order of their numbers.
 
     Args:
         data_dir: folder to learn from.
         val_data_dir: folder to judge by, or "".
         num_classes: outputs of the network.
+        labels: "prefix" or "folder", see `image_datasets.load_data`.
 
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.
     """
-    classes = sorted(set(class_names(list_image_files(data_dir))))
+    classes = sorted(set(class_names(list_image_files(data_dir), data_dir, labels)))
     if not 2 <= len(classes) <= num_classes:
         raise UserError(
             f"--data_dir: expected 2 to {num_classes} classes (--num_classes), found "
-            f"{len(classes)}; the class is a file name up to its first _, here {classes[0]!r}"
+            f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}"
         )
     if val_data_dir:
-        others = sorted(set(class_names(list_image_files(val_data_dir))) ^ set(classes))
+        judged = class_names(list_image_files(val_data_dir), val_data_dir, labels)
+        others = sorted(set(judged) ^ set(classes))
         if others:  # they would shift the numbers of the classes after them
             raise UserError(
                 f"--val_data_dir: expected the classes of --data_dir; only one has {others[0]!r}"

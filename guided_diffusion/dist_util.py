@@ -1,13 +1,14 @@
 """Who am I among the ranks, and where do I compute.
 
-Three launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun,
-srun with PMI) and none. MPI is imported only where an MPI launcher started several ranks, and
-only to agree on an address; tensors travel through torch.distributed (nccl on GPUs, gloo on
-CPUs). CUDA_VISIBLE_DEVICES is read, never written.
+Four launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun),
+Slurm's srun and none. MPI is imported only where an MPI launcher started several ranks, and only
+to agree on an address; srun's own variables suffice for that. Tensors travel through
+torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 """
 
 import io
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -20,16 +21,32 @@ from .flags import UserError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
-_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
-_MPI_STEP = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID")
+_MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
+_SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: one task each
+_PORTS = range(12000, 32000)  # below those that systems hand out by themselves
 
 
 def launcher() -> str:
-    """Return "torchrun", "mpi" or "none", from the environment alone."""
+    """Return "torchrun", "mpi", "slurm" or "none", from the environment alone."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return "torchrun"
-    several = any(int(os.environ.get(name) or 1) > 1 for name in _MPI_SIZES)
-    return "mpi" if several and any(name in os.environ for name in _MPI_STEP) else "none"
+    slurm = _slurm_place()
+    for names in _MPI:
+        place = tuple(int(os.environ.get(name) or 0) for name in names)
+        # srun may speak PMI too, and then of the same ranks; mpirun under Slurm counts its own.
+        if place[1] > 1 and names[0] in os.environ and place != slurm:
+            return "mpi"
+    return "slurm" if slurm and slurm[1] > 1 else "none"
+
+
+def _slurm_place() -> tuple[int, int] | None:
+    # A job's script or shell knows the job's SLURM_NTASKS, but is no task of an srun step.
+    if not {"SLURM_PROCID", "SLURM_STEP_ID"} <= os.environ.keys():
+        return None
+    if int(os.environ["SLURM_STEP_ID"]) >= _SLURM_INTERNAL_STEPS:
+        return None
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1
+    return int(os.environ["SLURM_PROCID"]), int(tasks)
 
 
 def setup_dist(device: str = "") -> None:
@@ -39,18 +56,22 @@ def setup_dist(device: str = "") -> None:
         device: the `--device` flag; empty picks cuda where there is one.
 
     Raises:
-        UserError: if MPI launched several ranks but no MPI library can be loaded, or the
-            device does not exist.
+        UserError: if MPI launched several ranks but no MPI library can be loaded, if Slurm did
+            but tells of no node, or the device does not exist.
     """
     if dist.is_initialized():
         return
-    if launcher() == "mpi":
+    how = launcher()
+    if how == "mpi":
         _agree_through_mpi()
+    elif how == "slurm":
+        _agree_through_slurm()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     _choose_device(device, local_rank)
-    if launcher() == "none":
+    if how == "none":
         return
-    _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if how != "slurm":  # which binds its tasks to cores itself
+        _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     dist.init_process_group(backend="nccl" if dev().type == "cuda" else "gloo", timeout=_PATIENCE)
 
 
@@ -75,6 +96,38 @@ def _agree_through_mpi() -> None:
         "LOCAL_RANK": str(local.rank),
         "LOCAL_WORLD_SIZE": str(local.size),
     }
+
+
+def _agree_through_slurm() -> None:
+    # MASTER_ADDR and MASTER_PORT of a job script go first, as is the custom.
+    rank, size = _slurm_place()
+    job, step = (int(os.environ.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
+    port = _PORTS[(31 * job + step) % len(_PORTS)]  # every rank computes the same
+    os.environ |= {
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+    }
+
+
+def _first_slurm_node() -> str:
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
+    if not nodes and "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
+        return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+    if not nodes:
+        raise UserError("Slurm started this process, but SLURM_STEP_NODELIST names no node; "
+                        "set MASTER_ADDR to the host of rank 0")  # fmt: skip
+    if not set(nodes) & set(",["):
+        return "127.0.0.1"  # one machine: needs no name resolution
+    return first_host(nodes)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of Slurm's short form of a list, n01 of "n[01-03,7],gpu2"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)[0]
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
 
 
 def _free_port() -> int:

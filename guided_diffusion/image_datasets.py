@@ -6,6 +6,7 @@ n ranks with batches of b see together what one process with batches of n * b se
 """
 
 import functools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,14 +17,15 @@ import torch as th
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from . import dist_util, run
+from . import dist_util, logger, run
 from .flags import UserError
 from .options import NUM_CLASSES
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
+LABELS = {"prefix": "file name up to its first _", "folder": "folder right below --data_dir"}
 
 
 def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> list[str]:
@@ -68,7 +70,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
-    """Open a whole image in the mode of 1, 3 or 4 channels; 16-bit greys are scaled to 8.
+    """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
 
     Raises:
         UserError: if the file is not an image or is cut off, naming it.
@@ -162,7 +164,7 @@ class ImageDataset(Dataset):
         num_shards: number of shards.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
-        in_channels: 1, 3 or 4.
+        in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
         augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
         cache: keep decoded centre crops in memory.
@@ -266,6 +268,7 @@ def load_data(
     augment: str | None = None,
     seed: int = 0,
     start_step: int = 0,
+    labels: str = "prefix",
 ) -> Iterator[Batch]:
     """Yield training batches of this rank for ever.
 
@@ -273,15 +276,16 @@ def load_data(
         data_dir: folder, searched recursively.
         batch_size: images per batch and rank.
         image_size: side, pixels.
-        class_cond: add {"y": [N] int64}; the label of a file is its name up to the first "_",
-            and labels are numbered in alphabetical order.
+        class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
         deterministic: keep the order of the names instead of shuffling every pass.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
-        in_channels: 1, 3 or 4.
+        in_channels: 1 to 4, see `MODES`.
         augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.
+        labels: what tells the class of an image: "prefix", its file name up to the first "_", or
+            "folder", the folder right below data_dir that it is in.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], conditions).
@@ -294,7 +298,7 @@ def load_data(
     dataset = ImageDataset(
         image_size,
         files,
-        classes=_classes_from_names(files) if class_cond else None,
+        classes=_classes(data_dir, files, labels) if class_cond else None,
         random_crop=random_crop,
         random_flip=random_flip,
         in_channels=in_channels,
@@ -311,6 +315,7 @@ def fixed_images(
     class_cond: bool = False,
     in_channels: int = 3,
     flag: str = "--data_dir",
+    labels: str = "prefix",
 ) -> ImageDataset:
     """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
 
@@ -318,14 +323,15 @@ def fixed_images(
         data_dir: folder, searched recursively.
         image_size: side, pixels.
         class_cond: add {"y": label}, as in training.
-        in_channels: 1, 3 or 4.
+        in_channels: 1 to 4, see `MODES`.
         flag: what to name in messages.
+        labels: "prefix" or "folder", see `load_data`.
 
     Raises:
         UserError: if there is no such folder, or no image in it.
     """
     files = list_image_files(data_dir, flag)
-    classes = _classes_from_names(files) if class_cond else None
+    classes = _classes(data_dir, files, labels) if class_cond else None
     return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
 
 
@@ -353,17 +359,80 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return run.generator(seed, 0, epoch).permutation(count)
 
 
-def class_names(files: Sequence[str]) -> list[str]:
-    """Return the class of each file: its name up to the first "_"."""
-    return [os.path.basename(path).split("_")[0] for path in files]
+def class_names(
+    files: Sequence[str], data_dir: str | os.PathLike = "", labels: str = "prefix"
+) -> list[str]:
+    """Return the class of each file.
+
+    Args:
+        files: images.
+        data_dir: the folder that they are in.
+        labels: "prefix" or "folder", see `load_data`.
+
+    Raises:
+        UserError: if a file is in no class.
+    """
+    return [_class_name(file, data_dir, labels) for file in files]
 
 
-def _classes_from_names(files: Sequence[str]) -> list[int]:
-    names = class_names(files)
-    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-    if len(numbers) > NUM_CLASSES:
+def class_numbers(
+    data_dir: str | os.PathLike, files: Sequence[str], labels: str = "prefix"
+) -> dict[str, int]:
+    """Return {class: number}, numbered from 0 in alphabetical order.
+
+    Args:
+        data_dir: the folder of images.
+        files: its images.
+        labels: "prefix" or "folder", see `load_data`.
+
+    Raises:
+        UserError: if there are more classes than a network knows, or a file is in no class.
+    """
+    names = sorted(set(class_names(files, data_dir, labels)))
+    if len(names) > NUM_CLASSES:
         raise UserError(
-            f"--class_cond: expected at most {NUM_CLASSES} classes, found {len(numbers)}; "
-            f"the class is a file name up to its first _, here {names[0]!r}"
+            f"--class_cond: expected at most {NUM_CLASSES} classes, found {len(names)}; "
+            f"the class is a {LABELS[labels]}, here {names[0]!r}"
         )
-    return [numbers[name] for name in names]
+    return {name: number for number, name in enumerate(names)}
+
+
+def _classes(data_dir: str | os.PathLike, files: Sequence[str], labels: str) -> list[int]:
+    numbers = class_numbers(data_dir, files, labels)
+    return [numbers[name] for name in class_names(files, data_dir, labels)]
+
+
+def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
+    if labels not in LABELS:
+        raise UserError(f"--labels: expected one of {', '.join(LABELS)}, got {labels!r}")
+    if labels == "prefix":
+        return os.path.basename(file).split("_")[0]
+    folder, *below = Path(file).relative_to(data_dir).parts
+    if not below:
+        raise UserError(
+            f"--labels folder: expected every image in a folder of its class, found {file}"
+        )
+    return folder
+
+
+def record_classes(out_dir: Path, data_dir: str | os.PathLike, labels: str) -> None:
+    """Log which class has which number, and write it to `labels.json` of a run folder.
+
+    Raises:
+        UserError: if the run was begun with other numbers.
+    """
+    numbers = class_numbers(data_dir, list_image_files(data_dir), labels)
+    dist_util.once(lambda: _write_classes(out_dir / "labels.json", numbers))
+    logger.log("classes: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+
+
+def _write_classes(path: Path, numbers: dict[str, int]) -> None:
+    if not path.exists():
+        with run.atomic_write(path, "w") as file:
+            json.dump(numbers, file, indent=2)
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
+        differing = sorted(before.items() ^ numbers.items())[0][0]
+        raise UserError(
+            f"--data_dir: the classes are not those that the run in {path.parent} was begun with; "
+            f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}"
+        )

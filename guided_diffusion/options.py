@@ -6,6 +6,7 @@ from collections.abc import Set
 
 from .flags import option
 
+CHANNELS = "image channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA"
 NUM_CLASSES = 1000  # of upstream's class-conditional networks
 
 # Where ADD's sampler differs from guided-diffusion: its network and its process.
@@ -37,14 +38,12 @@ class NetworkOptions:
         "", "width of each level in units of --num_channels, as 1,2,4; empty: by the image size"
     )
     dropout: float = option(0.0, "dropout probability, 0..1", minimum=0, maximum=1)
-    class_cond: bool = option(
-        False, "condition on a class label: in training, the file name up to its first _"
-    )
+    class_cond: bool = option(False, "condition on a class label, see --labels of the training")
     use_checkpoint: bool = option(False, "recompute activations to save memory")
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = option(False, "resample inside residual blocks")
     use_fp16: bool = option(False, "float16 network body, as upstream's recipe")
-    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
+    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +94,13 @@ class ClassifierOptions:
         "how features are pooled",
         choices=("attention", "adaptive", "spatial", "spatial_v2"),
     )
+    classifier_channel_mult: str = option(
+        "", "width of each level in units of --classifier_width; empty: by --image_size"
+    )
+    classifier_use_new_attention_order: bool = option(
+        False, "channel order of the classifier's qkv projections, as --use_new_attention_order"
+    )
+    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +122,12 @@ class LearningOptions:
     """What every training has."""
 
     data_dir: str = option("", "folder of training images, searched recursively")
+    labels: str = option(
+        "prefix",
+        "what tells the class of an image: prefix: its file name up to the first _; folder: the "
+        "folder right below --data_dir",
+        choices=("prefix", "folder"),
+    )
     schedule_sampler: str = option(
         "uniform", "how timesteps are drawn", choices=("uniform", "loss-second-moment")
     )
@@ -177,7 +189,7 @@ class ClassifierTrainOptions(LearningOptions):
     num_classes: int = option(
         NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
     )
-    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
+    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +262,37 @@ class LikelihoodOptions:
     )
     batch_size: int = option(1, "images per forward and per process", minimum=1, free=True)
     model_path: str = option("", "checkpoint file or training run folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Rewriting a checkpoint."""
+
+    model_path: str = option("", "checkpoint (.pt or .safetensors) or training run folder")
+    output: str = option("", "file to write, in the format of its suffix: .pt or .safetensors")
+    attention_order: str = option(
+        "keep",
+        "channel order of the qkv projections in the output: legacy (q,k,v per head), new (heads "
+        "per q,k,v) or that of the input",
+        choices=("keep", "legacy", "new"),
+    )
+    dtype: str = option(
+        "keep", "number format of the weights", choices=("keep", "float32", "float16", "bfloat16")
+    )
+    input_order: str = option(
+        "", "channel order of the input; empty: by its args.json", choices=("", "legacy", "new")
+    )
+    num_heads: int = option(
+        -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
+    )
+    num_heads_upsample: int = option(
+        -1, "its heads on the way up; -1: by its args.json, else as --num_heads",
+        minimum=1, also=(-1,),
+    )  # fmt: skip
+    num_head_channels: int = option(
+        -1, "its channels per head, in place of --num_heads; -1: by its args.json",
+        minimum=1, also=(-1,),
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ def to_uint8(images: th.Tensor) -> np.ndarray:
 
 
 def to_picture(tile: np.ndarray) -> Image.Image:
-    """Return a tile [H, W, C] uint8 of 1, 3 or 4 channels as a picture."""
+    """Return a tile [H, W, C] uint8 of 1 to 4 channels as a picture."""
     return Image.fromarray(tile[..., 0] if tile.shape[-1] == 1 else tile)
 
 

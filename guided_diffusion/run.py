@@ -151,22 +151,26 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
             json.dump(record, file, indent=2)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, flag: str = "--out_dir") -> None:
     """Make a folder to write to, once for all ranks.
+
+    Args:
+        folder: what to make, where absent.
+        flag: what named it.
 
     Raises:
         UserError: if nothing can be written there.
     """
-    dist_util.once(lambda: _make(folder))
+    dist_util.once(lambda: _make(folder, flag))
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, flag: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
-            f"--out_dir: expected a folder to write to, got {folder} ({error.strerror})"
+            f"{flag}: expected a folder to write to, got {folder} ({error.strerror})"
         ) from None
 
 

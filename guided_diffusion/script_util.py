@@ -36,6 +36,8 @@ CHANNEL_MULT = {
 }
 SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
+CLASSIFIER_HEAD_CHANNELS = 64
+
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
@@ -179,24 +181,26 @@ def _channel_mult(
     image_size: int,
     width: int,
     presets: Mapping[int, tuple[float, ...]] = CHANNEL_MULT,
-    flag: str = "image_size",
+    prefix: str = "",
+    size_flag: str = "image_size",
 ) -> tuple[float, ...]:
+    flag = f"{prefix}channel_mult"
     if text == "" and image_size not in presets:
         raise UserError(
-            f"--{flag}: there is a preset for {sorted(presets)}, got {image_size}; "
-            "give --channel_mult, such as 1,2,3,4, for other sizes"
+            f"--{size_flag}: there is a preset for {sorted(presets)}, got {image_size}; "
+            f"give --{flag}, such as 1,2,3,4, for other sizes"
         )
-    mult = numbers("channel_mult", text, float) if text else presets[image_size]
+    mult = numbers(flag, text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise UserError(
-            "--channel_mult: expected multiples of 32 channels at every level, "
+            f"--{flag}: expected multiples of 32 channels at every level, "
             f"got {','.join(map(str, mult))} times {width}"
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
     if image_size < 1 or image_size % factor:
         raise UserError(
-            f"--{flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+            f"--{size_flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
     return mult
 
@@ -228,6 +232,8 @@ def create_classifier_and_diffusion(
     rescale_learned_sigmas: bool,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
+    classifier_channel_mult: str = "",
+    classifier_use_new_attention_order: bool = False,
 ) -> tuple[EncoderUNetModel, SpacedDiffusion]:
     """Return the noisy-image classifier and the process whose noise it reads."""
     flags = dict(locals())
@@ -245,6 +251,8 @@ def create_classifier(
     classifier_pool: str,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
+    classifier_channel_mult: str = "",
+    classifier_use_new_attention_order: bool = False,
 ) -> EncoderUNetModel:
     """Return the noisy-image classifier."""
     return _built(
@@ -255,11 +263,14 @@ def create_classifier(
         out_channels=out_channels,
         num_res_blocks=classifier_depth,
         attention_resolutions=_attention_factors(classifier_attention_resolutions, image_size),
-        channel_mult=_channel_mult("", image_size, classifier_width),
+        channel_mult=_channel_mult(
+            classifier_channel_mult, image_size, classifier_width, prefix="classifier_"
+        ),
         use_fp16=classifier_use_fp16,
-        num_head_channels=64,
+        num_head_channels=CLASSIFIER_HEAD_CHANNELS,
         use_scale_shift_norm=classifier_use_scale_shift_norm,
         resblock_updown=classifier_resblock_updown,
+        use_new_attention_order=classifier_use_new_attention_order,
         pool=classifier_pool,
     )
 
@@ -312,9 +323,9 @@ def sr_create_model(
     dropout: float,
     resblock_updown: bool,
     use_fp16: bool,
+    num_classes: int = NUM_CLASSES,
     channel_mult: str = "",
     in_channels: int = 3,
-    num_classes: int = NUM_CLASSES,
 ) -> SuperResModel:
     """Return the super-resolution network; `small_size` is the side of its low_res input.
 
@@ -333,7 +344,7 @@ def sr_create_model(
         attention_resolutions=_attention_factors(attention_resolutions, large_size),
         dropout=dropout,
         channel_mult=_channel_mult(
-            channel_mult, large_size, num_channels, SUPER_RES_CHANNEL_MULT, "large_size"
+            channel_mult, large_size, num_channels, SUPER_RES_CHANNEL_MULT, size_flag="large_size"
         ),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,

@@ -16,6 +16,7 @@ from PIL import Image
 from . import dist_util, flags, logger, run
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
+from .image_datasets import record_classes
 from .resample import create_named_schedule_sampler
 from .script_util import create_gaussian_diffusion, diffusion_defaults
 from .train_util import TrainLoop, ema_rates, open_loop_log
@@ -48,6 +49,8 @@ def begin(script: str, args: argparse.Namespace, groups: Sequence[type]) -> Iden
         raise UserError(
             f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"
         )
+    if args.labels != "prefix" and not args.class_cond:
+        raise UserError("--labels: expected together with --class_cond True, got it alone")
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or _default_folder(script, args.data_dir)
@@ -87,6 +90,8 @@ def train(loop: TrainLoop, args: argparse.Namespace, draw: Callable[[], Image.Im
             samples/NNNNNN.png; called on rank 0.
     """
     open_loop_log(loop.out_dir)
+    if args.class_cond:
+        record_classes(loop.out_dir, args.data_dir, args.labels)
     logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
     every = args.save_interval if args.sample_interval == -1 else args.sample_interval
     bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}

@@ -49,7 +49,8 @@ class TrainLoop:
         schedule_sampler: how timesteps are drawn; None: uniformly.
         weight_decay: of AdamW.
         lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
-        out_dir: folder of checkpoints; empty: the logger's.
+        out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
+            where, as upstream, nothing but `resume_checkpoint` is looked for.
         precision: "fp32" or "bf16" (autocast).
         seed: of timesteps and noise.
         max_steps: stop after this many steps; 0: no end.
@@ -100,8 +101,8 @@ class TrainLoop:
         self.device = next(model.parameters()).device
         self.global_batch = batch_size * dist_util.world_size()
 
-        found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir))
-        self.start = start = found or resume_checkpoint
+        found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir)) if out_dir else ""
+        self.resume_checkpoint = self.start = start = found or resume_checkpoint
         self.resume_step = parse_resume_step_from_filename(start) if start else 0
         self.step = 0
         if start:
@@ -115,6 +116,7 @@ class TrainLoop:
         self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
         self._load_optimizer(start)
         self.ddp_model = self._distribute()
+        self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
 
     def _start_of_average(self, start: str, rate: float) -> list[th.Tensor]:
         file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
@@ -202,8 +204,7 @@ class TrainLoop:
                 )
 
     def _no_sync(self) -> contextlib.AbstractContextManager:
-        synced = self.ddp_model
-        return synced.no_sync() if synced is not self.model else contextlib.nullcontext()
+        return self.ddp_model.no_sync() if self.use_ddp else contextlib.nullcontext()
 
     def _backward_part(
         self,

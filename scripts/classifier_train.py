@@ -32,7 +32,7 @@ LOOP_FLAGS = (
     "batch_size microbatch lr log_interval save_interval resume_checkpoint weight_decay precision "
     "seed noised eval_interval"
 ).split()
-DATA_FLAGS = "batch_size image_size in_channels seed".split()
+DATA_FLAGS = "batch_size image_size in_channels labels seed".split()
 
 
 @run.command
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--precision: {args.precision} and --classifier_use_fp16 True exclude each other"
         )
-    classes = check_data(args.data_dir, args.val_data_dir, args.num_classes)
+    classes = check_data(args.data_dir, args.val_data_dir, args.num_classes, args.labels)
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier")

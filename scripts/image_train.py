@@ -20,12 +20,11 @@ from guided_diffusion.script_util import (
 )
 from guided_diffusion.train_util import TrainLoop
 
-GROUPS = (
-    options.TrainOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+NETWORK = (options.ModelOptions, options.DiffusionOptions)
+GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 16
 DATA_FLAGS = (
-    "data_dir batch_size image_size class_cond in_channels random_crop augment seed".split()
+    "data_dir batch_size image_size class_cond labels in_channels random_crop augment seed".split()
 )
 
 

@@ -23,7 +23,7 @@ GROUPS = (
     options.TrainOptions, options.SuperResOptions, options.DiffusionOptions, options.RunOptions,
 )  # fmt: skip
 GRID_IMAGES = 8
-DATA_FLAGS = "data_dir batch_size class_cond in_channels random_crop augment seed".split()
+DATA_FLAGS = "data_dir batch_size class_cond labels in_channels random_crop augment seed".split()
 
 
 @run.command
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = args_to_dict(args, DATA_FLAGS) | {"image_size": args.large_size}
     batches = load_data(start_step=loop.resume_step, **asked)
     loop.data = super_res.with_low_res(batches, args.small_size)
-    shown = fixed_images(args.data_dir, args.large_size, args.class_cond, args.in_channels)
+    shown = fixed_images(
+        args.data_dir, args.large_size, args.class_cond, args.in_channels, labels=args.labels
+    )
 
     # Claim the run folder and train, with a grid of samples every so often.
     run.claim(*identity)

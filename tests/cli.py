@@ -142,6 +142,18 @@ def launch(line: Sequence[str], cwd: Path | None = None, **env: object) -> Resul
     return Result(process.returncode, out, err)
 
 
+def launch_together(line: Sequence[str], places: Sequence[dict[str, object]]) -> list[Result]:
+    """Run a command line in several processes at once, each with variables of its own."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(start(line, **place)) for place in places]
+        try:
+            outputs = [process.communicate(timeout=DEADLINE) for process in processes]
+        finally:
+            for process in processes:
+                kill(process)
+    return [Result(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
+
+
 def start(line: Sequence[str], cwd: Path | None = None, **env: object) -> subprocess.Popen:
     """Start a command line as the leader of a process group of its own."""
     return subprocess.Popen(

@@ -315,3 +315,40 @@ def test_a_saved_state_is_whole_or_absent(tmp_path, monkeypatch):
 def test_a_domain_without_parameters_is_on_the_cpu(tmp_path):
     domain = checkpoint.Domain(torch.nn.Identity(), None, "toy", tmp_path, {})
     assert domain.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("half_file", [True, False])
+def test_half_precision_files_and_networks_load_strictly_into_the_other(tmp_path, half_file):
+    saved, asked = network(use_fp16=half_file), network(use_fp16=not half_file)
+    saved.convert_to_fp16() if half_file else asked.convert_to_fp16()
+    path = save(tmp_path / "model.pt", model=saved)
+    kinds = {value.dtype for value in checkpoint.load_state(path).values()}
+    assert kinds == ({torch.float16, torch.float32} if half_file else {torch.float32})
+    dtypes = {key: value.dtype for key, value in asked.state_dict().items()}
+    with torch.no_grad():
+        [parameter.zero_() for parameter in asked.parameters()]
+    checkpoint.load_weights(asked, path)
+    for key, value in asked.state_dict().items():
+        assert value.dtype == dtypes[key]
+        assert torch.equal(value.half(), saved.state_dict()[key].half())
+
+
+def test_a_run_of_half_precision_weights_is_a_domain_in_float32_on_the_cpu(tmp_path):
+    record(tmp_path, use_fp16=True)
+    half = network()
+    half.convert_to_fp16()
+    save(tmp_path / "model000001.pt", model=half)
+    model = checkpoint.load_domain(tmp_path).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model(draw(0, 1, 3, 16, 16), torch.tensor([3])).isfinite().all()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_both_formats_hold_the_same_tensors(tmp_path, suffix):
+    whole = torch.arange(12.0)
+    # Views of one memory, which safetensors refuses.
+    state = {"a": whole[:6].view(2, 3).T, "b": whole[3:], "c": torch.tensor(3)}
+    checkpoint.save_state(state, tmp_path / f"x{suffix}")
+    found = checkpoint.load_state(tmp_path / f"x{suffix}")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli import (
@@ -15,6 +16,7 @@ from cli import (
     command,
     draw_images,
     kill,
+    picture,
     read_csv,
     snapshot,
     start,
@@ -194,3 +196,28 @@ def test_without_a_folder_a_run_goes_to_results_under_the_name_of_its_data(tmp_p
     with working_directory(tmp_path):
         succeed("image_train", *TINY_MODEL, *short, "tiles/")
     assert (tmp_path / "results" / "train_tiles" / "model000001.pt").exists()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_size_without_preset_and_other_channels_train_and_sample(runs, tmp_path, channels):
+    size = "--image_size 24 --channel_mult 1,2 --attention_resolutions 12 --max_steps 1".split()
+    flags = [*runs.training, *size, "--in_channels", channels, "--out_dir", tmp_path / "run"]
+    succeed("image_train", *flags)
+    drawing = "--num_samples 2 --timestep_respacing 2 --device cpu".split()
+    succeed("image_sample", "--model_path", tmp_path / "run", *drawing, "--out_dir", tmp_path)
+    with np.load(tmp_path / f"samples_2x24x24x{channels}.npz") as arrays:
+        assert arrays["arr_0"].shape == (2, 24, 24, channels)
+    assert picture(tmp_path / "samples.png").shape[2] == 3
+
+
+@pytest.mark.parametrize("labels", ["prefix", "folder"])
+def test_a_class_conditional_run_records_its_classes(runs, tmp_path, labels):
+    for name in ("low", "high"):
+        draw_images(tmp_path / "tiles" / name, 2)
+    flags = f"--class_cond True --labels {labels} --max_steps 1 --sample_interval 0".split()
+    run = [*runs.training, "--data_dir", tmp_path / "tiles", *flags, "--out_dir", tmp_path / "run"]
+    result = succeed("image_train", *run)
+    expected = {"prefix": {"tile0": 0, "tile1": 1}, "folder": {"high": 0, "low": 1}}[labels]
+    assert json.loads((tmp_path / "run" / "labels.json").read_text()) == expected
+    line = "classes: " + ", ".join(f"{number} {name}" for name, number in expected.items())
+    assert line in result.out and line in (tmp_path / "run" / "log.txt").read_text()

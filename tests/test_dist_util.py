@@ -39,6 +39,9 @@ def gpus(monkeypatch):
     return pretend
 
 
+SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -50,8 +53,20 @@ def gpus(monkeypatch):
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "none"),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, "mpi"),
         ({"SLURM_NTASKS": "4"}, "none"),
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "mpi"),
         ({"SLURM_NTASKS": ""}, "none"),
+        (SRUN, "slurm"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "4"}, "slurm"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, "none"),
+        (SRUN | {"SLURM_NTASKS": "1"}, "none"),
+        (SRUN | {"SLURM_STEP_ID": "4294967290"}, "none"),  # a shell of salloc
+        (SRUN | {"SLURM_STEP_ID": "4294967291"}, "none"),  # a batch script
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "none"),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, "none"),
+        (SRUN | {"PMI_RANK": "1", "PMI_SIZE": "4"}, "slurm"),  # srun --mpi=pmi2
+        (SRUN | {"PMI_RANK": "3", "PMI_SIZE": "8"}, "mpi"),  # mpiexec, whose helpers srun started
+        (SRUN | {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "8"}, "mpi"),
+        (SRUN | {"PMI_RANK": "0", "PMI_SIZE": "1"}, "slurm"),
+        (SRUN | {"RANK": "1", "WORLD_SIZE": "2"}, "torchrun"),
         ({"RANK": "1", "WORLD_SIZE": "2", "PMI_RANK": "0", "PMI_SIZE": "2"}, "torchrun"),
     ],
 )
@@ -60,7 +75,10 @@ def test_the_launcher_is_known_from_the_environment(environment, variables, expe
     assert dist_util.launcher() == expected
 
 
-@pytest.mark.parametrize("variables", [{}, {"RANK": "0"}, {"LOCAL_RANK": "3"}])
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"RANK": "0"}, {"LOCAL_RANK": "3"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}],
+)
 def test_a_single_process_joins_nothing_and_changes_no_variable(environment, variables):
     environment(**variables)
     before = dict(os.environ)
@@ -83,6 +101,79 @@ def test_a_torchrun_of_one_rank_joins_once_and_leaves(environment):
     finally:
         dist_util.cleanup()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("gpu1", "gpu1"),
+        ("gpu1,gpu2", "gpu1"),
+        ("n[01-03,7],gpu2", "n01"),
+        ("n[3,5-7]", "n3"),
+        ("gpu2,n[01-03]", "gpu2"),
+        ("a-b[12-14]c", "a-b12c"),
+        ("rack[2-3]n[07-09]", "rack2n07"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list_is_read(nodes, host):
+    assert dist_util.first_host(nodes) == host
+
+
+@pytest.fixture
+def slurm(environment):
+    """Agree on an address as a task of a step does; returns the variables that come of it."""
+
+    def agree(**variables):
+        before = dict(os.environ)
+        environment(**SRUN | {"SLURM_LOCALID": "1", "SLURM_JOB_ID": "4711"} | variables)
+        names = "MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK".split()
+        try:
+            dist_util._agree_through_slurm()
+            return {name: os.environ[name] for name in names}
+        finally:
+            os.environ.clear()
+            os.environ |= before
+
+    return agree
+
+
+def test_the_tasks_of_a_slurm_step_know_one_another_without_mpi(slurm):
+    many = {"SLURM_STEP_NODELIST": "n[05-06]", "SLURM_JOB_NODELIST": "n[04-06]"}
+    first = slurm(**many, SLURM_PROCID="0", SLURM_LOCALID="0")
+    last = slurm(**many, SLURM_PROCID="3", SLURM_LOCALID="1")
+    assert first["MASTER_ADDR"] == last["MASTER_ADDR"] == "n05"
+    assert first["MASTER_PORT"] == last["MASTER_PORT"]
+    places = [tuple(v[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")) for v in (first, last)]
+    assert places == [("0", "4", "0"), ("3", "4", "1")]
+
+
+def test_steps_and_jobs_meet_at_ports_of_their_own(slurm):
+    keys = [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1"), ("99999999", "0")]
+    ports = [
+        int(slurm(SLURM_JOB_ID=job, SLURM_STEP_ID=step, SLURM_STEP_NODELIST="n1")["MASTER_PORT"])
+        for job, step in keys
+    ]
+    assert len(set(ports)) == len(ports) and all(1024 < port < 32768 for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({"SLURM_STEP_NODELIST": "n7"}, "127.0.0.1"),
+        ({"SLURM_JOB_NODELIST": "n[7-8]"}, "n7"),
+        ({"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}, "10.0.0.1"),
+        ({"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1", "SLURM_STEP_NODELIST": "n[2,4]"}, "n2"),
+        ({"SLURM_STEP_NODELIST": "n[2,4]", "MASTER_ADDR": "head"}, "head"),
+    ],
+)
+def test_the_meeting_place_is_the_first_node_unless_one_is_named(slurm, variables, address):
+    assert slurm(**variables)["MASTER_ADDR"] == address
+    assert slurm(**variables, MASTER_PORT="5")["MASTER_PORT"] == "5"
+
+
+def test_a_slurm_step_without_nodes_is_a_user_error(slurm):
+    with pytest.raises(UserError, match="SLURM_STEP_NODELIST names no node; set MASTER_ADDR"):
+        slurm()
 
 
 def test_alone_the_collectives_do_nothing():

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from cli import (
     command,
     grey_levels_apart,
     launch,
+    launch_together,
     picture,
     read_csv,
     snapshot,
@@ -61,6 +63,25 @@ def test_two_ranks_train_as_one_process_with_twice_the_batch(
         for key in theirs.keys() - ONE_RANK_ONLY:
             assert (ours[key] == "") == (theirs[key] == "")
             assert float(ours[key] or 0) == pytest.approx(float(theirs[key] or 0), rel=1e-4), key
+
+
+def test_two_tasks_of_a_slurm_step_train_as_one_process_without_mpi(
+    training, trained_alone, tmp_path
+):
+    broken = tmp_path / "packages" / "mpi4py"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise RuntimeError('cannot load MPI library')\n")
+    step = {
+        "SLURM_JOB_ID": os.getpid(), "SLURM_STEP_ID": 0, "SLURM_NTASKS": 2,
+        "SLURM_STEP_NODELIST": "thishost", "PYTHONPATH": f"{broken.parent}:{ROOT}",
+    }  # fmt: skip
+    tasks = [step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(2)]
+    flags = [*training, "--batch_size", 2, "--out_dir", tmp_path / "run"]
+    for result in launch_together(command("python", "image_train", *flags), tasks):
+        assert result.code == 0, result.err
+    name = "model000003.pt"
+    states = [torch.load(place / name) for place in (tmp_path / "run", trained_alone)]
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

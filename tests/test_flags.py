@@ -20,6 +20,7 @@ SCRIPTS = [
     ("guided-diffusion", "image_nll"),
     ("ADD", "frequency_generating_m_samples"),
 ]
+OURS = ["convert_checkpoint"]  # and no upstream's
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
 BY_ROLE = {"frequency_generating_m_samples": {"--use_new_attention_order"}}
 TEXT = {"--source", "--target"}
@@ -75,7 +76,7 @@ def test_the_add_script_orders_channels_by_role():
     assert script.ORDER == {"source": True, "target": False}
 
 
-@pytest.mark.parametrize("script", [name for _, name in SCRIPTS])
+@pytest.mark.parametrize("script", [*(name for _, name in SCRIPTS), *OURS])
 def test_every_flag_has_a_help_text_and_shows_its_default(script):
     parser = load_script(script).create_argparser()
     for flag, action in flags_of(parser).items():
@@ -85,7 +86,7 @@ def test_every_flag_has_a_help_text_and_shows_its_default(script):
     assert "usage: " in parser.format_help()
 
 
-@pytest.mark.parametrize("script", [name for _, name in SCRIPTS])
+@pytest.mark.parametrize("script", [*(name for _, name in SCRIPTS), *OURS])
 def test_the_defaults_of_every_flag_parse_back_to_themselves(script):
     parser = load_script(script).create_argparser()
     defaults = vars(parser.parse_args([]))

@@ -1,6 +1,7 @@
 """Image folders: what is found, how it is opened and cropped, and in which order it comes."""
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_16_bit_greys_are_scaled_and_not_clipped(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     ("mode", "channels", "message"),
-    [("F", 3, "floating-point"), ("LAB", 1, "conversion from LAB"), ("RGB", 2, "--in_channels")],
+    [("F", 3, "floating-point"), ("LAB", 1, "conversion from LAB"), ("RGB", 5, "--in_channels")],
 )
 def test_a_picture_that_cannot_be_converted_is_refused(tmp_path, mode, channels, message):
     Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
@@ -295,7 +296,7 @@ def test_kept_tiles_equal_those_that_are_read_again(noise_folder, random_crop):
             assert np.array_equal(*tiles)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_batches_are_float32_in_the_model_range(tmp_path, channels):
     black_and_white = Image.new("RGB", (8, 8))
     black_and_white.paste((255, 255, 255), (0, 0, 8, 4))
@@ -317,6 +318,46 @@ def test_labels_number_the_first_words_of_file_names_in_order(tmp_path):
     assert conditions["y"].dtype == torch.int64
     found = dict(zip(values_of(batch), conditions["y"].tolist(), strict=True))
     assert found == {value: labels[name] for value, name in enumerate(sorted(labels))}
+
+
+def test_labels_number_the_first_folders_in_order(tmp_path):
+    labels = {"b/dog_1.png": 1, "a/x/cat_2.png": 0, "a/zebra.png": 0, "c/y/z/a_1.png": 2}
+    for value, name in enumerate(sorted(labels)):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        flat(value).save(tmp_path / name)
+    for data_dir in (tmp_path, f"{tmp_path}/b/.."):
+        flags = {"data_dir": data_dir, "image_size": 2, "class_cond": True, "labels": "folder"}
+        batch, conditions = next(load_data(batch_size=4, **flags))
+        found = dict(zip(values_of(batch), conditions["y"].tolist(), strict=True))
+        assert found == {value: labels[name] for value, name in enumerate(sorted(labels))}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [("folder", "--labels folder: .*found .*loose.png"), ("colour", "--labels: .* got 'colour'")],
+)
+def test_a_label_that_is_not_there_is_refused(tmp_path, labels, message):
+    (tmp_path / "a").mkdir()
+    for name in ("a/b.png", "loose.png"):
+        flat(0).save(tmp_path / name)
+    with pytest.raises(UserError, match=message):
+        load_data(data_dir=tmp_path, batch_size=1, image_size=2, class_cond=True, labels=labels)
+
+
+def test_classes_are_logged_and_written_and_a_changed_number_is_refused(tmp_path, recorder):
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        flat(0).save(tmp_path / "data" / name / "1.png")
+    record = image_datasets.record_classes
+    record(tmp_path, tmp_path / "data", "folder")
+    record(tmp_path, tmp_path / "data", "folder")
+    assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
+    assert recorder.lines == ["classes: 0 cat, 1 dog"] * 2
+    (tmp_path / "data" / "bear").mkdir()
+    flat(0).save(tmp_path / "data" / "bear" / "1.png")
+    with pytest.raises(UserError, match="--data_dir: .* 'bear' was None, is 0"):
+        record(tmp_path, tmp_path / "data", "folder")
+    assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
 
 
 def test_deterministic_data_keeps_the_order_of_names(folders):

@@ -14,7 +14,7 @@ image_datasets super_res tissue
 nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
-script_util checkpoint
+script_util checkpoint convert
 guidance
 fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
@@ -23,7 +23,7 @@ bridge
 records likelihood
 report samples class_translation export
 """.split()
-HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
+HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -22,6 +22,10 @@ TINY_CLASSIFIER = script_util.classifier_and_diffusion_defaults() | {
     "image_size": 16, "classifier_width": 64, "classifier_depth": 1, "diffusion_steps": 40,
     "classifier_attention_resolutions": "8",
 }  # fmt: skip
+# Ours alone.
+OF_CLASSIFIERS = {
+    "in_channels", "classifier_channel_mult", "classifier_use_new_attention_order",
+}  # fmt: skip
 TINY_SR = script_util.sr_model_and_diffusion_defaults() | {
     "large_size": 16, "small_size": 8, "num_channels": 32, "num_res_blocks": 1,
     "attention_resolutions": "8", "diffusion_steps": 40, "learn_sigma": True,
@@ -33,8 +37,8 @@ TINY_SR = script_util.sr_model_and_diffusion_defaults() | {
     [
         (script_util.diffusion_defaults, "image_train.py", {"in_channels"}),
         (script_util.model_and_diffusion_defaults, "image_train.py", {"in_channels"}),
-        (script_util.classifier_defaults, "classifier_train.py", set()),
-        (script_util.classifier_and_diffusion_defaults, "classifier_train.py", set()),
+        (script_util.classifier_defaults, "classifier_train.py", OF_CLASSIFIERS),
+        (script_util.classifier_and_diffusion_defaults, "classifier_train.py", OF_CLASSIFIERS),
         (
             script_util.sr_model_and_diffusion_defaults,
             "super_res_train.py",
@@ -151,11 +155,25 @@ def test_a_super_resolution_flag_that_cannot_work_is_named(flags, message):
         script_util.sr_create_model_and_diffusion(**TINY_SR | flags)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_channels_in_are_channels_out(channels):
     model, _ = script_util.create_model_and_diffusion(**TINY | {"in_channels": channels})
     shape = (1, channels, 16, 16)
     assert model(draw(0, *shape), torch.tensor([0])).shape == shape
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_size_without_preset_and_any_channels_suit_every_network(channels):
+    image, t = draw(0, 2, channels, 24, 24), torch.tensor([0, 39])
+    sized = {"in_channels": channels, "channel_mult": "1,2"}
+    model, _ = script_util.create_model_and_diffusion(**TINY | sized | {"image_size": 24})
+    assert model(image, t).shape == (2, channels, 24, 24)
+    large, _ = script_util.sr_create_model_and_diffusion(**TINY_SR | sized | {"large_size": 24})
+    out = large(image, t, low_res=draw(1, 2, channels, 8, 8))
+    assert out.shape == (2, 2 * channels, 24, 24)
+    own = {"in_channels": channels, "classifier_channel_mult": "1,2", "image_size": 24}
+    classifier, _ = script_util.create_classifier_and_diffusion(**TINY_CLASSIFIER | own)
+    assert classifier(image, t).shape == (2, 1000)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +244,8 @@ def test_a_flag_that_cannot_work_is_named(flags, message):
     ("flags", "message"),
     [
         ({"classifier_width": 48}, "--classifier_width: expected a multiple of 32, got 48"),
-        ({"image_size": 48}, "--image_size: "),
+        ({"image_size": 48}, "--image_size: .* give --classifier_channel_mult"),
+        ({"classifier_channel_mult": "1,x"}, "--classifier_channel_mult: "),
         ({"classifier_pool": "deep"}, "--pool: .*'deep'"),
     ],
 )
