@@ -15,9 +15,10 @@ from typing import Any
 import torch as th
 
 from . import dist_util, logger, run
-from .flags import UserError
+from .flags import UserError, defaults
+from .options import DiffusionOptions, ModelOptions
 from .respace import SpacedDiffusion
-from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
+from .script_util import create_model_and_diffusion
 
 State = Mapping[str, th.Tensor]
 
@@ -230,7 +231,7 @@ def load_domain(
 
 
 def _recorded_args(file: Path, assumed: Mapping[str, Any]) -> dict[str, Any]:
-    known = model_and_diffusion_defaults()
+    known = defaults(ModelOptions, DiffusionOptions)
     record = file.parent / "args.json"
     if record.exists():
         return known | {k: v for k, v in run.read_args(record)["args"].items() if k in known}

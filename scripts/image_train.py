@@ -18,13 +18,10 @@ from guided_diffusion.script_util import (
     NUM_CLASSES,
     create_gaussian_diffusion,
     create_model_and_diffusion,
-    diffusion_defaults,
-    model_and_diffusion_defaults,
 )
 
-GROUPS = (
-    options.TrainOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+NETWORK = (options.ModelOptions, options.DiffusionOptions)
+GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 16
 LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
@@ -49,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Build everything that a wrong flag or a broken file can stop.
     torch.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))  # of the first weights
-    model, diffusion = create_model_and_diffusion(
-        **args_to_dict(args, model_and_diffusion_defaults())
-    )
+    model, diffusion = create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_util.TrainLoop(
         model=model.to(dist_util.dev()),
         diffusion=diffusion,
@@ -77,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def validate(args: argparse.Namespace) -> None:
@@ -98,7 +93,8 @@ def save_grid(loop: train_util.TrainLoop, args: argparse.Namespace, path: Path) 
     """Draw samples with the averaged weights and save them as one picture (rank 0)."""
     if dist_util.rank() == 0:
         steps = min(args.sample_steps, args.diffusion_steps)
-        asked = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
+        asked = args_to_dict(args, flags.defaults(options.DiffusionOptions))
+        asked |= {"timestep_respacing": str(steps)}
         diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
         shape = (args.in_channels, args.image_size, args.image_size)
         noise = run.ImageNoise(args.seed, range(GRID_IMAGES)).draw(shape).to(loop.device)
