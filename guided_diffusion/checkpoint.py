@@ -11,21 +11,21 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch as th
 
 from . import dist_util, logger, run
-from .flags import UserError, args_to_dict, given_flags, require
+from .flags import UserError, args_to_dict, defaults, given_flags, require
+from .options import DiffusionOptions, ModelOptions, SuperResOptions
 from .respace import SpacedDiffusion
 from .script_util import (
     classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
     create_model_and_diffusion,
-    model_and_diffusion_defaults,
     sr_create_model_and_diffusion,
-    sr_model_and_diffusion_defaults,
 )
 
 State = Mapping[str, th.Tensor]
@@ -103,8 +103,14 @@ class Kind:
     create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
 
 
-IMAGE = Kind("image_train", model_and_diffusion_defaults, create_model_and_diffusion)
-SUPER_RES = Kind("super_res_train", sr_model_and_diffusion_defaults, sr_create_model_and_diffusion)
+IMAGE = Kind(
+    "image_train", partial(defaults, ModelOptions, DiffusionOptions), create_model_and_diffusion
+)
+SUPER_RES = Kind(
+    "super_res_train",
+    partial(defaults, SuperResOptions, DiffusionOptions),
+    sr_create_model_and_diffusion,
+)
 CLASSIFIER = Kind(
     "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion
 )

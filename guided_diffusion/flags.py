@@ -7,8 +7,10 @@ where or how fast, not what, is computed).
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -79,18 +81,58 @@ def str2bool(v: str | bool) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
+    # {value of --defaults: maker of the parser that has them}, this one among them; or no such flag
+    variants: Mapping[str, Callable[[], argparse.ArgumentParser]] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if not self.variants:
+            return super().parse_known_args(words, namespace)
+        # The defaults of all other flags hang on this one, so it is read before them.
+        own = self.get_default("defaults")
+        reader = _Parser(prog=self.prog, add_help=False, allow_abbrev=False)
+        reader.add_argument("--defaults", default=own, choices=tuple(self.variants))
+        chosen = reader.parse_known_args(words)[0].defaults
+        if chosen != own:
+            return self.variants[chosen]().parse_known_args(words, namespace)
+        found, rest = super().parse_known_args(words, namespace)
+        del found.defaults  # the flags themselves tell
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         # One line, as for every user mistake; the usage text would bury it.
         self.exit(2, f"error: {message} (--help lists all flags)\n")
 
 
 def create_parser(
-    description: str, *groups: type, overrides: Mapping[str, Any] | None = None
+    description: str,
+    *groups: type,
+    overrides: Mapping[str, Any] | None = None,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> argparse.ArgumentParser:
-    """Return the parser of a command with the flags of each group; see `add_options`."""
+    """Return the parser of a command with the flags of each group.
+
+    Args:
+        description: what the command is for.
+        *groups: dataclasses of options.
+        overrides: defaults of this command that are not those of its groups.
+        sets: {name: defaults} for a flag `--defaults`, which chooses between them; the first is
+            the one without the flag. What a set says of flags of other commands is passed over.
+    """
     parser = _Parser(
         description=description, usage="%(prog)s [--FLAG VALUE ...]", allow_abbrev=False
     )
+    if sets:
+        shown, known = next(iter(sets)), defaults(*groups)
+        _add_flag(parser, "defaults", shown, "whose defaults the other flags have", tuple(sets))
+        parser.variants = {
+            name: functools.partial(
+                create_parser, description, *groups, overrides=overrides, sets={name: own, **sets}
+            )
+            for name, own in sets.items()
+        }
+        own = {flag: value for flag, value in sets[shown].items() if flag in known}
+        overrides = {**(overrides or {}), **own}
     add_options(parser, *groups, overrides=overrides)
     return parser
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch as th
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from . import dist_util, logger, run
 from .flags import UserError
+from .imagenet import get_image_filenames_for_label  # noqa: F401  (upstream's name lives here)
 from .options import NUM_CLASSES
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
@@ -333,6 +334,43 @@ def fixed_images(
     files = list_image_files(data_dir, flag)
     classes = _classes(data_dir, files, labels) if class_cond else None
     return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
+
+
+def load_source_data_for_domain_translation(
+    *,
+    batch_size: int,
+    image_size: int,
+    data_dir: str = "./experiments/imagenet",
+    in_channels: int = 3,
+    class_cond: bool = True,
+) -> Iterator[tuple[th.Tensor, dict[str, Any]]]:
+    """Yield the centre crops of this rank once, in order of their paths.
+
+    Args:
+        batch_size: images per batch; the last one holds the rest.
+        image_size: side, pixels.
+        data_dir: folder, searched recursively.
+        in_channels: 1, 3 or 4.
+        class_cond: add {"y": [N] int64}, as `load_data` does.
+
+    Yields:
+        ([N, C, H, W] float32 in [-1, 1], {"filepath": list of N paths, ...}).
+
+    Raises:
+        UserError: if the folder or a file cannot be used.
+    """
+    files = list_image_files(data_dir)
+    dataset = ImageDataset(
+        image_size,
+        files,
+        classes=_classes(data_dir, files, "prefix") if class_cond else None,
+        shard=dist_util.rank(),
+        num_shards=dist_util.world_size(),
+        random_flip=False,
+        in_channels=in_channels,
+        filepaths=files,
+    )
+    return iter(DataLoader(dataset, batch_size))
 
 
 def _batches(

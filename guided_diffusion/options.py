@@ -15,6 +15,15 @@ ADD_DEFAULTS = {
     "attention_resolutions": "32,16,8", "resblock_updown": True, "use_fp16": True,
 }  # fmt: skip
 
+# What --defaults chooses from: where the flags of an upstream differ from those of
+# guided-diffusion. Neither improved-diffusion nor ADD flips images in training.
+DEFAULT_SETS = {
+    "guided": {},
+    "improved": {"rescale_timesteps": True, "rescale_learned_sigmas": True, "augment": "none"},
+    "ddib": {},
+    "add": {**ADD_DEFAULTS, "augment": "none"},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
@@ -69,6 +78,9 @@ class DiffusionOptions:
     """The noising process and what the network predicts."""
 
     learn_sigma: bool = option(False, "predict the variance too (twice the output channels)")
+    sigma_small: bool = option(
+        False, "variance of a step, where not learned: that of the posterior; False: beta"
+    )
     diffusion_steps: int = option(1000, "noise levels of the process in training", minimum=1)
     noise_schedule: str = option("linear", "how noise grows", choices=("linear", "cosine"))
     timestep_respacing: str = option("", "steps to visit: N, ddimN or a,b,c; empty: all")

@@ -110,9 +110,9 @@ class Sampler(ReverseProcess):
         t: torch.Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
-        cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
         eta: float = 0.0,
+        cond_fn: CondFn = None,
     ) -> dict[str, torch.Tensor]:
         """One DDIM move towards the noise: x, read at t, goes to the level of t + 1.
 
@@ -122,9 +122,9 @@ class Sampler(ReverseProcess):
             t: int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
-            cond_fn: gradient of log p(y | x) to steer by, see `condition_score`.
             model_kwargs: further keywords of the network and of cond_fn.
             eta: must be 0; only the deterministic process can be run backwards.
+            cond_fn: gradient of log p(y | x) to steer by, see `condition_score`.
 
         Returns:
             `sample` and `pred_xstart`, each in the shape of x.

@@ -38,10 +38,18 @@ SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
 CLASSIFIER_HEAD_CHANNELS = 64
 
+# Our scripts have improved-diffusion's flag, but these dicts keep guided-diffusion's keys: code
+# that was written for it passes all of them on.
+ABSENT = ("sigma_small",)
+
+
+def _upstream(*groups: type) -> dict[str, Any]:
+    return {name: value for name, value in defaults(*groups).items() if name not in ABSENT}
+
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
-    return defaults(DiffusionOptions)
+    return _upstream(DiffusionOptions)
 
 
 def classifier_defaults() -> dict[str, Any]:
@@ -51,17 +59,17 @@ def classifier_defaults() -> dict[str, Any]:
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the network and diffusion flags."""
-    return defaults(ModelOptions, DiffusionOptions)
+    return _upstream(ModelOptions, DiffusionOptions)
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the classifier and diffusion flags."""
-    return defaults(ClassifierOptions, DiffusionOptions)
+    return _upstream(ClassifierOptions, DiffusionOptions)
 
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the super-resolution flags."""
-    return defaults(SuperResOptions, DiffusionOptions)
+    return _upstream(SuperResOptions, DiffusionOptions)
 
 
 def create_model_and_diffusion(
@@ -90,6 +98,7 @@ def create_model_and_diffusion(
     use_new_attention_order: bool,
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
+    sigma_small: bool = False,
 ) -> tuple[UNetModel, SpacedDiffusion]:
     """Return the network and the process that the flags describe (see `ModelOptions`)."""
     flags = dict(locals())
@@ -301,6 +310,7 @@ def sr_create_model_and_diffusion(
     channel_mult: str = "",
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
+    sigma_small: bool = False,
 ) -> tuple[SuperResModel, SpacedDiffusion]:
     """Return the super-resolution network and its process (see `SuperResOptions`)."""
     flags = dict(locals())

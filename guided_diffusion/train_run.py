@@ -17,8 +17,9 @@ from . import dist_util, flags, logger, run
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import record_classes
+from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
-from .script_util import create_gaussian_diffusion, diffusion_defaults
+from .script_util import create_gaussian_diffusion
 from .train_util import TrainLoop, ema_rates, open_loop_log
 
 Identity = tuple[Path, str, dict[str, Any], set[str]]
@@ -127,7 +128,8 @@ def draw_samples(
         images of this shape in [-1, 1]; the same noise every time.
     """
     steps = min(args.sample_steps, args.diffusion_steps)
-    asked = args_to_dict(args, diffusion_defaults()) | {"timestep_respacing": str(steps)}
+    asked = args_to_dict(args, flags.defaults(DiffusionOptions))
+    asked["timestep_respacing"] = str(steps)
     diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
     noise = run.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
     conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}

@@ -177,11 +177,8 @@ class TrainLoop:
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
         """Do one optimizer step."""
-        self._anneal_lr()
         self.forward_backward(batch, cond)
-        if self.mp_trainer.optimize(self.opt):
-            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-                update_ema(params, self.mp_trainer.master_params, rate=rate)
+        self._optimize()
         self.log_step()
 
     def forward_backward(self, batch: th.Tensor, cond: Conditions) -> None:
@@ -246,6 +243,12 @@ class TrainLoop:
         # Dropout draws from the generator of torch, there is no other way.
         rng = run.generator(self.seed, 5, self.done, dist_util.rank())
         th.manual_seed(int(rng.integers(2**62)))
+
+    def _optimize(self) -> None:
+        self._anneal_lr()
+        if self.mp_trainer.optimize(self.opt):
+            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+                update_ema(params, self.mp_trainer.master_params, rate=rate)
 
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:

@@ -242,14 +242,30 @@ class UNetModel(_TimestepUNet):
         Raises:
             ValueError: if y does not fit the model or x, or H or W is not divisible as needed.
         """
-        self._check_inputs(x, y)
-        emb = self._embed(timesteps)
-        if y is not None:
-            emb = emb + self.label_emb(y)
+        emb = self._condition(x, timesteps, y)
         *skips, h = self._encode(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         return self.out(h.to(x.dtype)).to(x.dtype)  # autocast may have left x's dtype
+
+    def get_feature_vectors(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> dict:
+        """Return what every block computes, in x's dtype; arguments as in `forward`.
+
+        Returns:
+            {"down": [the input blocks' [N, C, h, w]], "middle": ..., "up": [the output blocks']}.
+        """
+        emb = self._condition(x, timesteps, y)
+        *down, middle = self._encode(x, emb)
+        up = [middle]
+        for block, skip in zip(self.output_blocks, reversed(down), strict=True):
+            up.append(block(torch.cat([up[-1], skip], dim=1), emb))
+        down, (middle, *up) = ([h.to(x.dtype) for h in hs] for hs in (down, up))
+        return {"down": down, "middle": middle, "up": up}
+
+    def _condition(self, x: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
+        self._check_inputs(x, y)
+        emb = self._embed(timesteps)
+        return emb if y is None else emb + self.label_emb(y)
 
     def _check_inputs(self, x: Tensor, y: Tensor | None) -> None:
         if (y is None) != (self.num_classes is None):
@@ -290,10 +306,19 @@ class SuperResModel(UNetModel):
         Raises:
             ValueError: also if low_res is missing.
         """
-        if low_res is None:
-            raise ValueError("low_res: expected the low-resolution pictures, got None")
-        enlarged = F.interpolate(low_res, x.shape[2:], mode="bilinear")
-        return super().forward(torch.cat([x, enlarged], dim=1), timesteps, **kwargs)
+        return super().forward(_beside(x, low_res), timesteps, **kwargs)
+
+    def get_feature_vectors(
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
+    ) -> dict:
+        """As `UNetModel.get_feature_vectors`, with low_res as in `forward`."""
+        return super().get_feature_vectors(_beside(x, low_res), timesteps, **kwargs)
+
+
+def _beside(x: Tensor, low_res: Tensor | None) -> Tensor:
+    if low_res is None:
+        raise ValueError("low_res: expected the low-resolution pictures, got None")
+    return torch.cat([x, F.interpolate(low_res, x.shape[2:], mode="bilinear")], dim=1)
 
 
 class EncoderUNetModel(_TimestepUNet):

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def log_mean(measured: np.ndarray) -> None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:

@@ -16,7 +16,6 @@ from guided_diffusion.image_datasets import load_data
 from guided_diffusion.script_util import (
     NUM_CLASSES,
     create_model_and_diffusion,
-    model_and_diffusion_defaults,
 )
 from guided_diffusion.train_util import TrainLoop
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     identity = train_run.begin("image_train", args, GROUPS)
 
     # Build everything that a wrong flag or a broken file can stop.
-    network = create_model_and_diffusion(**args_to_dict(args, model_and_diffusion_defaults()))
+    network = create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_run.create_loop(*network, args, identity[0])
     loop.data = load_data(start_step=loop.resume_step, **args_to_dict(args, DATA_FLAGS))
 
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def draw_grid(loop: TrainLoop, args: argparse.Namespace) -> Image.Image:

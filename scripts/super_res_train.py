@@ -13,15 +13,11 @@ from PIL import Image
 from guided_diffusion import flags, options, report, run, super_res, train_run
 from guided_diffusion.flags import args_to_dict
 from guided_diffusion.image_datasets import ImageDataset, fixed_images, load_data
-from guided_diffusion.script_util import (
-    sr_create_model_and_diffusion,
-    sr_model_and_diffusion_defaults,
-)
+from guided_diffusion.script_util import sr_create_model_and_diffusion
 from guided_diffusion.train_util import TrainLoop
 
-GROUPS = (
-    options.TrainOptions, options.SuperResOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+NETWORK = (options.SuperResOptions, options.DiffusionOptions)
+GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 8
 DATA_FLAGS = "data_dir batch_size class_cond labels in_channels random_crop augment seed".split()
 
@@ -34,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     identity = train_run.begin("super_res_train", args, GROUPS)
 
     # Build everything that a wrong flag or a broken file can stop.
-    network = sr_create_model_and_diffusion(**args_to_dict(args, sr_model_and_diffusion_defaults()))
+    network = sr_create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_run.create_loop(*network, args, identity[0])
     asked = args_to_dict(args, DATA_FLAGS) | {"image_size": args.large_size}
     batches = load_data(start_step=loop.resume_step, **asked)
@@ -50,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
+    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def draw_grid(loop: TrainLoop, args: argparse.Namespace, images: ImageDataset) -> Image.Image:

@@ -7,7 +7,8 @@ import torch
 from reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import checkpoint
-from guided_diffusion.flags import UserError
+from guided_diffusion.flags import UserError, defaults
+from guided_diffusion.options import DiffusionOptions, ModelOptions
 from guided_diffusion.script_util import (
     create_model_and_diffusion,
     model_and_diffusion_defaults,
@@ -75,7 +76,7 @@ def test_a_run_folder_gives_the_longest_average_of_its_newest_whole_step(run_fol
     assert domain.origin == run_folder / "ema_0.9999_001000.pt"
     assert scale_of(domain) == 5
     assert domain.label == "polyp"
-    assert domain.args == model_and_diffusion_defaults() | FLAGS
+    assert domain.args == defaults(ModelOptions, DiffusionOptions) | FLAGS
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):
     path = save(tmp_path / "model.pt")
     domain = checkpoint.load_domain(path, assumed=FLAGS | {"amount": 10})
-    assert domain.args == model_and_diffusion_defaults() | FLAGS
+    assert domain.args == defaults(ModelOptions, DiffusionOptions) | FLAGS
     assert f"{path}: no args.json beside it" in recorder.text
     for part in ("--num_channels 32", "--channel_mult '1,1'", "--learn_sigma False"):
         assert part in recorder.text

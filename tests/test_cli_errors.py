@@ -86,6 +86,8 @@ TRAINING = [
     ("--resume_checkpoint {half}", "{half}: expected a whole checkpoint, got a file that cannot"),
     ("--resume_checkpoint {whole} --num_channels 64", "{whole}: " + DISTINCT),
     ("--resume_checkpoint {whole} --learn_sigma True", "(check --learn_sigma)"),
+    ("--defaults theirs", "--defaults: invalid choice: 'theirs' (choose from 'guided', 'improved"),
+    ("--defaults add --precision bf16", "--precision: bf16 and --use_fp16 True exclude each"),
 ]
 SAMPLING = [
     ("--model_path=", "--model_path: expected a checkpoint or a training run folder, got none"),

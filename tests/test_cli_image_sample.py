@@ -48,10 +48,25 @@ def test_seed_sampler_and_model_each_change_the_images(runs, tmp_path):
         "seed": draw(runs.source, tmp_path / "seed", "--seed", 1),
         "ddim": draw(runs.source, tmp_path / "ddim", "--use_ddim", "True"),
         "target": draw(runs.target, tmp_path / "target"),
+        "variance": draw(runs.source, tmp_path / "small", "--sigma_small", "True"),
     }
     for name, arrays in others.items():
         assert grey_levels_apart(base, arrays["arr_0"]) > 20, name
     assert np.array_equal(draw(runs.source, tmp_path / "again")["arr_0"], base)
+
+
+def test_a_chosen_set_of_defaults_is_for_models_without_a_record(runs, tmp_path):
+    (tmp_path / "bare").mkdir()
+    bare = shutil.copy(runs.source / "model000008.pt", tmp_path / "bare" / "model.pt")
+    recorded = runs.source / "model000008.pt"
+    base = draw(recorded, tmp_path / "a")["arr_0"]
+    chosen = "--defaults", "improved"
+    assert np.array_equal(draw(recorded, tmp_path / "b", *chosen)["arr_0"], base)
+    assert np.array_equal(draw(bare, tmp_path / "c", *TINY_MODEL)["arr_0"], base)
+    rescaled = draw(bare, tmp_path / "d", *TINY_MODEL, *chosen)["arr_0"]
+    assert grey_levels_apart(rescaled, base) > 2
+    given = *chosen, "--rescale_timesteps", "False"
+    assert np.array_equal(draw(bare, tmp_path / "e", *TINY_MODEL, *given)["arr_0"], base)
 
 
 def test_the_first_images_do_not_depend_on_how_many_are_drawn(runs, tmp_path):

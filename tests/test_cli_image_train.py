@@ -58,6 +58,18 @@ def test_a_run_leaves_checkpoints_logs_and_grids(runs):
         assert grid.size == (4 * 18 + 2, 4 * 18 + 2)
 
 
+def test_a_run_records_the_flags_of_its_set_of_defaults_and_resumes_by_either(runs, tmp_path):
+    flags = [*runs.training, "--max_steps", 1, "--sample_interval", 0, "--out_dir", tmp_path]
+    succeed("image_train", *flags, "--defaults", "improved")
+    args = json.loads((tmp_path / "args.json").read_text())["args"]
+    assert args["rescale_timesteps"] and args["rescale_learned_sigmas"]
+    assert args["augment"] == "dihedral" and args["sigma_small"] is False
+    assert "defaults" not in args
+    rescale = ["--rescale_timesteps", "True", "--rescale_learned_sigmas", "True"]
+    succeed("image_train", *flags, *rescale)
+    assert call("image_train", *flags).code == 2
+
+
 def test_progress_holds_every_step_in_both_formats(runs):
     rows = read_csv(runs.source / "progress.csv")
     lines = (runs.source / "progress.jsonl").read_text().splitlines()

@@ -1,6 +1,7 @@
 """Flags: upstream's defaults and syntax, help on each of them, and what is derived from groups."""
 
 import argparse
+import gzip
 import json
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from guided_diffusion import flags
 from guided_diffusion.flags import option
 
 UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())
+INTERFACE = json.loads(gzip.decompress((REFERENCE / "upstream_interface.json.gz").read_bytes()))
 SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
@@ -21,6 +23,11 @@ SCRIPTS = [
     ("ADD", "frequency_generating_m_samples"),
 ]
 OURS = ["convert_checkpoint"]  # and no upstream's
+SHARED_SCRIPTS = [
+    (repository, script)
+    for script in ("image_train", "image_sample", "super_res_train", "image_nll")
+    for repository in ("guided-diffusion", "improved-diffusion")
+]
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
 BY_ROLE = {"frequency_generating_m_samples": {"--use_new_attention_order"}}
 TEXT = {"--source", "--target"}
@@ -160,6 +167,80 @@ def test_overrides_replace_defaults_and_must_name_a_flag():
     assert vars(parser.parse_args([])) == {"size": 64, "fast": True}
     with pytest.raises(ValueError, match="'spead'"):
         flags.add_options(argparse.ArgumentParser(), Shared, overrides={"spead": 1})
+
+
+SETS = {"ours": {}, "theirs": {"size": 8, "mode": "quick", "lr": 1.0}, "last": {"rate": 0.1}}
+
+
+@pytest.fixture
+def choosing():
+    overrides = {"size": 16, "fast": True}
+    return flags.create_parser("What for.", Shared, Other, overrides=overrides, sets=SETS)
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ("", {}),
+        ("--defaults ours", {}),
+        ("--defaults theirs", {"size": 8, "mode": "quick"}),
+        ("--defaults=theirs --size 5", {"size": 5, "mode": "quick"}),
+        ("--size 16 --mode slow --defaults theirs", {}),
+        ("--rate 0.2 --defaults last --defaults theirs", {"size": 8, "mode": "quick", "rate": 0.2}),
+        ("--defaults last", {"rate": 0.1}),
+    ],
+)
+def test_a_set_of_defaults_changes_flags_that_are_not_given(choosing, words, changed):
+    usual = {"size": 16, "fast": True, "rate": 0.5, "mode": "slow"}
+    for _ in range(2):  # a choice is forgotten
+        assert vars(choosing.parse_args(words.split())) == usual | changed
+    assert vars(choosing.parse_args([])) == usual
+
+
+def test_sets_of_defaults_are_read_from_the_command_line(choosing, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", "--defaults", "theirs"])
+    assert choosing.parse_args().size == 8
+
+
+def test_help_shows_the_chosen_defaults(choosing, capsys):
+    texts = []
+    for words in (["--help"], ["--defaults", "theirs", "--help"], ["--help", "--defaults=theirs"]):
+        with pytest.raises(SystemExit):
+            choosing.parse_args(words)
+        texts.append(" ".join(capsys.readouterr().out.split()))
+    assert "pixels (default: 16)" in texts[0] and "have (default: ours)" in texts[0]
+    for text in texts[1:]:
+        assert "pixels (default: 8)" in text and "have (default: theirs)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--defaults nobody", "--defaults: invalid choice: 'nobody' (choose from 'ours', 'theirs'"),
+     ("--defaults", "--defaults: expected one argument"),
+     ("--defaults theirs --size x", "--size: expected a whole number, got 'x'")],
+)  # fmt: skip
+def test_a_mistake_beside_a_set_of_defaults_is_named(choosing, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        choosing.parse_args(words.split())
+    assert stop.value.code == 2
+    assert message.replace("'", "") in capsys.readouterr().err.replace("'", "")
+
+
+@pytest.mark.parametrize(("repository", "script"), SHARED_SCRIPTS)
+def test_a_chosen_set_of_defaults_is_the_upstreams(repository, script):
+    published = INTERFACE[repository]["cli"][f"{script}.py"]
+    expected = {flag[2:]: value for flag, value in published.items()}
+    parser = load_script(script).create_argparser()
+    found = vars(parser.parse_args(["--defaults", repository.split("-")[0]]))
+    assert found.items() >= expected.items()
+
+
+def test_adds_defaults_build_the_network_of_its_sampler():
+    network = "image_size num_channels num_head_channels attention_resolutions use_fp16".split()
+    published = UPSTREAM["ADD"]["frequency_generating_m_samples.py"]
+    found = load_script("image_train").create_argparser().parse_args(["--defaults", "add"])
+    for name in network:
+        assert (name, getattr(found, name)) == (name, published[f"--{name}"])
 
 
 def test_defaults_and_free_flags_join_groups():

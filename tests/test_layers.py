@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 ORDER = """
 flags options demo
 log_formats logger dist_util run
-image_datasets super_res tissue
+imagenet image_datasets color_datasets super_res tissue
 nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample

@@ -291,6 +291,16 @@ def test_process_flags_choose_loss_variance_and_mean(flags, loss, variance, mean
         assert expected is None or kind == expected
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_sigma_small_reaches_the_process_though_the_default_dicts_lack_it(small):
+    variance = gd.ModelVarType.FIXED_SMALL if small else gd.ModelVarType.FIXED_LARGE
+    with torch.device("meta"):
+        _, process = script_util.create_model_and_diffusion(**TINY, sigma_small=small)
+        flags = TINY_SR | {"learn_sigma": False}
+        _, sr_process = script_util.sr_create_model_and_diffusion(**flags, sigma_small=small)
+    assert process.model_var_type == sr_process.model_var_type == variance
+
+
 def test_create_model_has_upstreams_short_call():
     with torch.device("meta"):
         model = script_util.create_model(32, 32, 1)

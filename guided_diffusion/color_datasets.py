@@ -1,0 +1,137 @@
+"""The colours of a picture as a data set of points in three dimensions, for colour transfer.
+
+A point is [3] float32, about in [-1, 1]: red, green and blue, or CIELAB's L*, a* and b* (sRGB,
+white point D65) as L* / 50 - 1, a* / 128, b* / 128. Points keep the order of the pixels.
+
+Reference: Su et al. 2023, "Dual Diffusion Implicit Bridges for Image-to-Image Translation",
+https://arxiv.org/abs/2203.08382; IEC 61966-2-1 (sRGB); CIE 15:2004, section 8.2.1 (CIELAB).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.utils.data import Dataset
+
+from . import dist_util, run
+from .flags import UserError
+from .image_datasets import open_image
+
+XYZ_OF_RGB = np.array([
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+])  # fmt: skip
+WHITE = XYZ_OF_RGB.sum(axis=1)  # what red, green and blue make together: D65
+LINEAR_BELOW = 6 / 29  # of the cube root in CIELAB
+LAB_OFFSET, LAB_SCALE = np.array([1.0, 0.0, 0.0]), np.array([50.0, 128.0, 128.0])
+
+Batches = Iterator[tuple[th.Tensor, dict[str, Any]]]
+
+
+class ColorDataset(Dataset):
+    """The pixels of one picture, in rows from the top.
+
+    Args:
+        image_path: the picture.
+        use_lab_space: points are in CIELAB instead of RGB.
+        resize: scale the sides of the picture first.
+        ratio: new side over old, where `resize`.
+
+    Raises:
+        UserError: if the file is not a picture, or the ratio leaves no pixel.
+    """
+
+    def __init__(
+        self,
+        image_path: str | os.PathLike,
+        use_lab_space: bool = True,
+        resize: bool = False,
+        ratio: float = 0,
+    ) -> None:
+        image = open_image(image_path)
+        if resize:
+            size = [round(side * ratio) for side in image.size]
+            if min(size) < 1:
+                raise UserError(f"{image_path}: expected a ratio that leaves pixels, got {ratio}")
+            image = image.resize(size)
+        pixels = np.asarray(image)
+        self.image_shape = pixels.shape  # (H, W, 3)
+        points = pixels.reshape(-1, 3) / 127.5 - 1
+        self.points = (_lab_of_rgb(points) if use_lab_space else points).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return (point [3], no conditions)."""
+        return self.points[index], {}
+
+
+def sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int]) -> np.ndarray:
+    """Return points [N, 3] in CIELAB as a picture [H, W, 3] uint8; see the module's docstring."""
+    return rgb_sample_to_image(_rgb_of_lab(_array(arr)), image_shape)
+
+
+def rgb_sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int]) -> np.ndarray:
+    """Return points [N, 3] in RGB as a picture [H, W, 3] uint8; what lies outside is clipped."""
+    levels = ((_array(arr) + 1) * 127.5).round().clip(0, 255)
+    return levels.astype(np.uint8).reshape(image_shape)
+
+
+def load_color_data_for_translation(batch_size: int, dataset: ColorDataset) -> Batches:
+    """Yield every point once, in order: ([n, 3] with n = batch_size or the rest, {})."""
+    for points in th.from_numpy(dataset.points).split(batch_size):
+        yield points, {}
+
+
+def load_color_data_for_training(
+    batch_size: int, image_path: str | os.PathLike, use_lab_space: bool, logger: Any
+) -> Batches:
+    """Yield batches ([batch_size, 3], {}) of points drawn at random, for ever.
+
+    Args:
+        batch_size: points per batch and rank.
+        image_path: the picture.
+        use_lab_space: points are in CIELAB instead of RGB.
+        logger: its `log` is told how many points there are.
+
+    Raises:
+        UserError: if the file is not a picture.
+    """
+    dataset = ColorDataset(image_path, use_lab_space)
+    logger.log(f"{image_path}: {len(dataset)} points")
+    return _random_batches(th.from_numpy(dataset.points), batch_size)
+
+
+def _random_batches(points: th.Tensor, batch_size: int) -> Batches:
+    rng = run.generator(0, 40, dist_util.rank())
+    while True:
+        yield points[rng.integers(len(points), size=batch_size)], {}
+
+
+def _array(points: np.ndarray | th.Tensor) -> np.ndarray:
+    return np.asarray(points.cpu() if th.is_tensor(points) else points, dtype=np.float64)
+
+
+def _lab_of_rgb(points: np.ndarray) -> np.ndarray:
+    rgb = (points + 1) / 2
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    ratio = linear @ XYZ_OF_RGB.T / WHITE
+    straight = ratio / (3 * LINEAR_BELOW**2) + 4 / 29
+    x, y, z = np.where(ratio > LINEAR_BELOW**3, np.cbrt(ratio), straight).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+    return lab / LAB_SCALE - LAB_OFFSET
+
+
+def _rgb_of_lab(points: np.ndarray) -> np.ndarray:
+    lightness, a, b = ((points + LAB_OFFSET) * LAB_SCALE).T
+    y = (lightness + 16) / 116
+    roots = np.stack([y + a / 500, y, y - b / 200], axis=1)
+    straight = 3 * LINEAR_BELOW**2 * (roots - 4 / 29)
+    ratio = np.where(roots > LINEAR_BELOW, roots**3, straight)
+    linear = (ratio * WHITE @ np.linalg.inv(XYZ_OF_RGB).T).clip(0, 1)
+    rgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return rgb * 2 - 1

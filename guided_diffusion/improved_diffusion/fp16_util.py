@@ -1,0 +1,50 @@
+"""Master parameters as improved-diffusion has them: one flat float32 tensor for a whole model."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from guided_diffusion import fp16_util
+from guided_diffusion.fp16_util import (
+    INITIAL_LOG_LOSS_SCALE,
+    convert_module_to_f16,
+    convert_module_to_f32,
+    zero_grad,
+)
+
+__all__ = [
+    "INITIAL_LOG_LOSS_SCALE", "convert_module_to_f16", "convert_module_to_f32",
+    "make_master_params", "master_params_to_model_params", "model_grads_to_master_grads",
+    "unflatten_master_params", "zero_grad",
+]  # fmt: skip
+
+
+def _one_group(model_params: Iterable[Tensor]) -> list[tuple[list[tuple[str, Tensor]], tuple]]:
+    return [([("", param) for param in model_params], (-1,))]
+
+
+def make_master_params(model_params: Iterable[Tensor]) -> list[nn.Parameter]:
+    """Copy all parameters into one flat float32 parameter, the only one of the list."""
+    return fp16_util.make_master_params(_one_group(model_params))
+
+
+def model_grads_to_master_grads(
+    model_params: Iterable[Tensor], master_params: Sequence[Tensor]
+) -> None:
+    """Copy the gradients of the parameters, zero where there is none, onto their master."""
+    fp16_util.model_grads_to_master_grads(_one_group(model_params), master_params)
+
+
+def master_params_to_model_params(
+    model_params: Iterable[Tensor], master_params: Sequence[Tensor]
+) -> None:
+    """Copy the master into the parameters, in their dtypes."""
+    fp16_util.master_params_to_model_params(_one_group(model_params), master_params)
+
+
+def unflatten_master_params(
+    model_params: Iterable[Tensor], master_params: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Views of the master in the shapes of the parameters."""
+    group, _ = _one_group(model_params)[0]
+    return fp16_util.unflatten_master_params(group, master_params[0])
