@@ -18,6 +18,7 @@ setup(
     extras_require={
         "mpi": ["mpich"],
         "metrics": ["scipy"],
-        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers"],
+        "plots": ["matplotlib"],
+        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers", "matplotlib"],
     },
 )

@@ -12,6 +12,7 @@ network sees the state before the move instead of the one after it.
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -72,10 +73,44 @@ def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
 def walk(
     domain: Domain, states: th.Tensor, moves: Iterable[Move], precision: str = "fp32"
 ) -> Iterator[th.Tensor]:
-    """Yield the states [N, C, H, W] after each move."""
+    """Yield the states, of the shape of those at the start, after each move."""
     for move in moves:
         states = _moved(domain, states, move, precision)
         yield states
+
+
+def translate(
+    source: Domain,
+    target: Domain,
+    states: th.Tensor,
+    convention: str,
+    precision: str = "fp32",
+    watch: Callable[..., Iterable[Move]] = unwatched,
+) -> tuple[th.Tensor, th.Tensor]:
+    """Walk a batch all the way to noise with one domain, and back with the other.
+
+    Args:
+        source: encodes.
+        target: decodes.
+        states: clean [N, ...].
+        convention: "reference" or "aligned".
+        precision: "fp32" or "bf16" arithmetic of the networks.
+        watch: called with the moves and `desc`, wraps them in a progress bar.
+
+    Returns:
+        the noise and the clean states of the target, each [N, ...].
+
+    Reference:
+        DDIB, arXiv:2203.08382, algorithm 1.
+    """
+    there, back = encode_moves(source.diffusion, convention), decode_moves(target.diffusion)
+    start = states.to(source.device)
+    latents = _last(walk(source, start, watch(there, desc="encoding"), precision))
+    return latents, _last(walk(target, latents, watch(back, desc="decoding"), precision))
+
+
+def _last(states: Iterator[th.Tensor]) -> th.Tensor:
+    return deque(states, maxlen=1).pop()
 
 
 def _moved(domain: Domain, states: th.Tensor, move: Move, precision: str) -> th.Tensor:
@@ -239,7 +274,7 @@ class Sequences:
         batches: Sequence[Sequence[int]] | None = None,
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
-        _refuse_unequal(source, target)
+        refuse_unequal(source, target)
         steps = source.diffusion.num_timesteps
         depth.choose(recipe.depth_policy, [0.0] * steps, recipe.amount)
         encode_moves(source.diffusion, recipe.level_convention)
@@ -294,17 +329,22 @@ def deal(count: int, batch_size: int) -> list[list[int]]:
     return [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
 
 
-def _refuse_unequal(source: Domain, target: Domain) -> None:
+def refuse_unequal(source: Domain, target: Domain) -> None:
+    """Stop if two domains, of images or of points, cannot be joined.
+
+    Raises:
+        UserError: naming the flag in which they differ.
+    """
     for flag in ("image_size", "in_channels", "diffusion_steps", "noise_schedule",
                  "timestep_respacing"):  # fmt: skip
-        values = source.args[flag], target.args[flag]
+        values = source.args.get(flag), target.args.get(flag)
         if values[0] != values[1]:
             raise UserError(
                 f"--{flag}: source and target need the same; {source.origin} has {values[0]!r}, "
                 f"{target.origin} has {values[1]!r}"
             )
     for domain in (source, target):
-        if domain.args["class_cond"]:
+        if domain.args.get("class_cond"):
             raise UserError(
                 f"{domain.origin}: expected an unconditional model (--class_cond False)"
             )

@@ -199,6 +199,8 @@ def load_domain(
     label: str = "",
     device: th.device | str = "cpu",
     assumed: Mapping[str, Any] | None = None,
+    create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]] = create_model_and_diffusion,
+    known: Mapping[str, Any] | None = None,
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
@@ -208,6 +210,8 @@ def load_domain(
         label: name of the domain; empty: the name of the run folder.
         device: where the model goes.
         assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+        create: builds model and diffusion from flags.
+        known: the flags that `create` takes, with defaults; None: those of images.
 
     Raises:
         UserError: if the path, the file or the flags do not fit.
@@ -217,8 +221,9 @@ def load_domain(
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
     # Asked once: a training beside us may save between the questions of two ranks.
     file = dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
-    args = _recorded_args(file, assumed or {}) | dict(flags or {})
-    model, diffusion = create_model_and_diffusion(**args)
+    known = known or model_and_diffusion_defaults()
+    args = _recorded_args(file, known, assumed or {}) | dict(flags or {})
+    model, diffusion = create(**args)
     load_weights(model, file)
     model.to(device, memory_format=th.channels_last)
     if args["use_fp16"] and th.device(device).type != "cpu":
@@ -229,12 +234,13 @@ def load_domain(
     return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
 
 
-def _recorded_args(file: Path, assumed: Mapping[str, Any]) -> dict[str, Any]:
-    known = model_and_diffusion_defaults()
+def _recorded_args(
+    file: Path, known: Mapping[str, Any], assumed: Mapping[str, Any]
+) -> dict[str, Any]:
     record = file.parent / "args.json"
     if record.exists():
-        return known | {k: v for k, v in run.read_args(record)["args"].items() if k in known}
-    args = known | {k: v for k, v in assumed.items() if k in known}
+        return dict(known) | {k: v for k, v in run.read_args(record)["args"].items() if k in known}
+    args = dict(known) | {k: v for k, v in assumed.items() if k in known}
     logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "
                f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}")  # fmt: skip
     return args

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from guided_diffusion import dist_util, flags, logger, options, report, run, train_util
-from guided_diffusion.flags import UserError, args_to_dict
+from guided_diffusion.flags import args_to_dict
 from guided_diffusion.image_datasets import load_data
 from guided_diffusion.resample import create_named_schedule_sampler
 from guided_diffusion.script_util import (
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
     args = create_argparser().parse_args(argv)
-    validate(args)
+    train_util.refuse_flags(args.ema_rate, args.use_fp16, args.precision)
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or default_out_dir(args.data_dir))
@@ -78,15 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
     return flags.create_parser(__doc__, *GROUPS)
-
-
-def validate(args: argparse.Namespace) -> None:
-    """Stop on flags that cannot work, before anything is loaded."""
-    train_util.ema_rates(args.ema_rate)
-    if args.use_fp16 and args.precision != "fp32":
-        raise UserError(
-            f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"
-        )
 
 
 def default_out_dir(data_dir: str) -> str:

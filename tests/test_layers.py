@@ -10,14 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 ORDER = """
 flags options demo
 log_formats logger dist_util run
-image_datasets tissue
-nn attention unet
+image_datasets tissue plots synthetic_datasets
+nn attention unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint
 fp16_util train_util
 depth fourier_trans soft_labels
-bridge
+bridge synthetic_bridge
 report export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
