@@ -19,6 +19,9 @@ setup(
         "mpi": ["mpich"],
         "metrics": ["scipy"],
         "safetensors": ["safetensors"],
-        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers", "safetensors"],
+        "plots": ["matplotlib"],
+        "test": [
+            "pytest", "hypothesis", "mpich", "scipy", "diffusers", "safetensors", "matplotlib",
+        ],
     },
 )

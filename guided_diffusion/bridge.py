@@ -84,7 +84,7 @@ class Sequences:
         batches: Sequence[Sequence[int]] | None = None,
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
-        _refuse_unequal(source, target)
+        refuse_unequal(source, target)
         _refuse_recipe(recipe, source.diffusion.num_timesteps)
         encode_moves(source.diffusion, recipe.engine)
         decode_moves(target.diffusion, recipe.engine)
@@ -149,17 +149,22 @@ def _refuse_recipe(recipe: Recipe, steps: int) -> None:
         )
 
 
-def _refuse_unequal(source: Domain, target: Domain) -> None:
+def refuse_unequal(source: Domain, target: Domain) -> None:
+    """Stop if two domains, of images or of points, cannot be joined.
+
+    Raises:
+        UserError: naming the flag in which they differ.
+    """
     for flag in ("image_size", "in_channels", "diffusion_steps", "noise_schedule",
                  "timestep_respacing"):  # fmt: skip
-        values = source.args[flag], target.args[flag]
+        values = source.args.get(flag), target.args.get(flag)
         if values[0] != values[1]:
             raise UserError(
                 f"--{flag}: source and target need the same; {source.origin} has {values[0]!r}, "
                 f"{target.origin} has {values[1]!r}"
             )
     for domain in (source, target):
-        if domain.args["class_cond"]:
+        if domain.args.get("class_cond"):
             raise UserError(
                 f"{domain.origin}: expected an unconditional model (--class_cond False)"
             )

@@ -25,6 +25,8 @@ from .script_util import (
     classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
     create_model_and_diffusion,
+    create_model_and_diffusion_2d,
+    model_and_diffusion_defaults_2d,
     sr_create_model_and_diffusion,
 )
 
@@ -110,6 +112,9 @@ SUPER_RES = Kind(
     "super_res_train",
     partial(defaults, SuperResOptions, DiffusionOptions),
     sr_create_model_and_diffusion,
+)
+POINTS = Kind(
+    "synthetic_train", model_and_diffusion_defaults_2d, create_model_and_diffusion_2d
 )
 CLASSIFIER = Kind(
     "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion

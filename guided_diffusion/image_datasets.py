@@ -389,11 +389,12 @@ def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
     epoch, position = divmod(sample, count)
     if deterministic:
         return position
-    return int(_order(count, seed, epoch)[position])
+    return int(epoch_order(count, seed, epoch)[position])
 
 
 @functools.lru_cache(maxsize=8)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order [count] in which a training goes through its data the `epoch`-th time."""
     return run.generator(seed, 0, epoch).permutation(count)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Set
+from typing import Any
 
 from .flags import option
 
@@ -130,39 +131,26 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningOptions:
-    """What every training has."""
+class LoopOptions:
+    """The training loop."""
 
-    data_dir: str = option("", "folder of training images, searched recursively")
-    labels: str = option(
-        "prefix",
-        "what tells the class of an image: prefix: its file name up to the first _; folder: the "
-        "folder right below --data_dir",
-        choices=("prefix", "folder"),
-    )
     schedule_sampler: str = option(
         "uniform", "how timesteps are drawn", choices=("uniform", "loss-second-moment")
     )
     lr: float = option(1e-4, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.0, "weight decay of AdamW", minimum=0)
-    batch_size: int = option(1, "images per step and per process", minimum=1)
+    batch_size: int = option(1, "examples per step and per process", minimum=1)
     microbatch: int = option(
-        -1, "images per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
+        -1, "examples per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
     )
     log_interval: int = option(10, "steps between log rows", minimum=1, free=True)
     save_interval: int = option(10000, "steps between checkpoints", minimum=1, free=True)
     resume_checkpoint: str = option("", "modelNNNNNN.pt to start from, where --out_dir has none")
-    augment: str = option(
-        "flip",
-        "flip: left-right half of the time; dihedral: right-angle rotations and flips, for tissue",
-        choices=("none", "flip", "dihedral"),
-    )
-    random_crop: bool = option(False, "random instead of centre crops")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(LearningOptions):
-    """Training of one domain."""
+class DenoisingOptions(LoopOptions):
+    """Training of a diffusion model."""
 
     lr_anneal_steps: int = option(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
@@ -175,6 +163,31 @@ class TrainOptions(LearningOptions):
         0, "stop after this many steps, earlier ones of a resumed run counted; 0: no end",
         minimum=0, free=True,
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderOptions:
+    """Images to learn from."""
+
+    data_dir: str = option("", "folder of training images, searched recursively")
+    labels: str = option(
+        "prefix",
+        "what tells the class of an image: prefix: its file name up to the first _; folder: the "
+        "folder right below --data_dir",
+        choices=("prefix", "folder"),
+    )
+    augment: str = option(
+        "flip",
+        "flip: left-right half of the time; dihedral: right-angle rotations and flips, for tissue",
+        choices=("none", "flip", "dihedral"),
+    )
+    random_crop: bool = option(False, "random instead of centre crops")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(DenoisingOptions, FolderOptions):
+    """Training of one domain."""
+
     sample_interval: int = option(
         -1,
         "steps between grids of samples; -1: as --save_interval, 0: no grids",
@@ -185,7 +198,7 @@ class TrainOptions(LearningOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierTrainOptions(LearningOptions):
+class ClassifierTrainOptions(LoopOptions, FolderOptions):
     """Training of a classifier."""
 
     lr: float = option(3e-4, "learning rate of AdamW", minimum=0)
@@ -322,6 +335,15 @@ class TissueOptions:
     seed: int = option(0, "seed of the first tile; the others count up", minimum=0)
 
 
+def _level_convention() -> Any:
+    return option(
+        "reference",
+        "level at which decoding reads a latent; reference: as published, one below the one that "
+        "encoding left it at; aligned: the same",
+        choices=("reference", "aligned"),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class SequenceOptions:
     """Progressive sequences from a source to a target domain."""
@@ -375,17 +397,74 @@ class SequenceOptions:
         "signal-to-noise ratio, or the sum of the first and the third",
         choices=("time", "quadratic", "logsnr", "mixed"),
     )
-    level_convention: str = option(
-        "reference",
-        "level at which decoding reads a latent; reference: as published, one below the one that "
-        "encoding left it at; aligned: the same",
-        choices=("reference", "aligned"),
-    )
+    level_convention: str = _level_convention()
     trajectory_memory: float = option(
         0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
     )
     save_npy: bool = option(True, "write source.npy, target.npy and diffway.npy")
     save_latents: bool = option(False, "write latent.npy (float16)")
+
+
+def _task(default: int, what: str) -> Any:
+    return option(
+        default,
+        f"{what}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 parallel "
+        "rings, 5 parallel squares",
+        choices=range(6),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticModelOptions:
+    """The network of points in the plane."""
+
+    in_channels: int = option(2, "coordinates of a point", choices=(2,))
+    num_channels: int = option(256, "width, channels", minimum=1)
+    num_res_blocks: int = option(2, "residual blocks", minimum=0)
+    dropout: float = option(0.2, "dropout probability, 0..1", minimum=0, maximum=1)
+    use_checkpoint: bool = option(False, "recompute activations to save memory")
+    use_fp16: bool = option(False, "float16 network body, as upstream's recipe")
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticTrainOptions(DenoisingOptions):
+    """Training on points of one distribution."""
+
+    task: int = _task(0, "distribution")
+    batch_size: int = option(30000, "points per step and per process", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSampleOptions:
+    """Drawing new points from one model."""
+
+    task: int = _task(0, "distribution of the model")
+    num_samples: int = option(80000, "points to draw", minimum=1)
+    batch_size: int = option(20000, "points per forward and per process", minimum=1, free=True)
+    model_path: str = option(
+        "", "checkpoint, training run folder, or folder of runs by task as log2D0; empty: of the "
+        "runs of synthetic_train",
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticBridgeOptions:
+    """Points of one distribution on their way to another."""
+
+    source: int = _task(0, "distribution of the points")
+    target: int = _task(1, "distribution to reach")
+    num_samples: int = option(90000, "points to move", minimum=1)
+    batch_size: int = option(30000, "points per forward and per process", minimum=1, free=True)
+    model_path: str = option(
+        "", "folder of training runs by task, as log2D0; empty: that of synthetic_train"
+    )
+    source_model: str = option(
+        "", "source checkpoint or training run folder; empty: by task in --model_path"
+    )
+    target_model: str = option(
+        "", "target checkpoint or training run folder; empty: by task in --model_path"
+    )
+    level_convention: str = _level_convention()
 
 
 FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .flags import UserError
+
 # The first and last beta that the linear schedule has at _LINEAR_STEPS steps (DDPM, section 4).
 _LINEAR_STEPS, _LINEAR_FIRST, _LINEAR_LAST = 1000, 1e-4, 0.02
 # The offset that keeps the cosine schedule's first betas from vanishing (arXiv:2102.09672, eq. 17).
@@ -113,3 +115,23 @@ def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
     places = np.arange(len(indices))
     free = np.minimum(indices - places, total - len(indices)).clip(min=0)
     return np.maximum.accumulate(free) + places
+
+
+def betas_of_flags(noise_schedule: str, steps: int) -> np.ndarray:
+    """Return the betas [T] that the flags of these names ask for.
+
+    Raises:
+        UserError: if there is no such schedule, or not of so few steps.
+    """
+    if steps < 1:
+        raise UserError(f"--diffusion_steps: expected at least 1, got {steps}")
+    try:
+        betas = get_named_beta_schedule(noise_schedule, steps)
+    except ValueError as error:
+        raise UserError(f"--noise_schedule: {error}") from None
+    if betas.max() >= 1:  # a level without any image left
+        raise UserError(
+            f"--diffusion_steps: expected at least 21 for the {noise_schedule} schedule, "
+            f"got {steps}"
+        )
+    return betas

@@ -5,8 +5,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from . import gaussian_diffusion as gd
 from .flags import (  # noqa: F401  (upstream's names live here)
     UserError,
@@ -21,8 +19,11 @@ from .options import (
     DiffusionOptions,
     ModelOptions,
     SuperResOptions,
+    SyntheticModelOptions,
 )
 from .respace import SpacedDiffusion, space_timesteps
+from .schedules import betas_of_flags
+from .synthetic import SyntheticModel
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 # Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
@@ -60,6 +61,11 @@ def classifier_defaults() -> dict[str, Any]:
 def model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the network and diffusion flags."""
     return _upstream(ModelOptions, DiffusionOptions)
+
+
+def model_and_diffusion_defaults_2d() -> dict[str, Any]:
+    """Return DDIB's defaults of the network and diffusion flags for points."""
+    return defaults(SyntheticModelOptions, DiffusionOptions)
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:
@@ -367,6 +373,31 @@ def sr_create_model(
     )
 
 
+def create_model_and_diffusion_2d(
+    learn_sigma: bool,
+    num_channels: int,
+    num_res_blocks: int,
+    dropout: float,
+    diffusion_steps: int,
+    noise_schedule: str,
+    timestep_respacing: str,
+    use_kl: bool,
+    predict_xstart: bool,
+    rescale_timesteps: bool,
+    rescale_learned_sigmas: bool,
+    use_checkpoint: bool,
+    use_fp16: bool,
+    in_channels: int = 2,
+) -> tuple[SyntheticModel, SpacedDiffusion]:
+    """Return the network of points and its process."""
+    flags = dict(locals())
+    out_channels = in_channels * (2 if learn_sigma else 1)
+    model = SyntheticModel(
+        in_channels, num_channels, out_channels, num_res_blocks, dropout, use_checkpoint, use_fp16
+    )
+    return model, _diffusion(flags)
+
+
 def create_gaussian_diffusion(
     *,
     steps: int = 1000,
@@ -393,7 +424,7 @@ def create_gaussian_diffusion(
         var_type = gd.ModelVarType.LEARNED_RANGE
     else:
         var_type = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
-    betas = _betas(noise_schedule, steps)
+    betas = betas_of_flags(noise_schedule, steps)
     try:
         use_timesteps = space_timesteps(steps, timestep_respacing or [steps])
     except ValueError as error:
@@ -407,18 +438,3 @@ def create_gaussian_diffusion(
         loss_type=loss_type,
         rescale_timesteps=rescale_timesteps,
     )
-
-
-def _betas(noise_schedule: str, steps: int) -> np.ndarray:
-    if steps < 1:
-        raise UserError(f"--diffusion_steps: expected at least 1, got {steps}")
-    try:
-        betas = gd.get_named_beta_schedule(noise_schedule, steps)
-    except ValueError as error:
-        raise UserError(f"--noise_schedule: {error}") from None
-    if betas.max() >= 1:  # a level without any image left
-        raise UserError(
-            f"--diffusion_steps: expected at least 21 for the {noise_schedule} schedule, "
-            f"got {steps}"
-        )
-    return betas

@@ -20,7 +20,7 @@ from .image_datasets import record_classes
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
 from .script_util import create_gaussian_diffusion
-from .train_util import TrainLoop, ema_rates, open_loop_log
+from .train_util import TrainLoop, open_loop_log, refuse_flags
 
 Identity = tuple[Path, str, dict[str, Any], set[str]]
 
@@ -30,14 +30,17 @@ _LOOP_FLAGS = (
 ).split()
 
 
-def begin(script: str, args: argparse.Namespace, groups: Sequence[type]) -> Identity:
+def begin(
+    script: str, args: argparse.Namespace, groups: Sequence[type], default: str | Path
+) -> Identity:
     """Check the flags, join the other ranks, and see whether the run folder can be ours.
 
     Args:
         script: name of the command.
-        args: its flags, of `TrainOptions`, `RunOptions` and a network; `precision` is settled
-            in place.
+        args: its flags, of `DenoisingOptions`, `RunOptions` and a network; `precision` is
+            settled in place.
         groups: the groups of all its flags.
+        default: the run folder where none is named.
 
     Returns:
         the arguments of `run.claim`, of which the first is the run folder.
@@ -45,16 +48,12 @@ def begin(script: str, args: argparse.Namespace, groups: Sequence[type]) -> Iden
     Raises:
         UserError: on flags that cannot work, and if the folder holds a run of other flags.
     """
-    ema_rates(args.ema_rate)
-    if args.use_fp16 and args.precision != "fp32":
-        raise UserError(
-            f"--precision: {args.precision} and --use_fp16 True exclude each other; choose one"
-        )
-    if args.labels != "prefix" and not args.class_cond:
+    refuse_flags(args.ema_rate, args.use_fp16, args.precision)
+    if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
         raise UserError("--labels: expected together with --class_cond True, got it alone")
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
-    folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or _default_folder(script, args.data_dir)
+    folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     identity = (Path(folder), script, vars(args), flags.free_flags(*groups))
     run.refuse_other_run(*identity)
     # There is no other way to the generator that the first weights are drawn with.
@@ -62,9 +61,9 @@ def begin(script: str, args: argparse.Namespace, groups: Sequence[type]) -> Iden
     return identity
 
 
-def _default_folder(script: str, data_dir: str) -> str:
-    name = Path(data_dir).resolve().name or "images"
-    return os.path.join("results", f"{script.removeprefix('image_')}_{name}")
+def default_folder(prefix: str, data_dir: str) -> Path:
+    """Return results/<prefix>_<name of the image folder>."""
+    return Path("results") / f"{prefix}_{Path(data_dir).resolve().name or 'images'}"
 
 
 def create_loop(
@@ -81,27 +80,37 @@ def create_loop(
     )
 
 
-def train(loop: TrainLoop, args: argparse.Namespace, draw: Callable[[], Image.Image]) -> None:
+def train(
+    loop: TrainLoop,
+    args: argparse.Namespace,
+    draw: Callable[[], Image.Image] | None = None,
+    unit: str = "image",
+) -> None:
     """Train to the end in a folder that is claimed.
 
     Args:
         loop: with its data.
         args: flags of the command.
         draw: returns the picture of samples that is saved every --sample_interval steps as
-            samples/NNNNNN.png; called on rank 0.
+            samples/NNNNNN.png; called on rank 0. None: no pictures.
+        unit: what one example is called.
     """
     open_loop_log(loop.out_dir)
-    if args.class_cond:
+    if vars(args).get("class_cond"):
         record_classes(loop.out_dir, args.data_dir, args.labels)
     logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
-    every = args.save_interval if args.sample_interval == -1 else args.sample_interval
-    bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
+    every = _interval(args) if draw else 0
+    bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
     for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
         if every and (done % every == 0 or done == loop.max_steps):
             if dist_util.rank() == 0:
                 _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
             dist_util.barrier()
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def _interval(args: argparse.Namespace) -> int:
+    return args.save_interval if args.sample_interval == -1 else args.sample_interval
 
 
 def _save_picture(picture: Image.Image, path: Path) -> None:

@@ -35,7 +35,7 @@ class TrainLoop:
     Args:
         model: the network, on its device.
         diffusion: the process.
-        data: endless (batch [N, C, H, W] in [-1, 1], conditions) of this rank.
+        data: endless (batch [N, ...], images in [-1, 1], conditions) of this rank.
         batch_size: images per step and rank.
         microbatch: images per forward; 0 or below: the whole batch.
         lr: learning rate of AdamW.
@@ -316,6 +316,19 @@ def ema_rates(text: float | str) -> list[float]:
     if not rates or not all(0 <= rate < 1 for rate in rates):
         raise UserError(f"--ema_rate: expected decays in [0, 1), got {text!r}")
     return rates
+
+
+def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
+    """Stop on flags that cannot work, before anything is loaded.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    ema_rates(ema_rate)
+    if use_fp16 and precision != "fp32":
+        raise UserError(
+            f"--precision: {precision} and --use_fp16 True exclude each other; choose one"
+        )
 
 
 def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:

@@ -13,6 +13,7 @@ The multistep solver, "dpmpp", asks at the level where the state is in both dire
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -321,3 +322,35 @@ def decode(
     images = th.empty_like(states)
     images[order] = states
     return images.cpu()
+
+
+def translate(
+    source: Predictor,
+    target: Predictor,
+    states: th.Tensor,
+    engine: Engine,
+    watch: Callable[..., Iterable[Move]] = unwatched,
+) -> tuple[th.Tensor, th.Tensor]:
+    """Walk a batch all the way to noise with one domain, and back with the other.
+
+    Args:
+        source: encodes.
+        target: decodes.
+        states: clean [N, ...].
+        engine: how.
+        watch: called with the moves and `desc`, wraps them in a progress bar.
+
+    Returns:
+        the noise and the clean states of the target, each [N, ...].
+
+    Reference:
+        DDIB, arXiv:2203.08382, algorithm 1.
+    """
+    there = watch(encode_moves(source.domain.diffusion, engine), desc="encoding")
+    back = watch(decode_moves(target.domain.diffusion, engine), desc="decoding")
+    latents = _last(walk(source, states.to(source.domain.device), there, engine.order))
+    return latents, _last(walk(target, latents, back, engine.order))
+
+
+def _last(steps: Iterator[tuple[th.Tensor, th.Tensor]]) -> th.Tensor:
+    return deque(steps, maxlen=1).pop()[0]

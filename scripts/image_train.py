@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
     args = create_argparser().parse_args(argv)
-    identity = train_run.begin("image_train", args, GROUPS)
+    default = train_run.default_folder("train", args.data_dir)
+    identity = train_run.begin("image_train", args, GROUPS, default)
 
     # Build everything that a wrong flag or a broken file can stop.
     network = create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))

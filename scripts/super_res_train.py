@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
     args = create_argparser().parse_args(argv)
-    identity = train_run.begin("super_res_train", args, GROUPS)
+    default = train_run.default_folder("super_res_train", args.data_dir)
+    identity = train_run.begin("super_res_train", args, GROUPS, default)
 
     # Build everything that a wrong flag or a broken file can stop.
     network = sr_create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))

@@ -137,7 +137,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
         checkpoint.load_domain(tmp_path)
     domain = checkpoint.load_domain(tmp_path, {"small_size": 4}, kind=checkpoint.SUPER_RES)
     assert isinstance(domain.model, SuperResModel) and not domain.model.training
-    assert domain.args == args | {"small_size": 4}
+    assert domain.args == args | {"small_size": 4, "sigma_small": False}
 
 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 ORDER = """
 flags options demo
 log_formats logger dist_util run
-imagenet image_datasets color_datasets super_res tissue
-nn attention unet
+imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
+nn attention unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint convert
@@ -19,7 +19,7 @@ guidance
 fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
-bridge
+bridge synthetic_bridge
 records likelihood
 report samples class_translation export
 """.split()

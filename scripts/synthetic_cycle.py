@@ -1,0 +1,80 @@
+"""Move points to another distribution and back, and say how far from their start they end.
+
+Prints mean and largest distance; saves the points of every stage as .npz, and a plot of each in
+which a point keeps its colour. Flags of network and process are read from the args.json beside
+each model.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from guided_diffusion import dist_util, flags, logger, options, plots, run, synthetic_bridge
+from guided_diffusion.checkpoint import Domain
+from guided_diffusion.walks import Predictor, translate
+
+GROUPS = (options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the flags and join the other ranks.
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = create_argparser().parse_args(argv)
+    plots.figure_class()
+    dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    free = flags.free_flags(*GROUPS)
+    name = f"cycle_{args.source}_{args.target}"
+    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free))
+
+    # Load the models and claim the run folder.
+    source, target = synthetic_bridge.load_pair(args, flags.given_flags(argv))
+    run.claim(out_dir, "synthetic_cycle", vars(args), free)
+    logger.configure(str(out_dir))
+
+    # Move the points there and back.
+    points = synthetic_bridge.source_points(args)
+    latents, moved, latents_back, returned = synthetic_bridge.over_ranks(
+        args.num_samples,
+        args.batch_size,
+        lambda batch: there_and_back(source, target, points[batch], args),
+    )
+
+    # Save the points and their plots, and say how far apart start and end are.
+    synthetic_bridge.save(
+        out_dir / name,
+        {
+            "source": points.numpy(), "latent": latents, "target": moved,
+            "latent_back": latents_back, "cycle": returned,
+        },
+        [source.label, "latent", target.label, "latent back", f"{source.label} back"],
+    )  # fmt: skip
+    for key, value in synthetic_bridge.round_trip(points.numpy(), returned).items():
+        logger.logkv(f"{key}_distance", value)
+    logger.logkv("points", args.num_samples)
+    logger.logkv("steps", source.diffusion.num_timesteps)
+    logger.dumpkvs()
+
+
+def there_and_back(
+    source: Domain, target: Domain, points: torch.Tensor, args: argparse.Namespace
+) -> list[torch.Tensor]:
+    """Return noise and points at the target, then noise and points back at the source."""
+    engine = synthetic_bridge.create_engine(args)
+    ends = [Predictor(domain, engine) for domain in (source, target)]
+    there = translate(*ends, points, engine, run.inner_progress)
+    return [*there, *translate(*ends[::-1], there[1], engine, run.inner_progress)]
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    return flags.create_parser(__doc__, *GROUPS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Move points of one distribution to another: encode with the source model, decode with the target.
+
+Saves source points, noise and target points as .npz, and a plot of each in which a point keeps its
+colour. Flags of network and process are read from the args.json beside each model.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from guided_diffusion import dist_util, flags, logger, options, plots, run, synthetic_bridge
+from guided_diffusion.walks import Predictor, translate
+
+GROUPS = (options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the flags and join the other ranks.
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = create_argparser().parse_args(argv)
+    plots.figure_class()
+    dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    free = flags.free_flags(*GROUPS)
+    name = f"translation_{args.source}_{args.target}"
+    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free))
+
+    # Load the models and claim the run folder.
+    source, target = synthetic_bridge.load_pair(args, flags.given_flags(argv))
+    run.claim(out_dir, "synthetic_translation", vars(args), free)
+    logger.configure(str(out_dir))
+
+    # Move the points to the noise and on to the target.
+    points, engine = synthetic_bridge.source_points(args), synthetic_bridge.create_engine(args)
+    ends = [Predictor(domain, engine) for domain in (source, target)]
+    latents, moved = synthetic_bridge.over_ranks(
+        args.num_samples,
+        args.batch_size,
+        lambda batch: translate(*ends, points[batch], engine, run.inner_progress),
+    )
+
+    # Save the points and their plots.
+    synthetic_bridge.save(
+        out_dir / name,
+        {"source": points.numpy(), "latent": latents, "target": moved},
+        [source.label, "latent", target.label],
+    )
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    return flags.create_parser(__doc__, *GROUPS)
+
+
+if __name__ == "__main__":
+    main()
