@@ -19,14 +19,13 @@ import torch as th
 
 from . import dist_util, logger, run
 from .flags import UserError, args_to_dict, defaults, given_flags, require
-from .options import DiffusionOptions, ModelOptions, SuperResOptions
+from .options import DiffusionOptions, ModelOptions, SuperResOptions, SyntheticModelOptions
 from .respace import SpacedDiffusion
 from .script_util import (
     classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
     create_model_and_diffusion,
     create_model_and_diffusion_2d,
-    model_and_diffusion_defaults_2d,
     sr_create_model_and_diffusion,
 )
 
@@ -114,7 +113,9 @@ SUPER_RES = Kind(
     sr_create_model_and_diffusion,
 )
 POINTS = Kind(
-    "synthetic_train", model_and_diffusion_defaults_2d, create_model_and_diffusion_2d
+    "synthetic_train",
+    partial(defaults, SyntheticModelOptions, DiffusionOptions),
+    create_model_and_diffusion_2d,
 )
 CLASSIFIER = Kind(
     "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion

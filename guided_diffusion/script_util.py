@@ -65,7 +65,7 @@ def model_and_diffusion_defaults() -> dict[str, Any]:
 
 def model_and_diffusion_defaults_2d() -> dict[str, Any]:
     """Return DDIB's defaults of the network and diffusion flags for points."""
-    return defaults(SyntheticModelOptions, DiffusionOptions)
+    return _upstream(SyntheticModelOptions, DiffusionOptions)
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:
@@ -388,6 +388,7 @@ def create_model_and_diffusion_2d(
     use_checkpoint: bool,
     use_fp16: bool,
     in_channels: int = 2,
+    sigma_small: bool = False,
 ) -> tuple[SyntheticModel, SpacedDiffusion]:
     """Return the network of points and its process."""
     flags = dict(locals())

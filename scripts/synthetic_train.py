@@ -8,16 +8,11 @@ from collections.abc import Sequence
 
 from guided_diffusion import flags, options, run, synthetic_bridge, train_run
 from guided_diffusion.flags import args_to_dict
-from guided_diffusion.script_util import (
-    create_model_and_diffusion_2d,
-    model_and_diffusion_defaults_2d,
-)
+from guided_diffusion.script_util import create_model_and_diffusion_2d
 from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
 
-GROUPS = (
-    options.SyntheticTrainOptions, options.SyntheticModelOptions, options.DiffusionOptions,
-    options.RunOptions,
-)  # fmt: skip
+NETWORK = synthetic_bridge.NETWORK
+GROUPS = (options.SyntheticTrainOptions, *NETWORK, options.RunOptions)
 
 
 @run.command
@@ -29,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     identity = train_run.begin("synthetic_train", args, GROUPS, default)
 
     # Build everything that a wrong flag or a broken file can stop.
-    network = create_model_and_diffusion_2d(**args_to_dict(args, model_and_diffusion_defaults_2d()))
+    network = create_model_and_diffusion_2d(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_run.create_loop(*network, args, identity[0])
     shape = Synthetic2DType(args.task)
     loop.data = load_2d_data(
