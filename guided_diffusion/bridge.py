@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch as th
 
-from . import depth, walks
+from . import depth, dist_util, walks
 from .checkpoint import Domain
 from .depth import Depths
 from .flags import UserError, args_to_dict
@@ -111,7 +111,9 @@ class Sequences:
         chosen = [depth.choose(recipe.depth_policy, curve, recipe.amount) for curve in features]
         latents = [trajectory.at(i, d.values) for i, d in enumerate(chosen)]
         flat = [value for d in chosen for value in d.values]
+        _refuse_infinite(self.source, latents)
         images = walks.decode(self.decoder, th.cat(latents), flat, engine, self.watch)
+        _refuse_infinite(self.target, images)
         per_image = images.split(recipe.amount)
         for index, tile, d, states, decoded in zip(
             batch, tiles, chosen, latents, per_image, strict=True
@@ -131,9 +133,27 @@ class Sequences:
         return [int(original[d - 1]) if d else -1 for d in depths.values]
 
 
+def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
+    if not all(th.isfinite(state).all() for state in states):
+        raise UserError(
+            f"{domain.origin}: the network predicts numbers that are not finite; its training may "
+            "have diverged, or --precision does not suit it"
+        )
+
+
 def deal(count: int, batch_size: int) -> list[list[int]]:
     """Return 0..count-1 in batches of at most `batch_size`."""
     return [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
+
+
+def deal_to_rank(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return this rank's share of the indices, in batches of at most `batch_size`.
+
+    Batches are smaller where ranks would otherwise go without.
+    """
+    ranks = dist_util.world_size()
+    batches = deal(len(indices), min(batch_size, max(1, -(-len(indices) // ranks))))
+    return [[indices[i] for i in batch] for batch in batches[dist_util.rank() :: ranks]]
 
 
 def _refuse_recipe(recipe: Recipe, steps: int) -> None:

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from .script_util import (
 State = Mapping[str, th.Tensor]
 SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
 SAFETENSORS = ".safetensors"
+# Flags that a trained model may be used with at other values.
+FREE_OF_TRAINING = {"timestep_respacing", "use_fp16", "use_checkpoint", "dropout", "sigma_small"}
 
 
 def _shape(state: State, key: str) -> tuple[int, ...] | str:
@@ -214,16 +217,26 @@ def first_line(error: Exception) -> str:
 
 
 def save_state(state: Any, path: Path) -> None:
-    """Save a state dict so that it is there whole or not at all."""
+    """Save a state dict so that it is there whole or not at all.
+
+    Raises:
+        UserError: if it cannot be written, as on a full disk.
+    """
     if path.suffix == SAFETENSORS:
         content = require("safetensors.torch", "safetensors").save(
             {key: value.clone(memory_format=th.contiguous_format) for key, value in state.items()}
         )
-    with run.atomic_write(path) as file:
-        if path.suffix == SAFETENSORS:
-            file.write(content)
-        else:
-            th.save(state, file)
+    try:
+        with run.atomic_write(path) as file:
+            if path.suffix == SAFETENSORS:
+                file.write(content)
+            else:
+                th.save(state, file)
+    except RuntimeError as error:  # so torch reports a write that fails
+        room = shutil.disk_usage(path.parent).free / 1e9
+        raise UserError(
+            f"{path}: cannot be written, {room:.3f} GB of disk are free ({first_line(error)})"
+        ) from None
 
 
 def load_weights(
@@ -333,7 +346,10 @@ def load_domain(
         UserError: if the path, the file or the flags do not fit.
     """
     file = weights_file(Path(path))
-    args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
+    recorded = _recorded_args(file, kind, assumed or {})
+    args = recorded | dict(flags or {})
+    if (file.parent / "args.json").exists():
+        _warn_of_changes(file, recorded, args)
     model, diffusion = kind.create(**args)
     load_weights(model, file)
     _make_ready(model, device, args["use_fp16"])
@@ -381,6 +397,13 @@ def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) ->
     elif use_fp16:
         model.dtype = th.float32  # half precision convolutions on a CPU are slower than float32
     model.eval().requires_grad_(False)
+
+
+def _warn_of_changes(file: Path, trained: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+    for name in sorted(trained.keys() - FREE_OF_TRAINING):
+        if used[name] != trained[name]:
+            change = f"--{name} {trained[name]!r}, used with {used[name]!r}"
+            logger.warn(f"{file}: trained with {change}")
 
 
 def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:

@@ -206,6 +206,28 @@ def once(action: Callable[[], T]) -> T:
     return result
 
 
+def everywhere(action: Callable[[], T]) -> T:
+    """Do something on every rank, and return each one's own result.
+
+    Raises:
+        UserError: on every rank, where the action raised it on any.
+    """
+    result, problem = None, ""
+    try:
+        result = action()
+    except UserError as error:
+        problem = str(error)
+    problems = [found for found in Ranks().gather(problem) if found]
+    if problems:
+        raise UserError(problems[0])
+    return result
+
+
+def on_any_rank(condition: bool) -> bool:
+    """Return whether a condition holds on at least one rank."""
+    return any(Ranks().gather(condition))
+
+
 class Ranks:
     """All ranks, with the part of an MPI communicator's interface that the logger uses."""
 

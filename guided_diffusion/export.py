@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,8 +68,8 @@ class Exporter:
         return set(self._finished_rows())
 
     def _finished_rows(self) -> dict[int, list[Row]]:
-        # Pictures or arrays that were deleted are made again.
-        if not all((self.folder / f"{name}.npy").exists() for name in self.arrays):
+        # Pictures that were deleted are made again; latents stand nowhere else.
+        if "latent" in self.arrays and not (self.folder / "latent.npy").exists():
             return {}
         found = complete_sequences(self._all_rows(), self.recipe.amount)
         return {
@@ -78,12 +78,12 @@ class Exporter:
             if all((self.folder / row["file_name"]).exists() for row in rows)
         }
 
-    def prepare(self, files: Sequence[str], tile_shape: tuple[int, int, int]) -> set[int]:
+    def prepare(self, files: Sequence[str], tile: Callable[[int], np.ndarray]) -> set[int]:
         """Tidy up what an earlier run left, and create the arrays (rank 0 only).
 
         Args:
             files: all source images.
-            tile_shape: (C, H, W).
+            tile: returns the tile of an index, [H, W, C] uint8.
 
         Returns:
             indices of the sequences that are finished.
@@ -91,20 +91,42 @@ class Exporter:
         Raises:
             UserError: if what is there was made from other images or checkpoints.
         """
-        self._refuse_other_origins(files)
-        self.merge()
-        self.create_arrays(tile_shape)
+        self._refuse_other_origins(files, tile)
+        rows = self.merge()
+        height, width, channels = tile(0).shape
+        missing = [name for name in self.arrays if not (self.folder / f"{name}.npy").exists()]
+        self.create_arrays((channels, height, width))
+        self._fill_again(missing, rows)
         return self.finished()
 
-    def _refuse_other_origins(self, files: Sequence[str]) -> None:
-        for index, rows in complete_sequences(self._all_rows(), self.recipe.amount).items():
-            source_file = files[index] if index < len(files) else "nothing"
-            for key, value in {"source_file": source_file, **self.provenance}.items():
-                if rows[0][key] != value:
-                    raise UserError(
-                        f"--out_dir: sequence {index} in {self.folder} was made from {key} "
-                        f"{rows[0][key]}, which is now {value}; choose another folder"
-                    )
+    def _refuse_other_origins(
+        self, files: Sequence[str], tile: Callable[[int], np.ndarray]
+    ) -> None:
+        for index, rows in self._finished_rows().items():
+            before, now = rows[0]["source_file"], files[index] if index < len(files) else "nothing"
+            if os.path.realpath(before) != os.path.realpath(now):
+                reason = f"{before}, which is now {now}"
+            elif not self._shows(rows[0], tile(index)):
+                reason = f"{before}, which now holds another picture"
+            else:
+                continue
+            raise UserError(
+                f"--out_dir: sequence {index} in {self.folder} was made from {reason}; choose "
+                "another folder"
+            )
+
+    def _shows(self, row: Row, tile: np.ndarray) -> bool:
+        return np.array_equal(report.read_tile(self.folder / row["file_name"]), tile)
+
+    def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
+        # Arrays that were deleted, from the pictures and the manifest.
+        for index, sequence in complete_sequences(rows, self.recipe.amount).items():
+            tiles = [report.read_tile(self.folder / row["file_name"]) for row in sequence]
+            channels_first = np.moveaxis(np.stack(tiles), -1, 1)
+            depths = np.array([int(row["depth"]) for row in sequence[1:]])
+            values = {"source": channels_first[0], "target": channels_first[1:], "diffway": depths}
+            for name in names:
+                self._store(name, index, values[name])
 
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
@@ -162,9 +184,12 @@ class Exporter:
             "latent": sequence.latents.numpy().astype(np.float16),
         }
         for name in self.arrays:
-            array = self._open_array(name, values[name])
-            array[sequence.index] = values[name]
-            array.flush()
+            self._store(name, sequence.index, values[name])
+
+    def _store(self, name: str, index: int, value: np.ndarray) -> None:
+        array = self._open_array(name, value)
+        array[index] = value
+        array.flush()
 
     def _open_array(self, name: str, example: np.ndarray) -> np.memmap:
         path = self.folder / f"{name}.npy"
@@ -175,11 +200,13 @@ class Exporter:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:
             raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
-        if array.shape != shape or array.dtype != example.dtype:
+        if len(array) > self.count or array.shape[1:] != shape[1:] or array.dtype != example.dtype:
             raise UserError(
                 f"{path}: expected {shape} {example.dtype}, got {array.shape} {array.dtype}; "
-                "delete it or choose another --out_dir"
+                "choose another --out_dir"
             )
+        if len(array) < self.count:  # images were added
+            _lengthen(path, array, shape)
         return open_memmap(path, "r+")
 
     def create_arrays(self, tile_shape: tuple[int, int, int]) -> None:
@@ -240,6 +267,15 @@ class Exporter:
                         f"got {','.join(reader.fieldnames)}; choose another --out_dir"
                     )
                 yield from reader
+
+
+def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
+    longer = path.with_name(f".{path.name}.longer.partial")
+    run.create_array(longer, array.dtype, shape, f"--save_npy: {path}")
+    copy = open_memmap(longer, "r+")
+    copy[: len(array)] = array
+    copy.flush()
+    os.replace(longer, path)
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:

@@ -8,6 +8,7 @@ n ranks with batches of b see together what one process with batches of n * b se
 import functools
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> l
             f"{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
     for file in files:
-        if not file.isprintable():  # undecodable bytes and line breaks, which no manifest can hold
+        # Undecodable bytes and line breaks, which no manifest can hold.
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
             raise UserError(f"{flag}: expected file names of printable text, found {file!a}")
     return files
 
@@ -66,7 +68,12 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        folders[:] = [
+            name
+            for name in folders
+            # The pictures of a run that was written in here are no tiles.
+            if name[0] != "." and not Path(place, name, "args.json").exists()
+        ]
         yield from (Path(place, name) for name in names if name[0] != ".")
 
 
@@ -224,11 +231,18 @@ class ImageDataset(Dataset):
         stacked = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
         return to_model_range(np.stack(tiles)), stacked
 
-    def fill_cache(self) -> None:
-        """Decode every tile now, if they are kept."""
+    def check(self) -> None:
+        """Decode every tile now: all on each rank if they are kept, otherwise each on one rank.
+
+        Raises:
+            UserError: on every rank, for a file that cannot be used.
+        """
         if self.cache is not None:
-            for index in range(len(self)):
-                self._centre_crop(index)
+            dist_util.everywhere(lambda: [self._centre_crop(index) for index in range(len(self))])
+            return
+        mine = self.local_images[dist_util.rank() :: dist_util.world_size()]
+        files = run.progress(mine, desc="checking", unit="image", leave=False)
+        dist_util.everywhere(lambda: [open_image(file, self.in_channels).size for file in files])
 
     def conditions(self, index: int) -> dict[str, Any]:
         """Return {"y": label, "filepath": name}, as far as they are known."""
@@ -292,8 +306,8 @@ def load_data(
         ([N, C, H, W] float32 in [-1, 1], conditions).
 
     Raises:
-        UserError: if the folder or a file cannot be used. Centre crops that fit into memory are
-            decoded at the call, so that a broken file shows before the first step.
+        UserError: if the folder or a file cannot be used. Every file is decoded once at the call,
+            so that a broken one shows before the first step.
     """
     files = list_image_files(data_dir)
     dataset = ImageDataset(
@@ -306,7 +320,7 @@ def load_data(
         augment=augment,
         cache=len(files) * image_size**2 * in_channels <= CACHE_BYTES,
     )
-    dataset.fill_cache()
+    dataset.check()
     return _batches(dataset, batch_size, deterministic, seed, start_step)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from . import dist_util, logger, run
-from .bridge import deal
+from .bridge import deal_to_rank
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
 
@@ -39,8 +39,7 @@ def fill(
     """
     todo = dist_util.once(lambda: _unfinished(path, fields, count))
     records = open_memmap(path, "r+")
-    batches = [[todo[i] for i in batch] for batch in deal(len(todo), batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    mine = deal_to_rank(todo, batch_size)
     for batch in run.progress(mine, unit="batch"):
         _store(records, batch, make(batch))
         if batch is not mine[-1]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from . import run
+from .flags import UserError
 
 GAP = 2  # pixels between tiles
 
@@ -70,7 +71,7 @@ def contact_sheet(folder: Path, rows: Sequence[dict[str, str]], sequences: int =
     """
     names = list(dict.fromkeys(row["sequence"] for row in rows))[:sequences]
     shown = [[row for row in rows if row["sequence"] == name] for name in names]
-    tiles = [[_read(folder / row["file_name"]) for row in line] for line in shown]
+    tiles = [[read_tile(folder / row["file_name"]) for row in line] for line in shown]
     scale = -(-96 // tiles[0][0].shape[1])  # captions need about 60 pixels
     captions = [[_caption(row) for row in line] for line in shown]
     return grid(tiles, captions, scale)
@@ -89,9 +90,19 @@ def save_contact_sheet(folder: Path, rows: Sequence[dict[str, str]], *, anew: bo
     return path
 
 
-def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        tile = np.array(picture)
+def read_tile(path: Path) -> np.ndarray:
+    """Return a picture that was written here, [H, W, C] uint8.
+
+    Raises:
+        UserError: if it was damaged since.
+    """
+    try:
+        with Image.open(path) as picture:
+            tile = np.array(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(
+            f"{path}: expected a whole picture, got {error}; delete it, the same command makes it"
+        ) from None
     return tile if tile.ndim == 3 else tile[..., None]
 
 

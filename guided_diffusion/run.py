@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ from . import dist_util, logger
 from .flags import UserError
 
 VERSION = "0.1.0"
+PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 @contextlib.contextmanager
@@ -201,13 +204,19 @@ def _refuse_differences(path: Path, script: str, args: dict[str, Any], free: set
     differing = [
         f"--{name} was {before[name]!r}, is {args[name]!r}"
         for name in args
-        if name in before and name not in free and before[name] != args[name]
+        if name in before and name not in free and not _same(name, before[name], args[name])
     ]
     if differing:
         raise UserError(
             f"--out_dir: {path.parent} holds a run of other flags ({'; '.join(differing)}); "
             "give the same flags to continue it, or another folder"
         )
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    if name.endswith(PATHS) and one and other:
+        return os.path.realpath(one) == os.path.realpath(other)
+    return one == other
 
 
 def read_args(path: Path) -> dict[str, Any]:
@@ -291,6 +300,33 @@ def inner_progress(steps: Iterable, desc: str) -> Iterable:
     return progress(steps, desc=desc, unit="step", leave=False, position=1)
 
 
+class StopSignal:
+    """Whether Ctrl-C or a batch system has asked this process to end, inside its `with` block.
+
+    The first request is noted, so that the work at hand can be finished; a second one ends the
+    process at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._note) for number in _STOPPING}
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
     """Turn user mistakes of a script's main into one line on stderr and exit code 2."""
 
@@ -300,8 +336,18 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
         except UserError as error:
             print("error:", *str(error).splitlines(), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
+        except OSError as error:  # a full disk, a folder without permission
+            if error.strerror is None:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command again goes on", file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED) from None
         finally:
-            logger.reset()
+            with contextlib.suppress(OSError):  # the disk may be full
+                logger.reset()
             dist_util.cleanup()
 
     return wrapped

@@ -24,6 +24,7 @@ from .train_util import TrainLoop, open_loop_log, refuse_flags
 
 Identity = tuple[Path, str, dict[str, Any], set[str]]
 
+PER_STEP = "batch_size x processes"
 _LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
     "weight_decay lr_anneal_steps precision seed max_steps resume_checkpoint"
@@ -52,10 +53,12 @@ def begin(
     if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
         raise UserError("--labels: expected together with --class_cond True, got it alone")
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
-    identity = (Path(folder), script, vars(args), flags.free_flags(*groups))
+    # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
+    asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
+    identity = (Path(folder), script, asked, flags.free_flags(*groups) | {"batch_size"})
     run.refuse_other_run(*identity)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
     th.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))
     return identity
@@ -86,7 +89,7 @@ def train(
     draw: Callable[[], Image.Image] | None = None,
     unit: str = "image",
 ) -> None:
-    """Train to the end in a folder that is claimed.
+    """Train to the end in a folder that is claimed; if asked to stop, save and stop.
 
     Args:
         loop: with its data.
@@ -99,14 +102,26 @@ def train(
     if vars(args).get("class_cond"):
         record_classes(loop.out_dir, args.data_dir, args.labels)
     logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
+    logger.log(f"arithmetic: {args.precision}")
     every = _interval(args) if draw else 0
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
-    for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
-        if every and (done % every == 0 or done == loop.max_steps):
-            if dist_util.rank() == 0:
-                _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
-            dist_util.barrier()
+    with run.StopSignal() as signal:
+        for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
+            if every and (done % every == 0 or done == loop.max_steps):
+                if dist_util.rank() == 0:
+                    _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
+                dist_util.barrier()
+            if _to_stop(loop, signal.asked):
+                loop.save()
+                raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def _to_stop(loop: TrainLoop, asked: bool) -> bool:
+    # The ranks have to agree; they do so where they meet anyway, for the log.
+    if dist_util.world_size() == 1:
+        return asked
+    return loop.done % loop.log_interval == 0 and dist_util.on_any_rank(asked)
 
 
 def _interval(args: argparse.Namespace) -> int:

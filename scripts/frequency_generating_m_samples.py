@@ -21,7 +21,8 @@ from guided_diffusion.train_util import open_loop_log
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
-FREE = flags.free_flags(*GROUPS) | {"seed"}  # encoding and decoding draw nothing
+# Encoding and decoding draw nothing; models are known by their digests, not by their places.
+FREE = flags.free_flags(*GROUPS) | {"seed", "source_model", "target_model"}
 ORDER = {"source": True, "target": False}  # its use_new_attention_order, by role
 
 
@@ -35,38 +36,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     demo.fill_in(args, given)
     options.apply_preset(args, given)
     dist_util.setup_dist(args.device)
+    asked = dict(vars(args))
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     name = f"{args.source}_to_{args.target}"
-    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), FREE))
+    out_dir = Path(args.out_dir or run.default_folder(name, asked, FREE))
 
     # Check everything that can be wrong, before the first forward.
     check_names(args.source, args.target)
     domains = [load(args, role, given) for role in ORDER]
-    identity = (out_dir, "frequency_generating_m_samples", record(args, domains), FREE)
+    identity = (out_dir, "frequency_generating_m_samples", record(asked, domains), FREE)
     run.refuse_other_run(*identity)
     recipe = bridge.Recipe.of(args)
     files = list_image_files(args.data_dir)[: args.num_images or None]
     sequences = bridge.Sequences(*domains, files, recipe, watch=run.inner_progress)
-    shapes = [sequences.tile(index).shape for index in range(len(files))]
+    dist_util.everywhere(lambda: [sequences.tile(index).shape for index in range(len(files))])
 
     # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
     run.claim(*identity)
     open_loop_log(out_dir, together=False)
     exporter = create_exporter(args, out_dir, domains, recipe, len(files))
-    height, width, channels = shapes[0]
-    finished = dist_util.once(lambda: exporter.prepare(files, (channels, height, width)))
+    finished = dist_util.once(lambda: exporter.prepare(files, sequences.tile))
     todo = [index for index in range(len(files)) if index not in finished]
-    batches = [[todo[i] for i in b] for b in bridge.deal(len(todo), recipe.batch_size)]
-    sequences.batches = batches[dist_util.rank() :: dist_util.world_size()]
+    sequences.batches = bridge.deal_to_rank(todo, recipe.batch_size)
 
     # Make the sequences of this rank.
-    logger.log(f"{len(todo)} of {len(files)} sequences to make in {exporter.folder}")
+    logger.log(f"{len(todo)} of {len(files)} sequences to make in {args.precision}")
     for sequence in run.progress(sequences, unit="sequence"):
         exporter.save(sequence)
-        logger.logkvs({"sequence": sequence.index, "fallback": int(sequence.depths.fallback)})
+        failed = sequence.depths.fallback
+        logger.logkvs({"sequence": sequence.index, "fallback": int(failed)})
         logger.logkv("depths", " ".join(map(str, sequence.depths.values)))
         logger.dumpkvs()
-        if sequence.depths.fallback:
+        if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
 
     # Merge the manifest and draw the contact sheet.
@@ -94,7 +95,7 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     )
 
 
-def record(args: argparse.Namespace, domains: Sequence[Domain]) -> dict[str, Any]:
+def record(asked: dict[str, Any], domains: Sequence[Domain]) -> dict[str, Any]:
     """Return what decides the files of a run: its own flags, and those that its models have."""
     of_models = {
         f"{role}_model.{name}": value
@@ -102,7 +103,7 @@ def record(args: argparse.Namespace, domains: Sequence[Domain]) -> dict[str, Any
         for name, value in (domain.args | {"sha256": domain.sha256}).items()
     }
     network = flags.defaults(*NETWORK)
-    return {k: v for k, v in vars(args).items() if k not in network} | of_models
+    return {k: v for k, v in asked.items() if k not in network} | of_models
 
 
 def create_exporter(

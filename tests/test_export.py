@@ -22,9 +22,13 @@ AMOUNT = 3
 SIZE = 8
 
 
+def source_tile(index, channels=3):
+    return draw(index, SIZE, SIZE, channels).mul(60).add(128).clamp(0, 255).byte().numpy()
+
+
 def sequence(index, channels=3, amount=AMOUNT, source_file=""):
     """A sequence as the bridge yields it, drawn by its index."""
-    source = draw(index, SIZE, SIZE, channels).mul(60).add(128).clamp(0, 255).byte().numpy()
+    source = source_tile(index, channels)
     depths = tuple(5 * (i + 1) for i in range(amount))
     return ImageSequence(
         index,
@@ -265,43 +269,71 @@ def test_a_manifest_of_other_columns_is_refused(exporter):
         exporter(provenance={"other_model": "x"}).finished()
 
 
-@pytest.mark.parametrize("name", ["images/00001/02.png", "target.npy"])
-def test_what_was_deleted_is_made_again(exporter, tmp_path, name):
-    saved(exporter, 0, 1).merge()
+@pytest.mark.parametrize(
+    ("name", "left"), [("images/00001/02.png", {0}), ("target.npy", {0, 1}), ("latent.npy", set())]
+)
+def test_what_was_deleted_is_made_again(exporter, tmp_path, name, left):
+    saved(exporter, 0, 1, save_latents=True).merge()
     (tmp_path / "t" / name).unlink()
-    assert exporter().finished() == ({0} if name.endswith("png") else set())
+    assert exporter(save_latents=True).finished() == left
+
+
+def test_deleted_arrays_are_filled_from_the_pictures(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    names = ["source.npy", "target.npy", "diffway.npy"]
+    before = [load(tmp_path / "t" / name).copy() for name in names]
+    for name in names:
+        (tmp_path / "t" / name).unlink()
+    assert exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile) == {0, 1}
+    for name, array in zip(names, before, strict=True):
+        assert np.array_equal(load(tmp_path / "t" / name), array)
+
+
+def test_arrays_grow_with_the_images(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    before = load(tmp_path / "t" / "target.npy").copy()
+    assert exporter(count=6).prepare([f"data/{i}.png" for i in range(6)], source_tile) == {0, 1}
+    after = load(tmp_path / "t" / "target.npy")
+    assert len(after) == 6 and np.array_equal(after[:4], before)
+
+
+def test_a_damaged_picture_is_named(exporter, tmp_path):
+    saved(exporter, 0).merge()
+    path = tmp_path / "t" / "images" / "00000" / "00.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match="00.png: expected a whole picture"):
+        exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile)
 
 
 def test_preparing_merges_creates_arrays_and_tells_what_is_finished(exporter, tmp_path):
     files = [f"data/{index}.png" for index in range(4)]
     found = exporter()
-    assert found.prepare(files, (3, SIZE, SIZE)) == set()
+    assert found.prepare(files, source_tile) == set()
     assert load(tmp_path / "t" / "diffway.npy").shape == (4, AMOUNT)
     saved(exporter, 2, part=1)
-    assert exporter().prepare(files, (3, SIZE, SIZE)) == {2}
+    assert exporter().prepare(files, source_tile) == {2}
     assert not list((tmp_path / "t").glob("manifest.part*"))
 
 
 @pytest.mark.parametrize(
-    ("files", "provenance", "message"),
+    ("files", "shown", "message"),
     [
-        (["data/0.png", "data/x.png"], {}, "sequence 1 .* source_file data/1.png, .* data/x.png"),
-        (["data/0.png"], {}, "sequence 1 .* which is now nothing"),
-        (["data/0.png", "data/1.png"], {"target_model": "u.pt"}, "target_model t.pt, .* now u.pt"),
+        (["data/0.png", "data/x.png"], (0, 1), "sequence 1 .* data/1.png, .* now data/x.png"),
+        (["data/0.png"], (0, 1), "sequence 1 .* which is now nothing"),
+        (["data/0.png", "data/1.png"], (0, 5), "data/1.png, which now holds another picture"),
     ],
 )
-def test_sequences_of_other_images_or_models_are_not_mixed(exporter, files, provenance, message):
+def test_sequences_of_other_images_are_not_mixed(exporter, files, shown, message):
     saved(exporter, 0, 1).merge()
-    models = {"source_model": "s.pt", "target_model": "t.pt"} | provenance
     with pytest.raises(UserError, match=f"--out_dir: .*{message}"):
-        exporter(provenance=models).prepare(files, (3, SIZE, SIZE))
+        exporter().prepare(files, lambda index: source_tile(shown[index]))
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (np.zeros((4, AMOUNT + 1), np.int64), r"expected \(4, 3\) int64, got \(4, 4\) int64"),
-        (np.zeros((3, AMOUNT), np.int64), r"expected \(4, 3\) int64, got \(3, 3\) int64"),
+        (np.zeros((5, AMOUNT), np.int64), r"expected \(4, 3\) int64, got \(5, 3\) int64"),
         (np.zeros((4, AMOUNT), np.float32), r"expected \(4, 3\) int64, got \(4, 3\) float32"),
         (b"text", "expected an array"),
         (b"", "expected an array"),

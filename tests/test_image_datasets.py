@@ -289,7 +289,7 @@ def test_shards_part_the_files_and_their_labels(noise_folder):
 def test_kept_tiles_equal_those_that_are_read_again(noise_folder, random_crop):
     files = image_datasets.list_image_files(noise_folder)
     kept, read = (ImageDataset(6, files, random_crop=random_crop, cache=c) for c in (True, False))
-    kept.fill_cache()
+    kept.check()
     for _ in range(2):
         for index in range(5):
             tiles = [d.tile(index, np.random.default_rng(index)) for d in (kept, read)]
