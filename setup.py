@@ -17,7 +17,7 @@ setup(
     ],
     extras_require={
         "mpi": ["mpich"],
-        "metrics": ["scipy"],
-        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers"],
+        "metrics": ["scipy", "torch-fidelity"],
+        "test": ["pytest", "hypothesis", "mpich", "scipy", "diffusers", "torchmetrics"],
     },
 )

@@ -19,8 +19,12 @@ fp16_util train_util
 depth fourier_trans soft_labels
 bridge
 report export
+image_sets features metrics
 """.split()
-HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
+HEAVY = {
+    "mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "torch_fidelity",
+    "torchmetrics",
+}  # fmt: skip
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
