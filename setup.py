@@ -18,10 +18,12 @@ setup(
     extras_require={
         "mpi": ["mpich"],
         "metrics": ["scipy"],
+        "inception": ["scipy", "torch-fidelity"],
         "safetensors": ["safetensors"],
         "plots": ["matplotlib"],
         "test": [
             "pytest", "hypothesis", "mpich", "scipy", "diffusers", "safetensors", "matplotlib",
+            "torchmetrics",
         ],
     },
 )

@@ -90,11 +90,11 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
             image = Image.open(file)
             image.load()
         return _in_8_bits(image).convert(MODES[in_channels])
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: expected a readable image, got {error}") from None
 
 
-_UNREADABLE = (
+UNREADABLE = (
     UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
 )  # fmt: skip
 

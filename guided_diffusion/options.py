@@ -321,6 +321,29 @@ class ConvertOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Comparing two sets of images."""
+
+    features: str = option(
+        "auto",
+        "network that sees the images: inception; small: fixed random weights, for a quick look; "
+        "auto: inception where it is installed with its weights, else small",
+        choices=("auto", "inception", "small"),
+    )
+    weights: str = option("", "file of Inception's weights; empty: where torch-fidelity keeps them")
+    image_size: int = option(
+        0, "resize and centre-crop to this side, pixels; 0: as they are, all of one size", minimum=0
+    )
+    batch_size: int = option(32, "images per forward and per process", minimum=1)
+    bootstrap: int = option(
+        200, "random halves of the sets that the intervals come from; 0: no intervals", minimum=0
+    )
+    seed: int = option(0, "base seed; every random draw follows from it", minimum=0)
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = option("", "JSON file to write; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class TissueOptions:
     """Drawn tissue."""
 

@@ -22,8 +22,12 @@ walks
 bridge synthetic_bridge
 records likelihood
 report samples class_translation export
+image_sets features metrics
 """.split()
-HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors"}
+HEAVY = {
+    "mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors",
+    "torch_fidelity", "torchmetrics",
+}  # fmt: skip
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
