@@ -11,6 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from .flags import UserError
+
+
+class UnknownFormatError(UserError, ValueError):
+    """A log format of another name, as OPENAI_LOG_FORMAT may give."""
+
 
 class KVWriter:
     """A format that takes rows of key-value pairs."""
@@ -28,9 +34,14 @@ class SeqWriter:
         raise NotImplementedError
 
 
+def _open_log(filename: str) -> TextIO:
+    path = os.path.abspath(filename)  # a later change of the working directory must not matter
+    return open(path, "a+", encoding="utf-8", errors="replace", newline="")
+
+
 class _FileFormat(KVWriter):
     def __init__(self, filename: str) -> None:
-        self.file = open(filename, "a+", encoding="utf-8", errors="replace", newline="")
+        self.file = _open_log(filename)
         self._end_cut_line()
 
     def _end_cut_line(self) -> None:
@@ -110,13 +121,18 @@ class CSVOutputFormat(_FileFormat):
         self.file.flush()
 
     def _widen(self, new: list[str]) -> None:
+        # Into a file beside it that then takes its place: a kill in between loses no row.
         self.file.seek(0)
         rows = list(csv.reader(self.file))[1:]
         self.keys += new
-        self.file.seek(0)
-        self.file.truncate()
         blank = [""] * len(new)
-        csv.writer(self.file).writerows([self.keys, *(row + blank for row in rows)])
+        folder, name = os.path.split(self.file.name)
+        partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")
+        with open(partial, "w", encoding="utf-8", errors="replace", newline="") as file:
+            csv.writer(file).writerows([self.keys, *(row + blank for row in rows)])
+        self.file.close()
+        os.replace(partial, self.file.name)
+        self.file = _open_log(self.file.name)
 
 
 class TensorBoardOutputFormat(KVWriter):
@@ -143,7 +159,7 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
     """Open one format in a folder.
 
     Raises:
-        ValueError: for an unknown name.
+        UnknownFormatError: for an unknown name.
     """
     os.makedirs(ev_dir, exist_ok=True)
     makers: dict[str, Callable[[], KVWriter]] = {
@@ -155,5 +171,7 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
         "tensorboard": lambda: TensorBoardOutputFormat(os.path.join(ev_dir, f"tb{log_suffix}")),
     }
     if format not in makers:
-        raise ValueError(f"log format: expected one of {sorted(makers)}, got {format!r}")
+        raise UnknownFormatError(
+            f"log format (OPENAI_LOG_FORMAT): expected one of {', '.join(makers)}, got {format!r}"
+        )
     return makers[format]()

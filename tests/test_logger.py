@@ -3,6 +3,7 @@
 import csv
 import inspect
 import json
+import os
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from guided_diffusion import logger
+from guided_diffusion.flags import UserError
 from guided_diffusion.logger import Logger
 
 # name -> upstream's parameters
@@ -80,6 +82,37 @@ def test_csv_of_a_second_run_goes_on_and_grows(tmp_path):
         {"a": "4", "b": "3", "c": ""},
         {"a": "", "b": "6", "c": "5"},
     ]
+
+
+def test_a_csv_that_is_killed_while_it_grows_keeps_its_rows(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with logger.scoped_configure(str(tmp_path), ["csv"]):
+        dump(a=1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", killed)
+            dump(b=2)
+        assert table(tmp_path / "progress.csv") == [{"a": "1"}]
+    (partial,) = {path.name for path in tmp_path.iterdir()} - {"progress.csv"}
+    assert partial.startswith(".") and partial.endswith(".partial")  # as `run.claim` removes
+
+
+def test_a_csv_grows_where_it_was_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with logger.scoped_configure("logs", ["csv"]):
+        dump(a=1)
+        monkeypatch.chdir("/")
+        dump(b=2)
+    assert table(tmp_path / "logs" / "progress.csv") == [{"a": "1", "b": ""}, {"a": "", "b": "2"}]
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["progress.csv"]
+
+
+@pytest.mark.parametrize("error", [UserError, ValueError])
+def test_an_unknown_format_is_a_user_error_that_names_the_variable(tmp_path, monkeypatch, error):
+    monkeypatch.setenv("OPENAI_LOG_FORMAT", "stdout,cvs")
+    with pytest.raises(error, match="OPENAI_LOG_FORMAT.*: expected .*, csv, .* got 'cvs'"):
+        logger.configure(str(tmp_path))
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "json"])
