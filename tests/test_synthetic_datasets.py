@@ -1,6 +1,7 @@
 """DDIB's distributions of points, and their plots."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -199,7 +200,7 @@ def test_the_plots_of_upstream(tmp_path):
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"needs matplotlib: pip install .*\[plots\]"):
         synthetic_datasets.scatter(np.zeros((2, 2)), tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
