@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cli import ROOT, draw_images, environment
+from cli import DEADLINE, ROOT, draw_images, environment
 from reference_images import REFERENCE
 from reference_weights import draw, load_drawn_weights
 
@@ -38,19 +38,25 @@ def test_shared_modules_are_ours_and_not_copies():
     assert sys.modules["improved_diffusion"] is guided_diffusion.improved_diffusion
 
 
-def test_one_import_is_enough_in_a_fresh_process():
+@pytest.mark.parametrize("installed", [False, True])
+def test_one_import_is_enough_or_none_where_installed(tmp_path, installed):
     code = (
-        "import guided_diffusion.improved_diffusion\n"
         "from improved_diffusion.unet import UNetModel\n"
         "from improved_diffusion import dist_util, logger\n"
         "import improved_diffusion.gaussian_diffusion as gd\n"
-        "print(UNetModel.__name__, gd.__name__)"
+        "print(UNetModel.__module__, gd.__name__)"
     )
+    if installed:  # as setup.py does
+        place = ROOT / "guided_diffusion" / "improved_diffusion" / "installed"
+        (tmp_path / "improved_diffusion").symlink_to(place)
+    else:
+        code = f"import guided_diffusion.improved_diffusion\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", code], text=True, capture_output=True, timeout=120,
-        env=environment(PYTHONPATH=ROOT),
+        [sys.executable, "-c", code], text=True, capture_output=True, timeout=DEADLINE,
+        env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"),
     )  # fmt: skip
-    assert done.stdout.split() == ["UNetModel", "guided_diffusion.gaussian_diffusion"], done.stderr
+    modules = ["guided_diffusion.improved_diffusion.unet", "guided_diffusion.gaussian_diffusion"]
+    assert done.stdout.split() == modules, done.stderr
 
 
 @pytest.mark.parametrize(
