@@ -229,6 +229,15 @@ class SampleOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class EnlargeOptions:
+    """The images to enlarge."""
+
+    base_samples: str = option(
+        "", "small images: an .npz as image_sample.py writes it, or a folder, searched recursively"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class GuidanceOptions:
     """The classifier that steers the sampler."""
 

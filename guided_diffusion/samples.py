@@ -84,6 +84,7 @@ def draw(
     model: Model | None = None,
     cond_fn: CondFn = None,
     model_kwargs: ModelKwargs = None,
+    purpose: int = run.ImageNoise.DRAWING,
 ) -> th.Tensor:
     """Draw images of which each depends on the seed and its own index alone.
 
@@ -98,11 +99,12 @@ def draw(
         model: what is asked in place of the domain's network; None: that.
         cond_fn: gradient of log p(y | x) to steer by.
         model_kwargs: further keywords of the network and of cond_fn, on its device.
+        purpose: of the noise, see `run.ImageNoise`.
 
     Returns:
         [n, C, H, W].
     """
-    noise = run.ImageNoise(seed, indices)
+    noise = run.ImageNoise(seed, indices, purpose)
     domain.diffusion.noise_like = noise
     start = noise.draw(shape)
     loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop

@@ -19,6 +19,7 @@ SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
     ("guided-diffusion", "super_res_train"),
+    ("guided-diffusion", "super_res_sample"),
     ("guided-diffusion", "image_nll"),
     ("ADD", "frequency_generating_m_samples"),
     ("ddib", "synthetic_train"),
@@ -29,7 +30,7 @@ SCRIPTS = [
 OURS = ["convert_checkpoint"]  # and no upstream's
 SHARED_SCRIPTS = [
     (repository, script)
-    for script in ("image_train", "image_sample", "super_res_train", "image_nll")
+    for script in ("image_train", "image_sample", "super_res_train", "super_res_sample", "image_nll")
     for repository in ("guided-diffusion", "improved-diffusion")
 ]
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
