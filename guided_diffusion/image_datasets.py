@@ -25,15 +25,19 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
 
 
-def list_image_files(data_dir: str | os.PathLike) -> list[str]:
+def list_image_files(data_dir: str | os.PathLike, flag: str = "data_dir") -> list[str]:
     """Return the images under a folder, recursively, sorted by path.
+
+    Args:
+        data_dir: the folder.
+        flag: what to name where it will not do.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
-        raise UserError(f"--data_dir: expected a folder of images, got {str(data_dir)!r}")
+        raise UserError(f"--{flag}: expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
         for path in _visible_files(folder)
@@ -41,11 +45,11 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
     )
     if not files:
         raise UserError(
-            f"--data_dir: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+            f"--{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
     for file in files:
         if not file.isprintable():  # undecodable bytes and line breaks, which no manifest can hold
-            raise UserError(f"--data_dir: expected file names of printable text, found {file!a}")
+            raise UserError(f"--{flag}: expected file names of printable text, found {file!a}")
     return files
 
 
