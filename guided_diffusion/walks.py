@@ -232,7 +232,8 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     size = 4 * int(np.prod(shape, dtype=np.float64))
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
-    file = run.reserve(tempfile.TemporaryFile(), size, "--trajectory_memory")
+    elsewhere = ", or let TMPDIR name a folder with more"
+    file = run.reserve(tempfile.TemporaryFile(), size, "--trajectory_memory", elsewhere)
     return np.memmap(file, np.float32, "r+", shape=shape)
 
 

@@ -30,9 +30,11 @@ SCRIPTS = [
 OURS = ["convert_checkpoint"]  # and no upstream's
 SHARED_SCRIPTS = [
     (repository, script)
-    for script in ("image_train", "image_sample", "super_res_train", "super_res_sample", "image_nll")
+    for script in (
+        "image_train", "image_sample", "super_res_train", "super_res_sample", "image_nll",
+    )
     for repository in ("guided-diffusion", "improved-diffusion")
-]
+]  # fmt: skip
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
 BY_ROLE = {"frequency_generating_m_samples": {"--use_new_attention_order"}}
 TEXT = {"frequency_generating_m_samples": {"--source", "--target"}}
