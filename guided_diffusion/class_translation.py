@@ -59,7 +59,7 @@ def list_translations(
     Raises:
         UserError: if the flags or the files do not fit.
     """
-    files = list_image_files(folder, "val_dir")
+    files = list_image_files(folder, "--val_dir")
     names = [path.relative_to(folder) for path in map(Path, files)]
     classes = _classes(names, label_map)
     found = []

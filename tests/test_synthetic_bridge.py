@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion import bridge, synthetic_bridge
+from guided_diffusion import bridge, synthetic_bridge, walks
 from guided_diffusion.checkpoint import Domain
 from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults_2d
@@ -34,11 +34,13 @@ def cycle(convention, respacing=""):
     """Points at the start, then at the four stages of a cycle."""
     source, target = gaussian(SOURCE, respacing), gaussian(TARGET, respacing)
     points = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor(SOURCE)
-    there = bridge.translate(source, target, points, convention)
-    return points, *there, *bridge.translate(target, source, there[1], convention)
+    engine = walks.Engine(level_convention=convention, max_batch=500)
+    ends = [walks.Predictor(domain, engine) for domain in (source, target)]
+    there = walks.translate(*ends, points, engine)
+    return points, *there, *walks.translate(*ends[::-1], there[1], engine)
 
 
-@pytest.mark.parametrize("convention", bridge.CONVENTIONS)
+@pytest.mark.parametrize("convention", walks.CONVENTIONS)
 def test_points_of_one_gaussian_become_the_other_through_white_noise(convention):
     points, latents, moved, *_ = cycle(convention)
     scale = torch.tensor(TARGET) / torch.tensor(SOURCE)
@@ -49,12 +51,12 @@ def test_points_of_one_gaussian_become_the_other_through_white_noise(convention)
 def test_the_cycle_closes_better_with_more_steps_and_with_aligned_levels():
     error = {
         (convention, steps): synthetic_bridge.round_trip(points.numpy(), returned.numpy())
-        for convention in bridge.CONVENTIONS
+        for convention in walks.CONVENTIONS
         for steps in ("50", "200", "")
         for points, *_, returned in [cycle(convention, steps)]
     }
     for measure in ("mean", "max"):
-        for convention in bridge.CONVENTIONS:
+        for convention in walks.CONVENTIONS:
             coarse, medium, fine = (error[convention, s][measure] for s in ("50", "200", ""))
             assert fine < 0.5 * medium < 0.25 * coarse
         for steps in ("50", "200", ""):
