@@ -266,3 +266,12 @@ def warnings_of(images: ImageSet, measured: Measured, extractor: Extractor) -> l
             f"{rank}; compare sets of one size, or KID"
         )
     return said
+
+
+def psnr(images: th.Tensor, expected: th.Tensor) -> float:
+    """Return the peak signal-to-noise ratio of images in [-1, 1] in dB; inf where they are equal.
+
+    The mean squared error is that of all images [N, C, H, W] together, both clipped to [-1, 1].
+    """
+    error = (images.clamp(-1, 1) - expected.clamp(-1, 1)).double().square().mean()
+    return float(10 * th.log10(4 / error))

@@ -499,6 +499,19 @@ class SyntheticBridgeOptions:
     level_convention: str = _level_convention()
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """Comparing engines."""
+
+    source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
+    target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
+    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
+    num_images: int = option(4, "images, the first by name", minimum=1)
+    grids: str = option("mixed,logsnr,quadratic", "grids of few steps to compare")
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = option("", "file that a line of JSON is appended to; empty: none")
+
+
 FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}
 PRESETS: dict[str, dict[str, object]] = {
     "published": {},
