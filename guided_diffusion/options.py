@@ -145,7 +145,9 @@ class LoopOptions:
     )
     log_interval: int = option(10, "steps between log rows", minimum=1, free=True)
     save_interval: int = option(10000, "steps between checkpoints", minimum=1, free=True)
-    resume_checkpoint: str = option("", "modelNNNNNN.pt to start from, where --out_dir has none")
+    resume_checkpoint: str = option(
+        "", "modelNNNNNN.pt or training run folder to start from, where --out_dir has none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,8 @@ class TrainLoop:
             None: no average is kept.
         log_interval: steps between log rows.
         save_interval: steps between checkpoints.
-        resume_checkpoint: modelNNNNNN.pt to start from, where `out_dir` holds no whole one.
+        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to start from where `out_dir`
+            holds no whole one.
         use_fp16: upstream's float16 recipe with a loss scale.
         fp16_scale_growth: growth of log2 of the loss scale per step.
         schedule_sampler: how timesteps are drawn; None: uniformly.
@@ -102,7 +103,7 @@ class TrainLoop:
         self.global_batch = batch_size * dist_util.world_size()
 
         found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir)) if out_dir else ""
-        self.resume_checkpoint = self.start = start = found or resume_checkpoint
+        self.resume_checkpoint = self.start = start = found or named_checkpoint(resume_checkpoint)
         self.resume_step = parse_resume_step_from_filename(start) if start else 0
         self.step = 0
         if start:
@@ -340,6 +341,20 @@ def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
 def get_blob_logdir() -> str:
     """Return the folder of checkpoints when none is named: the logger's, else the current one."""
     return logger.get_dir() or "."
+
+
+def named_checkpoint(path: str) -> str:
+    """Return a checkpoint itself, or the newest whole one of a training run folder.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    if not os.path.isdir(path):
+        return path
+    found = dist_util.once(lambda: find_resume_checkpoint(path))
+    if not found:
+        raise UserError(f"--resume_checkpoint: expected a modelNNNNNN.pt in {path}, found none")
+    return found
 
 
 def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:

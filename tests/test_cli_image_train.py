@@ -25,6 +25,8 @@ from cli import (
 )
 from PIL import Image
 
+from guided_diffusion import run
+
 CHECKPOINTS = {
     name.format(step) for name in ("model{}.pt", "ema_0.5_{}.pt", "opt{}.pt")
     for step in ("000004", "000008")
@@ -233,3 +235,34 @@ def test_a_class_conditional_run_records_its_classes(runs, tmp_path, labels):
     assert json.loads((tmp_path / "run" / "labels.json").read_text()) == expected
     line = "classes: " + ", ".join(f"{number} {name}" for name, number in expected.items())
     assert line in result.out and line in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_run_starts_from_the_newest_checkpoint_of_another(runs, tmp_path):
+    flags = [*runs.training, "--max_steps", 9, "--resume_checkpoint", runs.source]
+    result = succeed("image_train", *flags, "--out_dir", tmp_path)
+    assert f"training on from {runs.source / 'model000008.pt'}" in result.out
+    assert (tmp_path / "model000009.pt").exists()
+
+
+def test_a_folder_without_a_checkpoint_is_nothing_to_start_from(runs, tmp_path):
+    flags = [*runs.training, "--resume_checkpoint", runs.images, "--out_dir", tmp_path / "run"]
+    result = call("image_train", *flags)
+    assert result.code == 2 and "--resume_checkpoint: expected a modelNNNNNN.pt in" in result.last
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(runs, tmp_path, monkeypatch):
+    interrupted = run.StopSignal()
+    monkeypatch.setattr(run, "StopSignal", lambda: interrupted)
+    interrupted.asked = True
+    result = call("image_train", *runs.training, "--out_dir", tmp_path)
+    assert result.code == run.INTERRUPTED and (tmp_path / "model000001.pt").exists()
+    assert result.last == "interrupted; the same command again goes on"
+    interrupted.asked = False
+    succeed("image_train", *runs.training, "--out_dir", tmp_path)
+    assert_same_bits(runs.source, tmp_path)
+
+
+def test_another_number_of_images_per_step_is_refused(runs, tmp_path):
+    succeed("image_train", *runs.training, "--out_dir", tmp_path, "--max_steps", 1)
+    result = call("image_train", *runs.training, "--out_dir", tmp_path, "--batch_size", 3)
+    assert result.code == 2 and "--batch_size x processes was 2, is 3" in result.last
