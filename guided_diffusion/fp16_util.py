@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import logger
+from .flags import UserError
 from .nn import convert_module_to_f16, convert_module_to_f32
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 INITIAL_LOG_LOSS_SCALE = 20.0
+MAX_SKIPPED = 100  # steps in a row; a loss scale that is too high is found within about 30
 
 NamedParam = tuple[str, Tensor]
 ParamGroups = Sequence[tuple[Sequence[NamedParam], tuple[int, ...]]]
@@ -156,6 +158,12 @@ class MixedPrecisionTrainer:
     grows slowly with each step, and halves whenever a gradient overflows. Without it
     `master_params` are the model's own parameters.
 
+    A step whose gradients are infinite or not numbers is skipped and reported in either case, so
+    that no such number ever reaches the weights.
+
+    Attributes:
+        step: optimizer steps, skipped ones included; a loop that resumes sets it.
+
     Args:
         model: what is trained.
         use_fp16: whether its torso is float16.
@@ -175,6 +183,8 @@ class MixedPrecisionTrainer:
         self.use_fp16 = use_fp16
         self.fp16_scale_growth = fp16_scale_growth
         self.lg_loss_scale = initial_lg_loss_scale
+        self.step = 0
+        self._skipped = 0  # in a row
         self.model_params = list(model.parameters())
         self.master_params = self.model_params
         self.param_groups_and_shapes = None
@@ -195,38 +205,47 @@ class MixedPrecisionTrainer:
         """Step an optimizer over `master_params` and log the norms of gradients and parameters.
 
         Returns:
-            False if the gradients overflowed; then nothing moved and the loss scale was halved.
-        """
-        return self._optimize_fp16(opt) if self.use_fp16 else self._optimize_normal(opt)
+            False if the gradients overflowed; then nothing moved, and a loss scale was halved.
 
-    def _optimize_fp16(self, opt: torch.optim.Optimizer) -> bool:
-        scale = 2**self.lg_loss_scale
-        logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
-        model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
+        Raises:
+            UserError: if that happened so many times in a row that it will not end.
+        """
+        self.step += 1
+        scale = 2**self.lg_loss_scale if self.use_fp16 else 1.0
+        if self.use_fp16:
+            logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
+            model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
         grad_norm, param_norm = self._compute_norms(grad_scale=scale)
         if check_overflow(grad_norm):
-            self.lg_loss_scale -= 1
-            zero_master_grads(self.master_params)
-            logger.log(
-                f"Gradients overflowed: skipped the step, lowered lg_loss_scale "
-                f"to {self.lg_loss_scale:.3f}"
-            )
+            self._skip(grad_norm)
             return False
+        self._skipped = 0
         logger.logkv_mean("grad_norm", grad_norm)
         logger.logkv_mean("param_norm", param_norm)
+        self._step_fp16(opt, scale) if self.use_fp16 else opt.step()
+        return True
+
+    def _step_fp16(self, opt: torch.optim.Optimizer, scale: float) -> None:
         torch._foreach_mul_([param.grad for param in self.master_params], 1 / scale)
         opt.step()
         zero_master_grads(self.master_params)
         master_params_to_model_params(self.param_groups_and_shapes, self.master_params)
         self.lg_loss_scale += self.fp16_scale_growth
-        return True
 
-    def _optimize_normal(self, opt: torch.optim.Optimizer) -> bool:
-        grad_norm, param_norm = self._compute_norms()
-        logger.logkv_mean("grad_norm", grad_norm)
-        logger.logkv_mean("param_norm", param_norm)
-        opt.step()
-        return True
+    def _skip(self, grad_norm: float) -> None:
+        self._skipped += 1
+        report = f"step {self.step}: skipped, gradients overflowed (norm {grad_norm})"
+        if self.use_fp16:
+            zero_master_grads(self.master_params)
+            before, self.lg_loss_scale = self.lg_loss_scale, self.lg_loss_scale - 1
+            report += f" at lg_loss_scale {before:.3f}, lowered to {self.lg_loss_scale:.3f}"
+        logger.log(report)
+        if self._skipped == MAX_SKIPPED:
+            raise UserError(
+                f"step {self.step}: gradients overflowed in {MAX_SKIPPED} steps in a row; weights "
+                f"and checkpoints are those of step {self.step - MAX_SKIPPED}, all finite; go on "
+                "from an earlier checkpoint with a lower --lr, or in --precision fp32"
+            )
 
     def _compute_norms(self, grad_scale: float = 1.0) -> tuple[float, float]:
         grads = [param.grad for param in self.master_params if param.grad is not None]

@@ -6,6 +6,7 @@ unbiased estimate of the uniform one. Its state lives on the host in float64 num
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -165,11 +166,15 @@ class LossSecondMomentResampler(LossAwareSampler):
     def update_with_all_losses(self, ts: Sequence[int], losses: Sequence[float]) -> None:
         """Remember losses, dropping the oldest of a timestep whose memory is full.
 
+        Infinite ones, and those that are no numbers, are not remembered: such a step is skipped.
+
         Args:
             ts: timesteps.
             losses: as many losses.
         """
         for t, loss in zip(ts, losses, strict=True):
+            if not math.isfinite(loss):
+                continue
             if self._loss_counts[t] == self.history_per_term:
                 self._loss_history[t, :-1] = self._loss_history[t, 1:]
                 self._loss_history[t, -1] = loss

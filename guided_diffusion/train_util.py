@@ -113,6 +113,7 @@ class TrainLoop:
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
         )
+        self.mp_trainer.step = self.resume_step
         self.opt = AdamW(self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay)
         self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
         self._load_optimizer(start)
@@ -126,7 +127,9 @@ class TrainLoop:
                 logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
-        state = {key: value.to(self.device) for key, value in checkpoint.load_state(file).items()}
+        # In float32 whatever the file's format: half precision cannot hold so slow an average.
+        loaded = checkpoint.load_state(file).items()
+        state = {key: value.to(self.device, th.float32) for key, value in loaded}
         return self.mp_trainer.state_dict_to_master_params(state)
 
     def _load_optimizer(self, start: str) -> None:

@@ -87,6 +87,13 @@ def test_importance_weights_make_the_loss_unbiased() -> None:
     assert weights.mean().item() == pytest.approx(1.0, abs=0.03)
 
 
+def test_losses_that_are_not_finite_are_not_remembered() -> None:
+    sampler = warmed_up()
+    before = sampler.weights()
+    sampler.update_with_all_losses([0, 1, 2], [float("nan"), float("inf"), -float("inf")])
+    assert np.array_equal(sampler.weights(), before)
+
+
 def test_local_update_without_a_process_group() -> None:
     sampler = LossSecondMomentResampler(DIFFUSION, history_per_term=1, uniform_prob=0.0)
     losses = torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0, 0.5], requires_grad=True)
