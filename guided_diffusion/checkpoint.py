@@ -7,7 +7,7 @@ from the `args.json` that lies beside the weights. Nothing that is loaded can ru
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,15 @@ from .respace import SpacedDiffusion
 from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
 
 State = Mapping[str, th.Tensor]
+SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
 
 
 def _shape(state: State, key: str) -> tuple[int, ...] | str:
     return tuple(state[key].shape) if key in state else "absent"
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...] | str]:
+    return {key: _shape(state, key) for key in state}
 
 
 def _keys(state: State, pattern: str) -> set[str]:
@@ -36,7 +41,7 @@ def _embeddings_per_channel(state: State, block: str) -> float | None:
 
 
 # What a state dict tells of a flag, in the order in which one can hide the next.
-SIGNS_OF_FLAGS: tuple[tuple[str, Callable[[State], Any]], ...] = (
+SIGNS_OF_FLAGS: SignsOfFlags = (
     ("class_cond", lambda state: "label_emb.weight" in state),
     ("num_channels", lambda state: _shape(state, "time_embed.0.weight")),
     ("in_channels", lambda state: _shape(state, "input_blocks.0.0.weight")[1:2]),
@@ -45,6 +50,7 @@ SIGNS_OF_FLAGS: tuple[tuple[str, Callable[[State], Any]], ...] = (
     ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
     ("use_scale_shift_norm", lambda state: _embeddings_per_channel(state, "middle_block.0")),
     ("learn_sigma", lambda state: _shape(state, "out.2.weight")[:1]),
+    ("channel_mult", _shapes),  # for want of a better
 )
 
 
@@ -134,26 +140,35 @@ def save_state(state: Any, path: Path) -> None:
         th.save(state, file)
 
 
-def load_weights(model: th.nn.Module, path: str | Path) -> None:
+def load_weights(
+    model: th.nn.Module, path: str | Path, signs_of_flags: SignsOfFlags = SIGNS_OF_FLAGS
+) -> None:
     """Load a checkpoint into a model of exactly its keys and shapes.
+
+    Args:
+        model: the network that the flags describe.
+        path: the checkpoint.
+        signs_of_flags: what a state dict tells of each flag, the likeliest first.
 
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
     state = load_state(path)
-    _refuse_mismatch(model.state_dict(), state, path)
+    _refuse_mismatch(model.state_dict(), state, path, signs_of_flags)
     model.load_state_dict(state, strict=True)
 
 
-def _refuse_mismatch(expected: State, found: State, path: str | Path) -> None:
+def _refuse_mismatch(
+    expected: State, found: State, path: str | Path, signs_of_flags: SignsOfFlags
+) -> None:
     for key in [*expected, *(key for key in found if key not in expected)]:
         shapes = [_shape(state, key) for state in (expected, found)]
         if shapes[0] != shapes[1]:
-            differing = (flag for flag, sign in SIGNS_OF_FLAGS if sign(expected) != sign(found))
+            differing = (flag for flag, sign in signs_of_flags if sign(expected) != sign(found))
             raise UserError(
                 f"{path}: checkpoint and flags describe different networks; first at {key!r}: "
                 f"the flags ask for {shapes[0]}, the file holds {shapes[1]} "
-                f"(check --{next(differing, 'channel_mult')})"
+                f"(check --{next(differing)})"
             )
 
 

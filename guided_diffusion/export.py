@@ -170,11 +170,7 @@ class Exporter:
         path = self.folder / f"{name}.npy"
         shape = (self.count, *example.shape)
         if not path.exists():
-            partial = path.with_name(f".{path.name}.partial")
-            open_memmap(partial, "w+", dtype=example.dtype, shape=shape)
-            with open(partial, "r+b") as file:
-                run.reserve(file, partial.stat().st_size, f"--save_npy: {path}")
-            os.replace(partial, path)
+            run.create_array(path, example.dtype, shape, f"--save_npy: {path}")
         try:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:

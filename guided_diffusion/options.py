@@ -158,7 +158,7 @@ class SampleOptions:
 
     clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
     num_samples: int = option(10000, "images to draw", minimum=1)
-    batch_size: int = option(16, "images per forward and per process", minimum=1)
+    batch_size: int = option(16, "images per forward and per process", minimum=1, free=True)
     use_ddim: bool = option(False, "deterministic DDIM instead of ancestral sampling")
     model_path: str = option("", "checkpoint file or training run folder")
 

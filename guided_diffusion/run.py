@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch as th
+from numpy.lib.format import open_memmap
 
 from . import dist_util, logger
 from .flags import UserError
@@ -55,8 +56,12 @@ def versions() -> dict[str, str]:
 def default_folder(name: str, args: dict[str, Any], free: set[str]) -> Path:
     """Return results/<name>_<digest of the flags that are not free>: a folder for each choice."""
     fixed = {flag: value for flag, value in args.items() if flag not in free}
-    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("results") / f"{name}_{digest}"
+    return Path("results") / f"{name}_{fingerprint(fixed)}"
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Return 8 hexadecimal digits that tell one set of values from another."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
@@ -112,6 +117,28 @@ def reserve(file: IO, size: int, flag: str) -> IO:
             "TMPDIR name a folder with more"
         ) from None
     return file
+
+
+def create_array(path: Path, dtype: Any, shape: Sequence[int], flag: str) -> None:
+    """Create an .npy file of zeros, which is there at its full size or not at all.
+
+    Args:
+        path: the file.
+        dtype: of the array.
+        shape: of the array.
+        flag: what to name where the disk is full.
+
+    Raises:
+        UserError: if the disk has no room for it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        open_memmap(partial, "w+", dtype=dtype, shape=tuple(shape))
+        with open(partial, "r+b") as file:
+            reserve(file, partial.stat().st_size, flag)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _grow(descriptor: int, offset: int, size: int) -> None:

@@ -25,11 +25,12 @@ from .gaussian_diffusion import GaussianDiffusion
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
 
-Batch = tuple[th.Tensor, dict[str, th.Tensor]]
+Conditions = dict[str, th.Tensor]
+Batch = tuple[th.Tensor, Conditions]
 
 
 class TrainLoop:
-    """Trains one model on batches of one domain.
+    """Trains one model on batches of one domain; a subclass can give it other losses.
 
     Args:
         model: the network, on its device.
@@ -38,7 +39,8 @@ class TrainLoop:
         batch_size: images per step and rank.
         microbatch: images per forward; 0 or below: the whole batch.
         lr: learning rate of AdamW.
-        ema_rate: decay of the averaged weights, one number or several with commas between.
+        ema_rate: decay of the averaged weights, one number or several with commas between;
+            None: no average is kept.
         log_interval: steps between log rows.
         save_interval: steps between checkpoints.
         resume_checkpoint: modelNNNNNN.pt to start from, where `out_dir` holds no whole one.
@@ -53,6 +55,9 @@ class TrainLoop:
         max_steps: stop after this many steps; 0: no end.
     """
 
+    log_prefix = ""  # of the names of the losses
+    signs_of_flags = checkpoint.SIGNS_OF_FLAGS
+
     def __init__(
         self,
         model: th.nn.Module,
@@ -61,7 +66,7 @@ class TrainLoop:
         batch_size: int,
         microbatch: int,
         lr: float,
-        ema_rate: float | str,
+        ema_rate: float | str | None,
         log_interval: int,
         save_interval: int,
         resume_checkpoint: str,
@@ -82,7 +87,7 @@ class TrainLoop:
         self.batch_size = batch_size
         self.microbatch = microbatch if microbatch > 0 else batch_size
         self.lr = lr
-        self.ema_rate = ema_rates(ema_rate)
+        self.ema_rate = [] if ema_rate is None else ema_rates(ema_rate)
         self.log_interval = log_interval
         self.save_interval = save_interval
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
@@ -101,7 +106,7 @@ class TrainLoop:
         self.step = 0
         if start:
             logger.log(f"loading {start}")
-            checkpoint.load_weights(model, start)
+            checkpoint.load_weights(model, start, self.signs_of_flags)
         dist_util.sync_params(model.parameters())
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
@@ -168,7 +173,7 @@ class TrainLoop:
                 self.save()
             yield self.done
 
-    def run_step(self, batch: th.Tensor, cond: dict[str, th.Tensor]) -> None:
+    def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
         """Do one optimizer step."""
         self._anneal_lr()
         self.forward_backward(batch, cond)
@@ -177,7 +182,7 @@ class TrainLoop:
                 update_ema(params, self.mp_trainer.master_params, rate=rate)
         self.log_step()
 
-    def forward_backward(self, batch: th.Tensor, cond: dict[str, th.Tensor]) -> None:
+    def forward_backward(self, batch: th.Tensor, cond: Conditions) -> None:
         """Add up the gradients of a batch, one microbatch after another."""
         self.mp_trainer.zero_grad()
         timesteps, weights, noise = self._draws(batch)
@@ -203,24 +208,33 @@ class TrainLoop:
     def _backward_part(
         self,
         images: th.Tensor,
-        cond: dict[str, th.Tensor],
+        cond: Conditions,
         t: th.Tensor,
         weights: th.Tensor,
         noise: th.Tensor,
         share: float,
     ) -> None:
         with run.autocast(self.device, self.precision):
-            losses = self.diffusion.training_losses(
-                self.ddp_model, images, t, model_kwargs=cond, noise=noise
-            )
+            losses = self._losses(images, cond, t, noise)
         if isinstance(self.schedule_sampler, LossAwareSampler):
             self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
-        log_loss_dict(self.diffusion, t, {k: v.detach() * weights for k, v in losses.items()})
+        named = {f"{self.log_prefix}{k}": v.detach() * weights for k, v in losses.items()}
+        log_loss_dict(self.diffusion, t, named)
         self.mp_trainer.backward((losses["loss"] * weights).mean() * share)
 
-    def _draws(self, batch: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _losses(
+        self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
+    ) -> dict[str, th.Tensor]:
+        """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
+        return self.diffusion.training_losses(
+            self.ddp_model, images, t, model_kwargs=cond, noise=noise
+        )
+
+    def _draws(
+        self, batch: th.Tensor, purpose: int = 2
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return this rank's timesteps, loss weights and noise of the present step."""
-        rng = run.generator(self.seed, 2, self.done)
+        rng = run.generator(self.seed, purpose, self.done)
         count = len(batch) * dist_util.world_size()
         mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
         t, weights = self.schedule_sampler.sample(count, self.device, rng=rng)

@@ -1,6 +1,7 @@
 """Draw images from a trained model and save them as one .npz (arr_0 images, arr_1 labels).
 
-Image i depends on --seed and i alone, whatever the batch size and the number of processes.
+Image i depends on --seed and i alone, whatever the batch size and the number of processes. A
+killed run keeps its finished images, and the same command draws the others.
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
@@ -8,20 +9,18 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 
-from guided_diffusion import bridge, dist_util, flags, logger, options, report, run
+from guided_diffusion import dist_util, flags, logger, options, run, samples
 from guided_diffusion.checkpoint import Domain, load_domain
 from guided_diffusion.flags import UserError
-from guided_diffusion.script_util import NUM_CLASSES
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (options.SampleOptions, *NETWORK, options.RunOptions)
-GRID_IMAGES = 64
+FREE = flags.free_flags(*GROUPS)
 
 
 @run.command
@@ -43,27 +42,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.make_folder(out_dir)
     logger.configure(str(out_dir))
 
-    # Draw this rank's batches into an array that the ranks share.
+    # Draw images on all ranks, and save them under upstream's name.
     size, channels = domain.args["image_size"], domain.args["in_channels"]
-    shape = (args.num_samples, size, size, channels)
-    shared = out_dir / ".samples.partial.npy"
-    if dist_util.rank() == 0:
-        open_memmap(shared, "w+", np.uint8, shape)
-    dist_util.barrier()
-    images = open_memmap(shared, "r+")
-    batches = bridge.deal(args.num_samples, args.batch_size)
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
-    for batch in run.progress(mine, unit="batch"):
-        images[batch] = report.to_uint8(draw(domain, batch, args))
-    images.flush()
-    dist_util.barrier()
-
-    # Save all images under upstream's name, and a grid to look at.
-    if dist_util.rank() == 0:
-        save(out_dir / f"samples_{'x'.join(map(str, shape))}.npz", domain, args, images)
-        report.square_grid(images[:GRID_IMAGES]).save(out_dir / "samples.png")
-        shared.unlink()
-    dist_util.barrier()
+    fixed = {name: value for name, value in vars(args).items() if name not in FREE}
+    samples.stream(
+        out_dir,
+        (args.num_samples, size, size, channels),
+        args.batch_size,
+        lambda indices: draw(domain, indices, args),
+        identity=fixed | domain.args | {"sha256": domain.sha256},
+        labels=partial(samples.random_labels, args.seed) if domain.args["class_cond"] else None,
+    )
 
 
 def create_argparser() -> argparse.ArgumentParser:
@@ -76,7 +65,7 @@ def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> to
     noise = run.ImageNoise(args.seed, indices)
     domain.diffusion.noise_like = noise
     start = noise.draw((domain.args["in_channels"], *[domain.args["image_size"]] * 2))
-    y = torch.from_numpy(labels(args.seed, indices)).to(domain.device)
+    y = torch.from_numpy(samples.random_labels(args.seed, indices)).to(domain.device)
     loop = domain.diffusion.ddim_sample_loop if args.use_ddim else domain.diffusion.p_sample_loop
     with run.autocast(domain.device, args.precision):
         return loop(
@@ -86,21 +75,6 @@ def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> to
             clip_denoised=args.clip_denoised,
             model_kwargs={"y": y} if domain.args["class_cond"] else None,
         )
-
-
-def labels(seed: int, indices: Sequence[int]) -> np.ndarray:
-    """Return the class that each image is drawn in, for class-conditional models."""
-    return np.array([run.generator(seed, 4, i).integers(NUM_CLASSES) for i in indices])
-
-
-def save(path: Path, domain: Domain, args: argparse.Namespace, images: np.ndarray) -> None:
-    """Write images, and labels where there are any, as upstream's .npz."""
-    arrays = [images]
-    if domain.args["class_cond"]:
-        arrays.append(labels(args.seed, range(len(images))))
-    with run.atomic_write(path) as file:
-        np.savez(file, *arrays)
-    logger.log(f"saved {path}")
 
 
 if __name__ == "__main__":
