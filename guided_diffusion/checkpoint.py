@@ -4,10 +4,11 @@
 from the `args.json` that lies beside the weights. Nothing that is loaded can run code.
 """
 
+import argparse
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from typing import Any
 import torch as th
 
 from . import dist_util, logger, run
-from .flags import UserError
+from .flags import UserError, args_to_dict, given_flags
 from .respace import SpacedDiffusion
-from .script_util import create_model_and_diffusion, model_and_diffusion_defaults
+from .script_util import (
+    create_model_and_diffusion,
+    model_and_diffusion_defaults,
+    sr_create_model_and_diffusion,
+    sr_model_and_diffusion_defaults,
+)
 
 State = Mapping[str, th.Tensor]
 SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
@@ -52,6 +58,25 @@ SIGNS_OF_FLAGS: SignsOfFlags = (
     ("learn_sigma", lambda state: _shape(state, "out.2.weight")[:1]),
     ("channel_mult", _shapes),  # for want of a better
 )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family of networks with their processes.
+
+    Attributes:
+        script: name of the command that trains them.
+        defaults: returns their flags.
+        create: returns network and process of such flags.
+    """
+
+    script: str
+    defaults: Callable[[], dict[str, Any]]
+    create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
+
+
+IMAGE = Kind("image_train", model_and_diffusion_defaults, create_model_and_diffusion)
+SUPER_RES = Kind("super_res_train", sr_model_and_diffusion_defaults, sr_create_model_and_diffusion)
 
 
 @dataclass
@@ -214,6 +239,7 @@ def load_domain(
     label: str = "",
     device: th.device | str = "cpu",
     assumed: Mapping[str, Any] | None = None,
+    kind: Kind = IMAGE,
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
@@ -223,6 +249,7 @@ def load_domain(
         label: name of the domain; empty: the name of the run folder.
         device: where the model goes.
         assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+        kind: what is expected there.
 
     Raises:
         UserError: if the path, the file or the flags do not fit.
@@ -232,8 +259,8 @@ def load_domain(
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
     # Asked once: a training beside us may save between the questions of two ranks.
     file = dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
-    args = _recorded_args(file, assumed or {}) | dict(flags or {})
-    model, diffusion = create_model_and_diffusion(**args)
+    args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
+    model, diffusion = kind.create(**args)
     load_weights(model, file)
     model.to(device, memory_format=th.channels_last)
     if args["use_fp16"] and th.device(device).type != "cpu":
@@ -244,11 +271,33 @@ def load_domain(
     return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
 
 
-def _recorded_args(file: Path, assumed: Mapping[str, Any]) -> dict[str, Any]:
-    known = model_and_diffusion_defaults()
-    record = file.parent / "args.json"
-    if record.exists():
-        return known | {k: v for k, v in run.read_args(record)["args"].items() if k in known}
+def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:
+    """Load the domain of `--model_path` onto this rank's device.
+
+    Args:
+        args: flags of a command, those of `kind` among them.
+        argv: its command line; flags that stand there go before those of the training.
+        kind: what is expected there.
+
+    Raises:
+        UserError: if there is none, or the flags do not fit it.
+    """
+    if not args.model_path:
+        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
+    asked = args_to_dict(args, kind.defaults())
+    override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
+    return load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)
+
+
+def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:
+    known = kind.defaults()
+    path = file.parent / "args.json"
+    if path.exists():
+        record = run.read_args(path)
+        script = str(record.get("script", ""))
+        if script.endswith("_train") and script != kind.script:
+            raise UserError(f"{file}: expected a model of {kind.script}, got one of {script}")
+        return known | {k: v for k, v in record["args"].items() if k in known}
     args = known | {k: v for k, v in assumed.items() if k in known}
     logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "
                f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}")  # fmt: skip

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from guided_diffusion import dist_util, flags, logger, options, run, samples
-from guided_diffusion.checkpoint import Domain, load_domain
-from guided_diffusion.flags import UserError
+from guided_diffusion.checkpoint import Domain, load_asked
 
-NETWORK = (options.ModelOptions, options.DiffusionOptions)
-GROUPS = (options.SampleOptions, *NETWORK, options.RunOptions)
+GROUPS = (
+    options.SampleOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
+)  # fmt: skip
 FREE = flags.free_flags(*GROUPS)
 
 
@@ -29,15 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    if not args.model_path:
-        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
     dist_util.setup_dist(args.device)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
 
     # Load the model; flags on the command line go before those of its training.
-    asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
-    override = {name: value for name, value in asked.items() if name in flags.given_flags(argv)}
-    domain = load_domain(args.model_path, override, "", dist_util.dev(), assumed=asked)
+    domain = load_asked(args, argv)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
     run.make_folder(out_dir)
     logger.configure(str(out_dir))

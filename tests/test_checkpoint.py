@@ -8,7 +8,13 @@ from reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import checkpoint
 from guided_diffusion.flags import UserError
-from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
+from guided_diffusion.script_util import (
+    create_model_and_diffusion,
+    model_and_diffusion_defaults,
+    sr_create_model_and_diffusion,
+    sr_model_and_diffusion_defaults,
+)
+from guided_diffusion.unet import SuperResModel
 
 FLAGS = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
@@ -115,6 +121,22 @@ def test_given_flags_go_before_those_of_the_training(run_folder):
     )
     assert domain.diffusion.num_timesteps == 10
     assert domain.args["timestep_respacing"] == "10" and domain.args["image_size"] == 16
+
+
+def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, tmp_path):
+    with pytest.raises(UserError, match="a model of super_res_train, got one of image_train"):
+        checkpoint.load_domain(run_folder, kind=checkpoint.SUPER_RES)
+    args = {name: value for name, value in FLAGS.items() if name != "image_size"}
+    args |= sr_model_and_diffusion_defaults() | args | {"large_size": 16, "small_size": 8}
+    model, _ = sr_create_model_and_diffusion(**args)
+    save(tmp_path / "model000001.pt", model=load_drawn_weights(model))
+    record = {"script": "super_res_train", "args": args}
+    (tmp_path / "args.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="a model of image_train, got one of super_res_train"):
+        checkpoint.load_domain(tmp_path)
+    domain = checkpoint.load_domain(tmp_path, {"small_size": 4}, kind=checkpoint.SUPER_RES)
+    assert isinstance(domain.model, SuperResModel) and not domain.model.training
+    assert domain.args == args | {"small_size": 4}
 
 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):
