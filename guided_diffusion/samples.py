@@ -1,7 +1,7 @@
 """New images on disk while they are drawn: upstream's .npz, from a file that all ranks share.
 
-Images are [N, H, W, C] uint8. What is finished lies in a hidden array of one record per image,
-which a killed run leaves behind; the same command draws only what is missing in it.
+Images are [N, H, W, C] uint8. A killed run leaves what is finished; the same command draws only
+what is missing (see `records`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from numpy.lib.format import open_memmap
 
-from . import dist_util, logger, report, run
-from .bridge import deal
+from . import dist_util, logger, records, report, run
 from .options import NUM_CLASSES
 
 GRID_IMAGES = 64
@@ -51,35 +49,16 @@ def stream(
     """
     name = f"samples_{'x'.join(map(str, shape))}"
     partial = folder / f".{name}_{run.fingerprint(dict(identity))}.partial.npy"
-    todo = dist_util.once(lambda: _unfinished(partial, shape))
-    records = open_memmap(partial, "r+")
-    batches = [[todo[i] for i in batch] for batch in deal(len(todo), batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
-    for batch in run.progress(mine, unit="batch"):
-        _store(records, batch, report.to_uint8(draw(batch)))
-    dist_util.barrier()
+    fields = [("image", np.uint8, tuple(shape[1:]))]
+    *_, drawn = records.fill(
+        partial, fields, shape[0], batch_size, lambda batch: {"image": report.to_uint8(draw(batch))}
+    )
     path = folder / f"{name}.npz"
     if dist_util.rank() == 0:
-        _save(path, records["image"], labels)
+        _save(path, drawn["image"], labels)
         partial.unlink()
     dist_util.barrier()
     return path
-
-
-def _unfinished(partial: Path, shape: Sequence[int]) -> list[int]:
-    if not partial.exists():
-        dtype = [("finished", np.bool_), ("image", np.uint8, tuple(shape[1:]))]
-        run.create_array(partial, dtype, shape[:1], "--num_samples")
-    finished = open_memmap(partial, "r")["finished"]
-    if finished.any():
-        logger.log(f"{finished.sum()} of {len(finished)} images are there from an earlier run")
-    return np.flatnonzero(~finished).tolist()
-
-
-def _store(records: np.memmap, batch: Sequence[int], images: np.ndarray) -> None:
-    records["image"][batch] = images
-    records.flush()  # before they count as finished
-    records["finished"][batch] = True
 
 
 def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
