@@ -197,7 +197,8 @@ class GaussianDiffusion(Trajectories):
     ) -> dict[str, torch.Tensor]:
         """The variational bound on the negative log-likelihood, term by term.
 
-        Each term is estimated with one draw of noise from torch's default generator.
+        Each term is estimated with one draw of noise from `noise_like`, by default from torch's
+        generator.
 
         Args:
             model: the network.
@@ -215,7 +216,7 @@ class GaussianDiffusion(Trajectories):
         terms: dict[str, list[torch.Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
         for index in reversed(range(self.num_timesteps)):
             t = torch.full((x_start.shape[0],), index, device=x_start.device)
-            noise = torch.randn_like(x_start)
+            noise = self.noise_like(x_start)
             x_t = self.q_sample(x_start, t, noise=noise)
             with torch.no_grad():
                 out = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)

@@ -164,6 +164,19 @@ class SampleOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class LikelihoodOptions:
+    """Bits per dimension of images under one model."""
+
+    data_dir: str = option("", "folder of images, searched recursively")
+    clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
+    num_samples: int = option(
+        1000, "images to measure, the first by name; all where there are fewer", minimum=1
+    )
+    batch_size: int = option(1, "images per forward and per process", minimum=1, free=True)
+    model_path: str = option("", "checkpoint file or training run folder")
+
+
+@dataclasses.dataclass(frozen=True)
 class TissueOptions:
     """Drawn tissue."""
 

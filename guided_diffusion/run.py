@@ -241,10 +241,13 @@ class ImageNoise:
     Args:
         seed: the base seed.
         indices: global index of each image of the batch.
+        purpose: what it is drawn for: DRAWING, ENLARGING or MEASURING an image.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int]) -> None:
-        self.generators = [generator(seed, 3, index) for index in indices]
+    DRAWING, ENLARGING, MEASURING = 3, 7, 8
+
+    def __init__(self, seed: int, indices: Sequence[int], purpose: int = DRAWING) -> None:
+        self.generators = [generator(seed, purpose, index) for index in indices]
 
     def draw(self, shape: Sequence[int]) -> th.Tensor:
         """Return the next noise [N, *shape], float32 on the CPU."""

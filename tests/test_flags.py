@@ -17,6 +17,7 @@ SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
     ("guided-diffusion", "super_res_train"),
+    ("guided-diffusion", "image_nll"),
     ("ADD", "frequency_generating_m_samples"),
 ]
 # The ADD script has one network order per role; and names of domains are text here, not numbers.

@@ -18,6 +18,7 @@ script_util checkpoint
 fp16_util train_util train_run
 depth fourier_trans soft_labels
 bridge
+records likelihood
 report samples export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}

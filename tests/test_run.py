@@ -166,6 +166,7 @@ def test_noise_follows_dtype_seed_and_is_standard_normal():
     assert noise.dtype == torch.float64 and noise.shape == x.shape
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[:1], run.ImageNoise(1, [0])(x[:1]))
+    assert not torch.equal(noise[:1], run.ImageNoise(0, [0], run.ImageNoise.ENLARGING)(x[:1]))
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 
 
