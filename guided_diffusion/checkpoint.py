@@ -19,6 +19,8 @@ from . import dist_util, logger, run
 from .flags import UserError, args_to_dict, given_flags
 from .respace import SpacedDiffusion
 from .script_util import (
+    classifier_and_diffusion_defaults,
+    create_classifier_and_diffusion,
     create_model_and_diffusion,
     model_and_diffusion_defaults,
     sr_create_model_and_diffusion,
@@ -35,6 +37,12 @@ def _shape(state: State, key: str) -> tuple[int, ...] | str:
 
 def _shapes(state: State) -> dict[str, tuple[int, ...] | str]:
     return {key: _shape(state, key) for key in state}
+
+
+def number_of_classes(state: State) -> int | None:
+    """Return how many classes the classifier of a state dict tells apart."""
+    biases = [key for key in state if re.match(r"out\..*bias$", key)]
+    return len(state[biases[-1]]) if biases else None
 
 
 def _keys(state: State, pattern: str) -> set[str]:
@@ -58,6 +66,24 @@ SIGNS_OF_FLAGS: SignsOfFlags = (
     ("learn_sigma", lambda state: _shape(state, "out.2.weight")[:1]),
     ("channel_mult", _shapes),  # for want of a better
 )
+CLASSIFIER_SIGNS: SignsOfFlags = (
+    ("classifier_path", lambda state: bool(_keys(state, r"^output_blocks\."))),
+    ("classifier_width", lambda state: _shape(state, "time_embed.0.weight")),
+    ("in_channels", lambda state: _shape(state, "input_blocks.0.0.weight")[1:2]),
+    ("classifier_resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
+    ("classifier_pool", lambda state: _keys(state, r"^out\..*")),
+    (
+        "classifier_depth or --image_size",
+        lambda state: _keys(state, r"^input_blocks\.\d+\."),
+    ),
+    ("classifier_attention_resolutions", lambda state: _keys(state, r"^input_blocks.*\.qkv")),
+    (
+        "classifier_use_scale_shift_norm",
+        lambda state: _embeddings_per_channel(state, "middle_block.0"),
+    ),
+    ("num_classes", lambda state: number_of_classes(state)),
+    ("image_size", _shapes),
+)
 
 
 @dataclass(frozen=True)
@@ -77,11 +103,14 @@ class Kind:
 
 IMAGE = Kind("image_train", model_and_diffusion_defaults, create_model_and_diffusion)
 SUPER_RES = Kind("super_res_train", sr_model_and_diffusion_defaults, sr_create_model_and_diffusion)
+CLASSIFIER = Kind(
+    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion
+)
 
 
 @dataclass
 class Domain:
-    """A class of images with its trained model.
+    """A class of images with its trained model, or a classifier of many.
 
     Attributes:
         model: the network, in eval mode, on its device.
@@ -178,7 +207,12 @@ def load_weights(
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
-    state = load_state(path)
+    _fill(model, load_state(path), path, signs_of_flags)
+
+
+def _fill(
+    model: th.nn.Module, state: State, path: str | Path, signs_of_flags: SignsOfFlags
+) -> None:
     _refuse_mismatch(model.state_dict(), state, path, signs_of_flags)
     model.load_state_dict(state, strict=True)
 
@@ -254,21 +288,63 @@ def load_domain(
     Raises:
         UserError: if the path, the file or the flags do not fit.
     """
+    file = _checkpoint_of(path)
+    args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
+    model, diffusion = kind.create(**args)
+    load_weights(model, file)
+    _make_ready(model, device, args["use_fp16"])
+    return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
+
+
+def load_classifier(
+    path: str | Path,
+    flags: Mapping[str, Any] | None = None,
+    device: th.device | str = "cpu",
+    assumed: Mapping[str, Any] | None = None,
+) -> Domain:
+    """Load a noisy-image classifier from a checkpoint file or a training run folder.
+
+    How many classes and image channels it has is read from its weights, and stands in `args` as
+    `out_channels` and `in_channels`.
+
+    Args:
+        path: file, or folder of which the newest weights are taken.
+        flags: classifier and diffusion flags that override those of `args.json`.
+        device: where the classifier goes.
+        assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+
+    Raises:
+        UserError: if the path, the file or the flags do not fit.
+    """
+    file = _checkpoint_of(path)
+    args = _recorded_args(file, CLASSIFIER, assumed or {}) | dict(flags or {})
+    state = load_state(file)
+    channels = _shape(state, "input_blocks.0.0.weight")
+    classes = number_of_classes(state)
+    if classes is None or len(channels) != 4:
+        raise UserError(f"{file}: expected a classifier of images, got other weights")
+    args |= {"in_channels": channels[1], "out_channels": classes}
+    model, diffusion = CLASSIFIER.create(**args)
+    _fill(model, state, file, CLASSIFIER_SIGNS)
+    _make_ready(model, device, args["classifier_use_fp16"])
+    return Domain(model, diffusion, file.parent.name, file, args, digest(file))
+
+
+def _checkpoint_of(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
     # Asked once: a training beside us may save between the questions of two ranks.
-    file = dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
-    args = _recorded_args(file, kind, assumed or {}) | dict(flags or {})
-    model, diffusion = kind.create(**args)
-    load_weights(model, file)
+    return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
+
+
+def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) -> None:
     model.to(device, memory_format=th.channels_last)
-    if args["use_fp16"] and th.device(device).type != "cpu":
+    if use_fp16 and th.device(device).type != "cpu":
         model.convert_to_fp16()
-    elif args["use_fp16"]:
+    elif use_fp16:
         model.dtype = th.float32  # half precision convolutions on a CPU are slower than float32
     model.eval().requires_grad_(False)
-    return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
 
 
 def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:

@@ -353,8 +353,13 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return run.generator(seed, 0, epoch).permutation(count)
 
 
+def class_names(files: Sequence[str]) -> list[str]:
+    """Return the class of each file: its name up to the first "_"."""
+    return [os.path.basename(path).split("_")[0] for path in files]
+
+
 def _classes_from_names(files: Sequence[str]) -> list[int]:
-    names = [os.path.basename(path).split("_")[0] for path in files]
+    names = class_names(files)
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
     if len(numbers) > NUM_CLASSES:
         raise UserError(

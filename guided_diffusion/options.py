@@ -110,8 +110,8 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Training of one domain."""
+class LearningOptions:
+    """What every training has."""
 
     data_dir: str = option("", "folder of training images, searched recursively")
     schedule_sampler: str = option(
@@ -119,17 +119,29 @@ class TrainOptions:
     )
     lr: float = option(1e-4, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.0, "weight decay of AdamW", minimum=0)
-    lr_anneal_steps: int = option(
-        0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
-    )
     batch_size: int = option(1, "images per step and per process", minimum=1)
     microbatch: int = option(
         -1, "images per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
     )
-    ema_rate: str = option("0.9999", "decay of the averaged weights; several as 0.99,0.999")
     log_interval: int = option(10, "steps between log rows", minimum=1, free=True)
     save_interval: int = option(10000, "steps between checkpoints", minimum=1, free=True)
     resume_checkpoint: str = option("", "modelNNNNNN.pt to start from, where --out_dir has none")
+    augment: str = option(
+        "flip",
+        "flip: left-right half of the time; dihedral: right-angle rotations and flips, for tissue",
+        choices=("none", "flip", "dihedral"),
+    )
+    random_crop: bool = option(False, "random instead of centre crops")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(LearningOptions):
+    """Training of one domain."""
+
+    lr_anneal_steps: int = option(
+        0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
+    )
+    ema_rate: str = option("0.9999", "decay of the averaged weights; several as 0.99,0.999")
     fp16_scale_growth: float = option(
         1e-3, "growth of log2 of the float16 loss scale per step", minimum=0
     )
@@ -144,12 +156,26 @@ class TrainOptions:
         free=True,
     )
     sample_steps: int = option(50, "DDIM steps of a grid of samples", minimum=1, free=True)
-    augment: str = option(
-        "flip",
-        "flip: left-right half of the time; dihedral: right-angle rotations and flips, for tissue",
-        choices=("none", "flip", "dihedral"),
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTrainOptions(LearningOptions):
+    """Training of a classifier."""
+
+    lr: float = option(3e-4, "learning rate of AdamW", minimum=0)
+    batch_size: int = option(4, "images per step and per process", minimum=1)
+    random_crop: bool = option(True, "random instead of centre crops")
+    val_data_dir: str = option("", "folder of images to judge by, of the same classes; empty: none")
+    noised: bool = option(True, "show noisy images, as guidance needs it; False: clean ones")
+    iterations: int = option(150000, "steps to train", minimum=1)
+    anneal_lr: bool = option(False, "let --lr fall to 0 over the --iterations")
+    eval_interval: int = option(
+        5, "steps between batches of --val_data_dir", minimum=1, free=True
     )
-    random_crop: bool = option(False, "random instead of centre crops")
+    num_classes: int = option(
+        NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
+    )
+    in_channels: int = option(3, "image channels: grey, RGB or RGBA", choices=(1, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +200,54 @@ class LikelihoodOptions:
     )
     batch_size: int = option(1, "images per forward and per process", minimum=1, free=True)
     model_path: str = option("", "checkpoint file or training run folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceOptions:
+    """The classifier that steers the sampler."""
+
+    classifier_path: str = option(
+        "", "classifier checkpoint or training run folder; empty: no guidance"
+    )
+    classifier_scale: float = option(
+        1.0, "strength of the guidance; above 1: less variety, surer of the class"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassOptions:
+    """Which classes to draw."""
+
+    classes: str = option("", "numbers of the classes to draw from, as 0,3; empty: all")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassTranslationOptions:
+    """Translation between classes of one model."""
+
+    model_path: str = option(
+        "./models/imagenet/256x256_diffusion.pt",
+        "checkpoint file or training run folder of a class-conditional model",
+    )
+    source: str = option("260,261,282,283", "numbers of the classes to translate from")
+    target: str = option("261,262,283,284", "for each --source, the class to translate to")
+    val_dir: str = option("", "folder of source images, searched recursively")
+    label_map: str = option(
+        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
+    )
+    num_images: int = option(
+        0, "images of each pair to translate, in order of name; 0: all", minimum=0
+    )
+    clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
+    batch_size: int = option(8, "images per forward and per process", minimum=1, free=True)
+    eta: float = option(
+        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
+    )
+    out_channels: int = option(
+        NUM_CLASSES,
+        "classes of the classifier; read from its weights, which must agree where this is given",
+        minimum=2,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

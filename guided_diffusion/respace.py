@@ -139,6 +139,10 @@ class SpacedDiffusion(GaussianDiffusion):
         """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
+    def network_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+        """Return t [N] of this process as a network or a cond_fn is told it: original, scaled."""
+        return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
+
     def _wrap_model(self, model: Model) -> _WrappedModel:
         if isinstance(model, _WrappedModel):
             return model

@@ -12,7 +12,9 @@ import numpy as np
 import torch as th
 
 from . import dist_util, logger, records, report, run
+from .checkpoint import Domain
 from .options import NUM_CLASSES
+from .reverse_process import CondFn, Model, ModelKwargs
 
 GRID_IMAGES = 64
 
@@ -68,6 +70,54 @@ def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
     with run.atomic_write(path.with_name("samples.png")) as file:
         report.square_grid(images[:GRID_IMAGES]).save(file, "png")
     logger.log(f"saved {path}")
+
+
+def draw(
+    domain: Domain,
+    shape: Sequence[int],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    use_ddim: bool = False,
+    clip_denoised: bool = True,
+    precision: str = "fp32",
+    model: Model | None = None,
+    cond_fn: CondFn = None,
+    model_kwargs: ModelKwargs = None,
+    purpose: int = run.ImageNoise.DRAWING,
+) -> th.Tensor:
+    """Draw images of which each depends on the seed and its own index alone.
+
+    Args:
+        domain: the diffusion model.
+        shape: (C, H, W).
+        indices: which images, n of them.
+        seed: base seed.
+        use_ddim: deterministic DDIM instead of ancestral sampling.
+        clip_denoised: limit each implied clean image to [-1, 1].
+        precision: "fp32" or "bf16" arithmetic of the network.
+        model: what is asked in place of the domain's network; None: that.
+        cond_fn: gradient of log p(y | x) to steer by.
+        model_kwargs: further keywords of the network and of cond_fn, on its device.
+        purpose: of the noise, see `run.ImageNoise`.
+
+    Returns:
+        [n, C, H, W].
+    """
+    noise = run.ImageNoise(seed, indices, purpose)
+    domain.diffusion.noise_like = noise
+    start = noise.draw(shape)
+    loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop
+    with run.autocast(domain.device, precision):
+        return loop(
+            model or domain.model,
+            start.shape,
+            start,
+            clip_denoised=clip_denoised,
+            cond_fn=cond_fn,
+            model_kwargs=model_kwargs,
+            device=domain.device,
+        )
 
 
 def random_labels(

@@ -162,7 +162,12 @@ def _width(channels: int, flag: str = "num_channels") -> int:
     return channels
 
 
-def _numbers(flag: str, text: str, kind: type = int) -> tuple:
+def numbers(flag: str, text: str, kind: type = int) -> tuple:
+    """Read numbers with commas between.
+
+    Raises:
+        UserError: naming the flag, if they are none.
+    """
     try:
         return tuple(kind(part) for part in str(text).split(","))
     except ValueError:
@@ -170,18 +175,14 @@ def _numbers(flag: str, text: str, kind: type = int) -> tuple:
 
 
 def _channel_mult(
-    text: str,
-    image_size: int,
-    width: int,
-    presets: Mapping[int, tuple[float, ...]] = CHANNEL_MULT,
-    flag: str = "image_size",
+    text: str, size: int, width: int, presets: Mapping = CHANNEL_MULT, flag: str = "image_size"
 ) -> tuple[float, ...]:
-    if text == "" and image_size not in presets:
+    if text == "" and size not in presets:
         raise UserError(
-            f"--{flag}: there is a preset for {sorted(presets)}, got {image_size}; "
+            f"--{flag}: there is a preset for {sorted(presets)}, got {size}; "
             "give --channel_mult, such as 1,2,3,4, for other sizes"
         )
-    mult = _numbers("channel_mult", text, float) if text else presets[image_size]
+    mult = numbers("channel_mult", text, float) if text else presets[size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise UserError(
             "--channel_mult: expected multiples of 32 channels at every level, "
@@ -189,16 +190,16 @@ def _channel_mult(
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
-    if image_size < 1 or image_size % factor:
+    if size < 1 or size % factor:
         raise UserError(
-            f"--{flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+            f"--{flag}: {len(mult)} levels need a multiple of {factor}, got {size}"
         )
     return mult
 
 
 def _attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
     # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
-    sides = _numbers("attention_resolutions", resolutions) if resolutions else ()
+    sides = numbers("attention_resolutions", resolutions) if resolutions else ()
     if any(side <= 0 for side in sides):
         raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")
     return tuple(image_size // side for side in sides)

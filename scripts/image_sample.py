@@ -21,6 +21,7 @@ GROUPS = (
     options.SampleOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
 )  # fmt: skip
 FREE = flags.free_flags(*GROUPS)
+DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 
 
 @run.command
@@ -58,19 +59,14 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:
     """Return the images [N, C, H, W] of these indices."""
-    noise = run.ImageNoise(args.seed, indices)
-    domain.diffusion.noise_like = noise
-    start = noise.draw((domain.args["in_channels"], *[domain.args["image_size"]] * 2))
     y = torch.from_numpy(samples.random_labels(args.seed, indices)).to(domain.device)
-    loop = domain.diffusion.ddim_sample_loop if args.use_ddim else domain.diffusion.p_sample_loop
-    with run.autocast(domain.device, args.precision):
-        return loop(
-            domain.model,
-            start.shape,
-            start,
-            clip_denoised=args.clip_denoised,
-            model_kwargs={"y": y} if domain.args["class_cond"] else None,
-        )
+    return samples.draw(
+        domain,
+        (domain.args["in_channels"], *[domain.args["image_size"]] * 2),
+        indices,
+        model_kwargs={"y": y} if domain.args["class_cond"] else None,
+        **flags.args_to_dict(args, DRAW_FLAGS),
+    )
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ nn attention unet
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util checkpoint
-fp16_util train_util train_run
+guidance
+fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
 bridge
 records likelihood
-report samples export
+report samples class_translation export
 """.split()
 HEAVY = {"mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm"}
 

@@ -1,0 +1,113 @@
+"""Train the noisy-image classifier that guides a sampler, on a folder of labelled images.
+
+The class of an image is its file name up to the first _, and classes are numbered in alphabetical
+order. Running the same command again resumes from the newest whole checkpoint in --out_dir.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from guided_diffusion import dist_util, flags, logger, options, run
+from guided_diffusion.classifier_util import ClassifierLoop, check_data
+from guided_diffusion.flags import UserError, args_to_dict
+from guided_diffusion.image_datasets import load_data
+from guided_diffusion.resample import create_named_schedule_sampler
+from guided_diffusion.script_util import (
+    classifier_and_diffusion_defaults,
+    create_classifier_and_diffusion,
+)
+from guided_diffusion.train_util import open_loop_log
+
+GROUPS = (
+    options.ClassifierTrainOptions,
+    options.ClassifierOptions,
+    options.DiffusionOptions,
+    options.RunOptions,
+)
+LOOP_FLAGS = (
+    "batch_size microbatch lr log_interval save_interval resume_checkpoint weight_decay precision "
+    "seed noised eval_interval"
+).split()
+DATA_FLAGS = "batch_size image_size in_channels seed".split()
+
+
+@run.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the flags, join the other ranks, and see whether the run folder can be ours.
+    args = create_argparser().parse_args(argv)
+    if args.classifier_use_fp16 and args.precision != "fp32":
+        raise UserError(
+            f"--precision: {args.precision} and --classifier_use_fp16 True exclude each other"
+        )
+    classes = check_data(args.data_dir, args.val_data_dir, args.num_classes)
+    dist_util.setup_dist(args.device)
+    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier")
+    # More steps of a constant rate go on from where fewer ended.
+    free = flags.free_flags(*GROUPS) | (set() if args.anneal_lr else {"iterations"})
+    identity = (out_dir, "classifier_train", vars(args), free)
+    run.refuse_other_run(*identity)
+
+    # Build everything that a wrong flag or a broken file can stop.
+    torch.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))  # of the first weights
+    loop = create_loop(args, out_dir)
+    loop.data = load(args, args.data_dir, loop.resume_step, args.augment, args.random_crop)
+    if args.val_data_dir:
+        seen = loop.resume_step // args.eval_interval
+        loop.val_data = load(args, args.val_data_dir, seen, "none", False)
+
+    # Claim the run folder and train.
+    run.claim(*identity)
+    open_loop_log(out_dir)
+    logger.log(f"classes: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}")
+    logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
+    bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
+    for _ in run.progress(loop.steps(), total=loop.max_steps, **bar):
+        pass
+    logger.log(f"trained {loop.done} steps; the run is in {out_dir}")
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    return flags.create_parser(__doc__, *GROUPS)
+
+
+def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
+    """Return the loop of a fresh classifier, or of the one to go on with, without data."""
+    model, diffusion = create_classifier_and_diffusion(
+        **args_to_dict(args, classifier_and_diffusion_defaults()),
+        in_channels=args.in_channels,
+        out_channels=args.num_classes,
+    )
+    return ClassifierLoop(
+        model.to(dist_util.dev()),
+        diffusion,
+        data=(),
+        schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
+        use_fp16=args.classifier_use_fp16,
+        lr_anneal_steps=args.iterations if args.anneal_lr else 0,
+        max_steps=args.iterations,
+        out_dir=out_dir,
+        **args_to_dict(args, LOOP_FLAGS),
+    )
+
+
+def load(args: argparse.Namespace, folder: str, seen: int, augment: str, crop: bool):  # noqa: ANN201
+    """Return endless batches of a folder, from that after the batches seen."""
+    return load_data(
+        data_dir=folder,
+        class_cond=True,
+        start_step=seen,
+        augment=augment,
+        random_crop=crop,
+        **args_to_dict(args, DATA_FLAGS),
+    )
+
+
+if __name__ == "__main__":
+    main()
