@@ -190,6 +190,15 @@ class SampleOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class EnlargeOptions:
+    """The images to enlarge."""
+
+    base_samples: str = option(
+        "", "small images: an .npz as image_sample.py writes it, or a folder, searched recursively"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class LikelihoodOptions:
     """Bits per dimension of images under one model."""
 

@@ -8,8 +8,10 @@ import torch
 from cli import (
     TRAINING,
     call,
+    command,
     draw_images,
     grey_levels_apart,
+    launch,
     picture,
     read_csv,
     snapshot,
@@ -17,10 +19,11 @@ from cli import (
     working_directory,
 )
 
-from guided_diffusion import report, super_res
+from guided_diffusion import report, run, super_res
 from guided_diffusion.image_datasets import fixed_images
 
-TRAIN = "super_res_train"
+TRAIN, SAMPLE = "super_res_train", "super_res_sample"
+SHAPE = "{}x16x16x3"
 TINY_SR = (
     "--large_size 16 --small_size 8 --num_channels 32 --num_res_blocks 1 --channel_mult 1,2 "
     "--attention_resolutions 8 --num_heads 2 --diffusion_steps 40"
@@ -139,3 +142,127 @@ def test_a_folder_of_another_run_is_refused(training, trained, runs):
     other = call(TRAIN, *training, "--out_dir", runs.source)
     assert other.code == 2 and "holds a run of 'image_train'" in other.last
     assert (snapshot(trained), snapshot(runs.source)) == before
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Five small images and their classes, as image_sample writes them."""
+    path = tmp_path_factory.mktemp("base") / "samples_5x8x8x3.npz"
+    folder = draw_images(path.parent / "images", 5, size=8)
+    images = np.stack([picture(file) for file in sorted(folder.iterdir())])
+    np.savez(path, images, np.array([0, 1, 0, 1, 0]))
+    return path
+
+
+SAMPLING = "--timestep_respacing 4 --device cpu".split()
+
+
+def enlarge(model, base, out_dir, *flags):
+    """The images of a run."""
+    argv = ["--model_path", model, "--base_samples", base, "--out_dir", out_dir, *SAMPLING, *flags]
+    succeed(SAMPLE, *argv)
+    return images_in(out_dir)
+
+
+def images_in(out_dir):
+    (path,) = out_dir.glob("samples_*.npz")
+    with np.load(path, allow_pickle=False) as file:
+        assert file.files == ["arr_0"]
+        images = file["arr_0"]
+    assert path.name == f"samples_{SHAPE.format(len(images))}.npz"
+    return images
+
+
+@pytest.fixture(scope="module")
+def enlarged(trained, base, tmp_path_factory):
+    """All small images enlarged, one by one."""
+    return enlarge(trained, base, tmp_path_factory.mktemp("enlarged"), "--batch_size", 1)
+
+
+def test_each_small_image_is_enlarged_whatever_the_batch_size(trained, base, enlarged, tmp_path):
+    assert enlarged.shape == (5, 16, 16, 3) and enlarged.dtype == np.uint8
+    together = enlarge(trained, base, tmp_path, "--batch_size", 4)
+    assert grey_levels_apart(together, enlarged) <= 1
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"samples_5x16x16x3.npz", "samples.png", "log.txt", "progress.csv"}
+
+
+def test_images_follow_the_small_ones_and_the_seed(trained, base, enlarged, tmp_path):
+    with np.load(base) as file:
+        np.savez(tmp_path / "other.npz", np.roll(file["arr_0"], 1, axis=0))
+    other = enlarge(trained, tmp_path / "other.npz", tmp_path / "other")
+    assert grey_levels_apart(other, enlarged) > 5
+    seeded = enlarge(trained, base, tmp_path / "seed", "--seed", 1)
+    assert grey_levels_apart(seeded, enlarged) > 20
+    ddim = enlarge(trained, base, tmp_path / "ddim", "--use_ddim", "True")
+    assert grey_levels_apart(ddim, enlarged) > 20
+
+
+def test_a_folder_of_small_images_gives_what_their_npz_does(trained, base, enlarged, tmp_path):
+    folder = enlarge(trained, base.parent / "images", tmp_path)
+    assert grey_levels_apart(folder, enlarged) <= 1
+
+
+def test_small_images_are_taken_in_turn_with_noise_of_their_own(trained, base, enlarged, tmp_path):
+    seven = enlarge(trained, base, tmp_path / "seven", "--num_samples", 7)
+    assert grey_levels_apart(seven[:5], enlarged) <= 1
+    assert grey_levels_apart(seven[5], enlarged[0]) > 20
+    two = enlarge(trained, base, tmp_path / "two", "--num_samples", 2)
+    assert grey_levels_apart(two, enlarged[:2]) <= 1
+
+
+def test_noise_is_not_that_of_image_sample():
+    drawn = [
+        run.ImageNoise(0, [5], purpose).draw((3, 8, 8))
+        for purpose in (run.ImageNoise.DRAWING, run.ImageNoise.ENLARGING)
+    ]
+    assert abs(torch.corrcoef(torch.stack(drawn).flatten(1))[0, 1]) < 0.3
+
+
+def test_two_ranks_enlarge_what_one_process_does(trained, base, enlarged, tmp_path):
+    argv = ["--model_path", trained, "--base_samples", base, "--out_dir", tmp_path, *SAMPLING]
+    result = launch(command("mpiexec", SAMPLE, *argv, "--batch_size", 2))
+    assert result.code == 0, result.err
+    assert grey_levels_apart(images_in(tmp_path), enlarged) <= 1
+
+
+def test_classes_of_the_small_images_reach_a_class_conditional_model(conditional, base, tmp_path):
+    with np.load(base) as file:
+        images, labels = file["arr_0"], file["arr_1"]
+    np.savez(tmp_path / "other.npz", images, 1 - labels)
+    one = enlarge(conditional, base, tmp_path / "one")
+    other = enlarge(conditional, tmp_path / "other.npz", tmp_path / "other")
+    assert grey_levels_apart(one, other) > 0
+    folder = enlarge(conditional, base.parent / "images", tmp_path / "folder")
+    assert folder.shape == one.shape
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model_path=", "--model_path: expected a checkpoint or a training run folder, got none"),
+        ("--model_path {image}", "expected a model of super_res_train, got one of image_train"),
+        ("--base_samples=", "--base_samples: expected an .npz or a folder of images, got ''"),
+        ("--base_samples {image}/args.json", "--base_samples: expected an .npz, got {image}"),
+        ("--small_size 4", "expected arr_0 of uint8 [N, 4, 4, 3], as the model's --small_size"),
+        ("--num_channels 64", "checkpoint and flags describe different networks; first at"),
+        ("--in_channels 1", "(check --in_channels)"),
+        ("--timestep_respacing 41", "--timestep_respacing: expected 0 to 40 steps"),
+        ("--num_samples 0", "--num_samples: expected a whole number of at least 1, got '0'"),
+    ],
+)
+def test_a_mistake_in_enlarging_is_named_and_writes_nothing(
+    runs, trained, base, tmp_path, flags, message
+):
+    names = {"image": runs.source}
+    good = ["--model_path", trained, "--base_samples", base, *SAMPLING]
+    words = [word.format(**names) for word in flags.split()]
+    result = call(SAMPLE, *good, "--out_dir", tmp_path / "out", *words)
+    assert result.code == 2 and message.format(**names) in result.last
+    assert "Traceback" not in result.err and not (tmp_path / "out").exists()
+
+
+def test_image_sample_refuses_a_super_resolution_model(trained, tmp_path):
+    result = call("image_sample", "--model_path", trained, "--out_dir", tmp_path / "out")
+    assert result.code == 2 and not (tmp_path / "out").exists()
+    assert "expected a model of image_train, got one of super_res_train" in result.last

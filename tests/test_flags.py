@@ -17,6 +17,7 @@ SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
     ("guided-diffusion", "super_res_train"),
+    ("guided-diffusion", "super_res_sample"),
     ("guided-diffusion", "image_nll"),
     ("ADD", "frequency_generating_m_samples"),
 ]
