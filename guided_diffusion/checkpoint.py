@@ -94,18 +94,21 @@ class Kind:
         script: name of the command that trains them.
         defaults: returns their flags.
         create: returns network and process of such flags.
+        flag: that names its path, if it is the same in every command.
     """
 
     script: str
     defaults: Callable[[], dict[str, Any]]
     create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
+    flag: str = ""
 
 
 IMAGE = Kind("image_train", model_and_diffusion_defaults, create_model_and_diffusion)
 SUPER_RES = Kind("super_res_train", sr_model_and_diffusion_defaults, sr_create_model_and_diffusion)
 CLASSIFIER = Kind(
-    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion
-)
+    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion,
+    "classifier_path",
+)  # fmt: skip
 
 
 @dataclass
@@ -372,7 +375,10 @@ def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[s
         record = run.read_args(path)
         script = str(record.get("script", ""))
         if script.endswith("_train") and script != kind.script:
-            raise UserError(f"{file}: expected a model of {kind.script}, got one of {script}")
+            raise UserError(
+                f"{file}: checkpoint and flags describe different networks: those of {script} and "
+                f"of {kind.script}{f' (check --{kind.flag})' if kind.flag else ''}"
+            )
         return known | {k: v for k, v in record["args"].items() if k in known}
     args = known | {k: v for k, v in assumed.items() if k in known}
     logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "

@@ -26,19 +26,19 @@ AUGMENTS = ("none", "flip", "dihedral")
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 
 
-def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> list[str]:
+def list_image_files(data_dir: str | os.PathLike, flag: str = "data_dir") -> list[str]:
     """Return the images under a folder, recursively, sorted by path.
 
     Args:
         data_dir: the folder.
-        flag: what to name in messages.
+        flag: what to name where it will not do.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
-        raise UserError(f"{flag}: expected a folder of images, got {str(data_dir)!r}")
+        raise UserError(f"--{flag}: expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
         for path in _visible_files(folder)
@@ -46,11 +46,11 @@ def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> l
     )
     if not files:
         raise UserError(
-            f"{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+            f"--{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
     for file in files:
         if not file.isprintable():  # undecodable bytes and line breaks, which no manifest can hold
-            raise UserError(f"{flag}: expected file names of printable text, found {file!a}")
+            raise UserError(f"--{flag}: expected file names of printable text, found {file!a}")
     return files
 
 
@@ -310,7 +310,7 @@ def fixed_images(
     image_size: int,
     class_cond: bool = False,
     in_channels: int = 3,
-    flag: str = "--data_dir",
+    flag: str = "data_dir",
 ) -> ImageDataset:
     """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
 
@@ -319,7 +319,7 @@ def fixed_images(
         image_size: side, pixels.
         class_cond: add {"y": label}, as in training.
         in_channels: 1, 3 or 4.
-        flag: what to name in messages.
+        flag: what to name where the folder will not do.
 
     Raises:
         UserError: if there is no such folder, or no image in it.

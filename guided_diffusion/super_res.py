@@ -76,7 +76,7 @@ def open_base_samples(
     if not path or not Path(path).exists():
         raise UserError(f"--base_samples: expected an .npz or a folder of images, got {path!r}")
     if Path(path).is_dir():
-        return fixed_images(path, side, class_cond, in_channels, "--base_samples")
+        return fixed_images(path, side, class_cond, in_channels, "base_samples")
     return BaseSamples(Path(path), side, class_cond, in_channels)
 
 
