@@ -93,9 +93,9 @@ class Trajectory:
         if 4 * np.prod(shape, dtype=np.float64) <= memory_gb * 1e9:
             self.states = np.empty(shape, dtype=np.float32)
         else:
-            file = run.reserve(
-                tempfile.TemporaryFile(), 4 * int(np.prod(shape)), "--trajectory_memory"
-            )
+            size, elsewhere = 4 * int(np.prod(shape)), ", or let TMPDIR name a folder with more"
+            file = tempfile.TemporaryFile()
+            run.reserve(file, size, "--trajectory_memory", elsewhere)
             self.states = np.memmap(file, np.float32, "r+", shape=shape)
 
     def store(self, index: int, states: th.Tensor) -> None:

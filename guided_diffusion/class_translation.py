@@ -59,7 +59,7 @@ def list_translations(
     Raises:
         UserError: if the flags or the files do not fit.
     """
-    files = _list_images(folder)
+    files = list_image_files(folder, "val_dir")
     names = [path.relative_to(folder) for path in map(Path, files)]
     classes = _classes(names, label_map)
     found = []
@@ -75,13 +75,6 @@ def list_translations(
             found.append(Translation(len(found), files[i], *pair, place))
     _refuse_equal_names(found)
     return found
-
-
-def _list_images(folder: str) -> list[str]:
-    try:
-        return list_image_files(folder)
-    except UserError as error:
-        raise UserError(str(error).replace("--data_dir", "--val_dir")) from None
 
 
 def _pairs(source: str, target: str) -> list[tuple[int, int]]:

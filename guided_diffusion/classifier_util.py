@@ -123,16 +123,20 @@ def check_data(data_dir: str, val_data_dir: str, num_classes: int) -> list[str]:
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.
     """
-    classes = sorted(set(class_names(list_image_files(data_dir))))
+    classes = _classes(data_dir, "data_dir")
     if not 2 <= len(classes) <= num_classes:
         raise UserError(
             f"--data_dir: expected 2 to {num_classes} classes (--num_classes), found "
             f"{len(classes)}; the class is a file name up to its first _, here {classes[0]!r}"
         )
     if val_data_dir:
-        others = sorted(set(class_names(list_image_files(val_data_dir))) ^ set(classes))
+        others = sorted(set(_classes(val_data_dir, "val_data_dir")) ^ set(classes))
         if others:  # they would shift the numbers of the classes after them
             raise UserError(
                 f"--val_data_dir: expected the classes of --data_dir; only one has {others[0]!r}"
             )
     return classes
+
+
+def _classes(folder: str, flag: str) -> list[str]:
+    return sorted(set(class_names(list_image_files(folder, flag))))

@@ -97,13 +97,14 @@ def _remove_partial_files(folder: Path) -> None:
                 Path(place, name).unlink(missing_ok=True)
 
 
-def reserve(file: IO, size: int, flag: str) -> IO:
+def reserve(file: IO, size: int, flag: str, elsewhere: str = "") -> IO:
     """Give an empty file its size on the disk, so that mapping it into memory cannot fail later.
 
     Args:
         file: open for writing.
         size: bytes.
         flag: what to name where the disk is full.
+        elsewhere: how to have the file on another disk.
 
     Raises:
         UserError: if the disk has no room for it.
@@ -113,8 +114,8 @@ def reserve(file: IO, size: int, flag: str) -> IO:
         (getattr(os, "posix_fallocate", None) or _grow)(file.fileno(), 0, size)
     except OSError as error:
         raise UserError(
-            f"{flag}: {size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room, or let "
-            "TMPDIR name a folder with more"
+            f"{flag}: {size / 1e9:.2f} GB of disk are needed ({error.strerror}); "
+            f"make room{elsewhere}"
         ) from None
     return file
 

@@ -34,6 +34,11 @@ TRAINING = (
     "--batch_size 2 --lr 3e-3 --ema_rate 0.5 --dropout 0.1 --augment dihedral --max_steps 8 "
     "--save_interval 4 --log_interval 1 --sample_steps 2 --device cpu"
 ).split()
+TINY_CLASSIFIER = (
+    "--image_size 16 --classifier_width 32 --classifier_depth 1 --diffusion_steps 40 "
+    "--classifier_attention_resolutions 8 --num_classes 2 --batch_size 2 --iterations 4 "
+    "--log_interval 2 --eval_interval 2 --save_interval 2 --device cpu"
+).split()
 DRAWING = "--timestep_respacing 8 --device cpu".split()
 
 

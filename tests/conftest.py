@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli import train_two_runs
+from cli import TINY_CLASSIFIER, draw_images, succeed, train_two_runs
 
 from guided_diffusion import dist_util, logger
 
@@ -55,3 +55,22 @@ def recorder(monkeypatch):
 def runs(tmp_path_factory):
     """Two tiny training runs on the same images, see `cli.Runs`; to be left as they are."""
     return train_two_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def conditional(runs, tmp_path_factory):
+    """A tiny run of a class-conditional model; to be left as it is."""
+    folder = tmp_path_factory.mktemp("conditional")
+    flags = "--class_cond True --max_steps 2 --sample_interval 0".split()
+    succeed("image_train", *runs.training, *flags, "--out_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier(runs, tmp_path_factory):
+    """A tiny run of a classifier of two classes, judged by images of its own; as above."""
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    unseen = draw_images(tmp_path_factory.mktemp("unseen"), 4, seed=1)
+    data = ["--data_dir", runs.images, "--val_data_dir", unseen]
+    succeed("classifier_train", *TINY_CLASSIFIER, *data, "--out_dir", folder)
+    return folder

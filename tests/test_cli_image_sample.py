@@ -17,15 +17,6 @@ def draw(model, out_dir, *flags):
         return dict(file)
 
 
-@pytest.fixture(scope="module")
-def conditional(runs, tmp_path_factory):
-    """A run of a class-conditional model."""
-    folder = tmp_path_factory.mktemp("conditional")
-    flags = "--class_cond True --max_steps 2 --sample_interval 0".split()
-    succeed("image_train", *runs.training, *flags, "--out_dir", folder)
-    return folder
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_images_are_upstreams_npz_and_do_not_depend_on_the_batch_size(runs, tmp_path, sampler):
     drawn = [
