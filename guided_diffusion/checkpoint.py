@@ -100,11 +100,13 @@ class Kind:
         script: name of the command that trains them.
         defaults: returns their flags.
         create: returns network and process of such flags.
+        flag: that names its path, if it is the same in every command.
     """
 
     script: str
     defaults: Callable[[], dict[str, Any]]
     create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
+    flag: str = ""
 
 
 IMAGE = Kind(
@@ -121,8 +123,9 @@ POINTS = Kind(
     create_model_and_diffusion_2d,
 )
 CLASSIFIER = Kind(
-    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion
-)
+    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion,
+    "classifier_path",
+)  # fmt: skip
 
 
 @dataclass
@@ -431,7 +434,10 @@ def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[s
     if script == kind.script:
         return known | {k: v for k, v in record["args"].items() if k in known}
     if script.endswith("_train"):
-        raise UserError(f"{file}: expected a model of {kind.script}, got one of {script}")
+        raise UserError(
+            f"{file}: checkpoint and flags describe different networks: those of {script} and "
+            f"of {kind.script}{f' (check --{kind.flag})' if kind.flag else ''}"
+        )
     # The record of a sampler that wrote into this folder tells nothing of the weights.
     args = known | {k: v for k, v in assumed.items() if k in known}
     logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "

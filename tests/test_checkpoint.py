@@ -125,7 +125,7 @@ def test_given_flags_go_before_those_of_the_training(run_folder):
 
 
 def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, tmp_path):
-    with pytest.raises(UserError, match="a model of super_res_train, got one of image_train"):
+    with pytest.raises(UserError, match="those of image_train and of super_res_train$"):
         checkpoint.load_domain(run_folder, kind=checkpoint.SUPER_RES)
     args = {name: value for name, value in FLAGS.items() if name != "image_size"}
     args |= sr_model_and_diffusion_defaults() | args | {"large_size": 16, "small_size": 8}
@@ -133,8 +133,10 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
     save(tmp_path / "model000001.pt", model=load_drawn_weights(model))
     record = {"script": "super_res_train", "args": args}
     (tmp_path / "args.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="a model of image_train, got one of super_res_train"):
+    with pytest.raises(UserError, match="those of super_res_train and of image_train$"):
         checkpoint.load_domain(tmp_path)
+    with pytest.raises(UserError, match=r"and of classifier_train \(check --classifier_path\)$"):
+        checkpoint.load_classifier(tmp_path)
     domain = checkpoint.load_domain(tmp_path, {"small_size": 4}, kind=checkpoint.SUPER_RES)
     assert isinstance(domain.model, SuperResModel) and not domain.model.training
     assert domain.args == args | {"small_size": 4, "sigma_small": False}

@@ -241,7 +241,7 @@ def test_classes_of_the_small_images_reach_a_class_conditional_model(conditional
     ("flags", "message"),
     [
         ("--model_path=", "--model_path: expected a checkpoint or a training run folder, got none"),
-        ("--model_path {image}", "expected a model of super_res_train, got one of image_train"),
+        ("--model_path {image}", "different networks: those of image_train and of super_res_train"),
         ("--base_samples=", "--base_samples: expected an .npz or a folder of images, got ''"),
         ("--base_samples {image}/args.json", "--base_samples: expected an .npz, got {image}"),
         ("--small_size 4", "expected arr_0 of uint8 [N, 4, 4, 3], as the model's --small_size"),
@@ -265,4 +265,4 @@ def test_a_mistake_in_enlarging_is_named_and_writes_nothing(
 def test_image_sample_refuses_a_super_resolution_model(trained, tmp_path):
     result = call("image_sample", "--model_path", trained, "--out_dir", tmp_path / "out")
     assert result.code == 2 and not (tmp_path / "out").exists()
-    assert "expected a model of image_train, got one of super_res_train" in result.last
+    assert "different networks: those of super_res_train and of image_train" in result.last
