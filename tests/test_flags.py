@@ -16,6 +16,9 @@ UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())
 SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
+    ("guided-diffusion", "classifier_train"),
+    ("guided-diffusion", "classifier_sample"),
+    ("ddib", "imagenet_translation"),
     ("ADD", "frequency_generating_m_samples"),
 ]
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
