@@ -134,7 +134,7 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--classifier_path=", "--classifier_path: expected a classifier, or a class-conditional --model"),
+        ("--classifier_path=", "--classifier_path: expected a classifier, or a class-cond"),
         ("--classifier_path {model}", "(check --classifier_path)"),
         ("--model_path {classifier}", "checkpoint and flags describe different networks"),
         ("--classifier_width 64", "(check --classifier_width)"),
