@@ -115,7 +115,8 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
         if domain.args["class_cond"]:
             return Guided(domain, None)
         raise UserError(
-            f"--classifier_path: expected a classifier, as {domain.origin} knows no classes itself"
+            "--classifier_path: expected a classifier, or a class-conditional --model_path; "
+            f"{domain.origin} knows no classes"
         )
     own = {name: flags[name] for name in classifier_and_diffusion_defaults()}
     override = {name: value for name, value in own.items() if name in given}

@@ -213,7 +213,7 @@ def _channel_mult(
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
-    if size < 1 or size % factor:
+    if image_size < 1 or image_size % factor:
         raise UserError(
             f"--{size_flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
         )

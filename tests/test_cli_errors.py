@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
-from cli import SEQUENCES, call, draw_images, load_script, snapshot
+from cli import SEQUENCES, TINY_CLASSIFIER, call, draw_images, load_script, snapshot
 
-TRAIN, SAMPLE = "image_train", "image_sample"
+TRAIN, SAMPLE, CLASSIFY = "image_train", "image_sample", "classifier_train"
 WHOLE = "expected a whole number of at least {}, got '{}'"
 DISTINCT = "checkpoint and flags describe different networks; first at "
 
@@ -127,10 +127,24 @@ TRANSLATING = [
     ("--target_model {conditional}", ": expected an unconditional model (--class_cond False)"),
     ("--num_channels 64", "(check --num_channels)"),
 ]
+CLASSIFYING = [
+    ("--num_classes 1", "--num_classes: " + WHOLE.format(2, 1)),
+    ("--data_dir {one}", "--data_dir: expected 2 to 3 classes (--num_classes), found 1; the class"),
+    ("--val_data_dir {one}", "--val_data_dir: expected the classes of --data_dir; only one has"),
+    ("--val_data_dir {place}/no", "--val_data_dir: expected a folder of images, got '{place}/no'"),
+    ("--iterations 0", "--iterations: " + WHOLE.format(1, 0)),
+    ("--eval_interval 0", "--eval_interval: " + WHOLE.format(1, 0)),
+    ("--classifier_width 33", "--classifier_width: expected a multiple of 32, got 33"),
+    ("--classifier_pool best", "--classifier_pool: invalid choice: 'best' (choose from"),
+    ("--classifier_use_fp16 True --precision bf16", "--precision: bf16 and --classifier_use_fp16"),
+    ("--resume_checkpoint {whole}", "{whole}: " + DISTINCT),
+    ("--out_dir {claimed}", "args.json: expected JSON with an 'args' object, got JSONDecodeError"),
+]
 CASES = [
     *((script, *case) for script in (TRAIN, SAMPLE, SEQUENCES) for case in SHARED
       if script != SAMPLE or "{claimed}" not in case[0]),
-    *((script, *case) for script in (TRAIN, SEQUENCES) for case in DATA),
+    *((script, *case) for script in (TRAIN, CLASSIFY, SEQUENCES) for case in DATA),
+    *((CLASSIFY, *case) for case in CLASSIFYING),
     *((TRAIN, *case) for case in TRAINING),
     *((SAMPLE, *case) for case in SAMPLING),
     *((SEQUENCES, *case) for case in TRANSLATING),
@@ -139,7 +153,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def scripts():
-    return {name: load_script(name) for name in (TRAIN, SAMPLE, SEQUENCES)}
+    return {name: load_script(name) for name in (TRAIN, SAMPLE, CLASSIFY, SEQUENCES)}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +168,7 @@ def places(runs, tmp_path_factory):
     (draw_images(place / "text", 2) / "zz.png").write_text("no picture")
     cut = draw_images(place / "cut", 2)
     (cut / "zz.png").write_bytes((cut / "tile0_000.png").read_bytes()[:200])
+    draw_images(place / "one", 1)
     (place / "claimed").mkdir()
     (place / "claimed" / "args.json").write_text("{")
     for name, flags in (("small", "--image_size 8"), ("conditional", "--class_cond True")):
@@ -161,7 +176,7 @@ def places(runs, tmp_path_factory):
         assert call(TRAIN, *runs.training, *flags.split(), *out).code == 0
     return {
         "place": place, "whole": whole, "half": place / "half.pt", "nothing": place / "nothing.pt",
-        **{n: place / n for n in "file empty text cut claimed small conditional".split()},
+        **{n: place / n for n in "file empty text cut one claimed small conditional".split()},
     }  # fmt: skip
 
 
@@ -172,6 +187,9 @@ def good(runs):
     return {
         TRAIN: [*runs.training, "--max_steps", 1],
         SAMPLE: ["--model_path", runs.source, *small],
+        # Random crops are cut from files that are opened when they are needed.
+        CLASSIFY: [*TINY_CLASSIFIER, "--data_dir", runs.images, "--num_classes", 3,
+                   "--random_crop", "False"],
         SEQUENCES: runs.sequences,
     }
 

@@ -11,6 +11,7 @@ import torch
 from cli import (
     ROOT,
     SEQUENCES,
+    TINY_CLASSIFIER,
     command,
     grey_levels_apart,
     launch,
@@ -82,6 +83,22 @@ def test_two_tasks_of_a_slurm_step_train_as_one_process_without_mpi(
     name = "model000003.pt"
     states = [torch.load(place / name) for place in (tmp_path / "run", trained_alone)]
     torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+
+
+def test_two_ranks_train_a_classifier_as_one_process_with_twice_the_batch(runs, tmp_path):
+    folders = ["--data_dir", runs.images, "--val_data_dir", runs.images]
+    flags = [*TINY_CLASSIFIER, *folders, "--iterations", 2, "--log_interval", 1]
+    line = [*flags, "--batch_size", 2, "--out_dir", tmp_path / "two"]
+    result = launch(command("mpiexec", "classifier_train", *line))
+    assert result.code == 0, result.err
+    succeed("classifier_train", *flags, "--batch_size", 4, "--out_dir", tmp_path / "one")
+    states = [torch.load(tmp_path / place / "model000002.pt") for place in ("two", "one")]
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+    rows = [read_csv(tmp_path / place / "progress.csv") for place in ("two", "one")]
+    for ours, theirs in zip(*rows, strict=True):
+        for key in ("train_loss", "train_acc@1", "val_loss", "val_acc@1", "grad_norm"):
+            assert (ours[key] == "") == (theirs[key] == "")
+            assert float(ours[key] or 0) == pytest.approx(float(theirs[key] or 0), rel=1e-4), key
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -1,26 +1,27 @@
 """Flags: upstream's defaults and syntax, help on each of them, and what is derived from groups."""
 
 import argparse
-import gzip
 import json
 import sys
 from dataclasses import dataclass
 
 import pytest
 from cli import load_script
-from reference_images import REFERENCE
+from reference_interface import INTERFACE
 
 from guided_diffusion import flags
 from guided_diffusion.flags import option
 
-UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())
-INTERFACE = json.loads(gzip.decompress((REFERENCE / "upstream_interface.json.gz").read_bytes()))
+UPSTREAM = {repository: own["cli"] for repository, own in INTERFACE.items()}
 SCRIPTS = [
     ("guided-diffusion", "image_train"),
     ("guided-diffusion", "image_sample"),
     ("guided-diffusion", "super_res_train"),
     ("guided-diffusion", "super_res_sample"),
     ("guided-diffusion", "image_nll"),
+    ("guided-diffusion", "classifier_train"),
+    ("guided-diffusion", "classifier_sample"),
+    ("ddib", "imagenet_translation"),
     ("ADD", "frequency_generating_m_samples"),
     ("ddib", "synthetic_train"),
     ("ddib", "synthetic_sample"),
@@ -235,7 +236,7 @@ def test_a_mistake_beside_a_set_of_defaults_is_named(choosing, capsys, words, me
 
 @pytest.mark.parametrize(("repository", "script"), SHARED_SCRIPTS)
 def test_a_chosen_set_of_defaults_is_the_upstreams(repository, script):
-    published = INTERFACE[repository]["cli"][f"{script}.py"]
+    published = UPSTREAM[repository][f"{script}.py"]
     expected = {flag[2:]: value for flag, value in published.items()}
     parser = load_script(script).create_argparser()
     found = vars(parser.parse_args(["--defaults", repository.split("-")[0]]))

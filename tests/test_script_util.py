@@ -1,11 +1,10 @@
 """Networks and processes from flags: upstream's defaults and calls, and flags that cannot work."""
 
 import argparse
-import json
 
 import pytest
 import torch
-from reference_images import REFERENCE
+from reference_interface import INTERFACE
 from reference_weights import draw
 
 from guided_diffusion import gaussian_diffusion as gd
@@ -13,7 +12,7 @@ from guided_diffusion import script_util
 from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
 
-UPSTREAM = json.loads((REFERENCE / "upstream_cli.json").read_text())["guided-diffusion"]
+UPSTREAM = INTERFACE["guided-diffusion"]["cli"]
 TINY = script_util.model_and_diffusion_defaults() | {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "attention_resolutions": "8",
     "diffusion_steps": 40,
