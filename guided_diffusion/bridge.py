@@ -11,7 +11,7 @@ from . import depth, dist_util, walks
 from .checkpoint import Domain
 from .depth import Depths
 from .flags import UserError, args_to_dict
-from .image_datasets import load_tile, to_model_range
+from .image_files import load_tile, to_model_range
 from .soft_labels import soft_label
 from .spectrum import FEATURES
 from .walks import Engine, Move, Predictor, decode_moves, encode_moves, unwatched

@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch as th
 
 from . import dist_util, logger, run
 from .flags import UserError, args_to_dict, defaults, given_flags, require
-from .options import DiffusionOptions, ModelOptions, SuperResOptions, SyntheticModelOptions
+from .options import DiffusionOptions, ModelOptions, SuperResOptions
 from .respace import SpacedDiffusion
 from .script_util import (
     classifier_and_diffusion_defaults,
@@ -29,67 +29,19 @@ from .script_util import (
     create_model_and_diffusion_2d,
     sr_create_model_and_diffusion,
 )
+from .signs import (
+    CLASSIFIER_SIGNS,
+    SIGNS_OF_FLAGS,
+    SignsOfFlags,
+    State,
+    number_of_classes,
+    shape_of,
+)
+from .synthetic_options import SyntheticModelOptions
 
-State = Mapping[str, th.Tensor]
-SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
 SAFETENSORS = ".safetensors"
 # Flags that a trained model may be used with at other values.
 FREE_OF_TRAINING = {"timestep_respacing", "use_fp16", "use_checkpoint", "dropout", "sigma_small"}
-
-
-def _shape(state: State, key: str) -> tuple[int, ...] | str:
-    return tuple(state[key].shape) if key in state else "absent"
-
-
-def _shapes(state: State) -> dict[str, tuple[int, ...] | str]:
-    return {key: _shape(state, key) for key in state}
-
-
-def number_of_classes(state: State) -> int | None:
-    """Return how many classes the classifier of a state dict tells apart."""
-    biases = [key for key in state if re.match(r"out\..*bias$", key)]
-    return len(state[biases[-1]]) if biases else None
-
-
-def _keys(state: State, pattern: str) -> set[str]:
-    return {found[0] for found in (re.search(pattern, key) for key in state) if found}
-
-
-def _embeddings_per_channel(state: State, block: str) -> float | None:
-    key, norm = f"{block}.emb_layers.1.bias", f"{block}.out_layers.0.bias"
-    return len(state[key]) / len(state[norm]) if key in state and norm in state else None
-
-
-# What a state dict tells of a flag, in the order in which one can hide the next.
-SIGNS_OF_FLAGS: SignsOfFlags = (
-    ("class_cond", lambda state: "label_emb.weight" in state),
-    ("num_channels", lambda state: _shape(state, "time_embed.0.weight")),
-    ("in_channels", lambda state: _shape(state, "input_blocks.0.0.weight")[1:2]),
-    ("resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
-    ("num_res_blocks or --channel_mult", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
-    ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
-    ("use_scale_shift_norm", lambda state: _embeddings_per_channel(state, "middle_block.0")),
-    ("learn_sigma", lambda state: _shape(state, "out.2.weight")[:1]),
-    ("channel_mult", _shapes),  # for want of a better
-)
-CLASSIFIER_SIGNS: SignsOfFlags = (
-    ("classifier_path", lambda state: bool(_keys(state, r"^output_blocks\."))),
-    ("classifier_width", lambda state: _shape(state, "time_embed.0.weight")),
-    ("in_channels", lambda state: _shape(state, "input_blocks.0.0.weight")[1:2]),
-    ("classifier_resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
-    ("classifier_pool", lambda state: _keys(state, r"^out\..*")),
-    (
-        "classifier_depth or --image_size",
-        lambda state: _keys(state, r"^input_blocks\.\d+\."),
-    ),
-    ("classifier_attention_resolutions", lambda state: _keys(state, r"^input_blocks.*\.qkv")),
-    (
-        "classifier_use_scale_shift_norm",
-        lambda state: _embeddings_per_channel(state, "middle_block.0"),
-    ),
-    ("num_classes", lambda state: number_of_classes(state)),
-    ("image_size", _shapes),
-)
 
 
 @dataclass(frozen=True)
@@ -269,7 +221,7 @@ def _refuse_mismatch(
     expected: State, found: State, path: str | Path, signs_of_flags: SignsOfFlags
 ) -> None:
     for key in [*expected, *(key for key in found if key not in expected)]:
-        shapes = [_shape(state, key) for state in (expected, found)]
+        shapes = [shape_of(state, key) for state in (expected, found)]
         if shapes[0] != shapes[1]:
             differing = (flag for flag, sign in signs_of_flags if sign(expected) != sign(found))
             raise UserError(
@@ -382,7 +334,7 @@ def load_classifier(
     file = weights_file(Path(path))
     args = _recorded_args(file, CLASSIFIER, assumed or {}) | dict(flags or {})
     state = load_state(file)
-    channels = _shape(state, "input_blocks.0.0.weight")
+    channels = shape_of(state, "input_blocks.0.0.weight")
     classes = number_of_classes(state)
     if classes is None or len(channels) != 4:
         raise UserError(f"{file}: expected a classifier of images, got other weights")

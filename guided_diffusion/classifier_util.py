@@ -11,8 +11,9 @@ import torch as th
 import torch.nn.functional as F
 
 from . import checkpoint, run
+from .classes import LABELS, class_names
 from .flags import UserError
-from .image_datasets import LABELS, class_names, list_image_files
+from .image_files import list_image_files
 from .train_util import Batch, Conditions, TrainLoop, log_loss_dict
 
 _VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`

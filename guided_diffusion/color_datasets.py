@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from . import dist_util, run
 from .flags import UserError
-from .image_datasets import open_image
+from .image_files import open_image
 
 XYZ_OF_RGB = np.array([
     [0.4124564, 0.3575761, 0.1804375],

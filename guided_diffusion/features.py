@@ -16,7 +16,7 @@ from . import dist_util, run
 from .bridge import deal
 from .checkpoint import first_line, load_state
 from .flags import UserError, require
-from .image_datasets import to_model_range
+from .image_files import to_model_range
 from .image_sets import ImageSet
 
 Rows = tuple[th.Tensor, th.Tensor]  # pooled [N, D] and spatial [N, S], float32 on the CPU

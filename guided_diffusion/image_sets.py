@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from .flags import UserError
-from .image_datasets import UNREADABLE, center_crop_arr, list_image_files, load_tile, open_image
+from .image_files import UNREADABLE, center_crop_arr, list_image_files, load_tile, open_image
 
 STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}
 Moments = tuple[np.ndarray, np.ndarray]  # mean [D], covariance [D, D]

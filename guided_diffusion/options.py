@@ -300,76 +300,7 @@ class LikelihoodOptions:
     model_path: str = option("", "checkpoint file or training run folder")
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvertOptions:
-    """Rewriting a checkpoint."""
-
-    model_path: str = option("", "checkpoint (.pt or .safetensors) or training run folder")
-    output: str = option("", "file to write, in the format of its suffix: .pt or .safetensors")
-    attention_order: str = option(
-        "keep",
-        "channel order of the qkv projections in the output: legacy (q,k,v per head), new (heads "
-        "per q,k,v) or that of the input",
-        choices=("keep", "legacy", "new"),
-    )
-    dtype: str = option(
-        "keep", "number format of the weights", choices=("keep", "float32", "float16", "bfloat16")
-    )
-    input_order: str = option(
-        "", "channel order of the input; empty: by its args.json", choices=("", "legacy", "new")
-    )
-    num_heads: int = option(
-        -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
-    )
-    num_heads_upsample: int = option(
-        -1, "its heads on the way up; -1: by its args.json, else as --num_heads",
-        minimum=1, also=(-1,),
-    )  # fmt: skip
-    num_head_channels: int = option(
-        -1, "its channels per head, in place of --num_heads; -1: by its args.json",
-        minimum=1, also=(-1,),
-    )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Comparing two sets of images."""
-
-    features: str = option(
-        "auto",
-        "network that sees the images: inception; small: fixed random weights, for a quick look; "
-        "auto: inception where it is installed with its weights, else small",
-        choices=("auto", "inception", "small"),
-    )
-    weights: str = option("", "file of Inception's weights; empty: where torch-fidelity keeps them")
-    image_size: int = option(
-        0, "resize and centre-crop to this side, pixels; 0: as they are, all of one size", minimum=0
-    )
-    batch_size: int = option(32, "images per forward and per process", minimum=1)
-    bootstrap: int = option(
-        200, "random halves of the sets that the intervals come from; 0: no intervals", minimum=0
-    )
-    seed: int = option(0, "base seed; every random draw follows from it", minimum=0)
-    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
-    out: str = option("", "JSON file to write; empty: none")
-
-
-@dataclasses.dataclass(frozen=True)
-class TissueOptions:
-    """Drawn tissue."""
-
-    out_dir: str = option("", "folder to write to, made where absent")
-    severity: float = option(0.1, "middle of the severities, if not --stages", minimum=0, maximum=1)
-    severity_spread: float = option(
-        0.05, "half width of the severities, cut off at 0 and 1", minimum=0, maximum=1
-    )
-    stages: str = option("", "a subfolder for each stage, as NAME=SEVERITY,NAME=SEVERITY")
-    num_images: int = option(500, "tiles, of each stage", minimum=1)
-    image_size: int = option(64, "side of a tile, pixels", minimum=16)
-    seed: int = option(0, "seed of the first tile; the others count up", minimum=0)
-
-
-def _level_convention() -> Any:
+def level_convention() -> Any:
     return option(
         "reference",
         "level at which decoding reads a latent; reference: as published, one below the one that "
@@ -431,87 +362,12 @@ class SequenceOptions:
         "signal-to-noise ratio, or the sum of the first and the third",
         choices=("time", "quadratic", "logsnr", "mixed"),
     )
-    level_convention: str = _level_convention()
+    level_convention: str = level_convention()
     trajectory_memory: float = option(
         0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
     )
     save_npy: bool = option(True, "write source.npy, target.npy and diffway.npy")
     save_latents: bool = option(False, "write latent.npy (float16)")
-
-
-def _task(default: int, what: str) -> Any:
-    return option(
-        default,
-        f"{what}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 parallel "
-        "rings, 5 parallel squares",
-        choices=range(6),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticModelOptions:
-    """The network of points in the plane."""
-
-    in_channels: int = option(2, "coordinates of a point", choices=(2,))
-    num_channels: int = option(256, "width, channels", minimum=1)
-    num_res_blocks: int = option(2, "residual blocks", minimum=0)
-    dropout: float = option(0.2, "dropout probability, 0..1", minimum=0, maximum=1)
-    use_checkpoint: bool = option(False, "recompute activations to save memory")
-    use_fp16: bool = option(False, "float16 network body, as upstream's recipe")
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticTrainOptions(DenoisingOptions):
-    """Training on points of one distribution."""
-
-    task: int = _task(0, "distribution")
-    batch_size: int = option(30000, "points per step and per process", minimum=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticSampleOptions:
-    """Drawing new points from one model."""
-
-    task: int = _task(0, "distribution of the model")
-    num_samples: int = option(80000, "points to draw", minimum=1)
-    batch_size: int = option(20000, "points per forward and per process", minimum=1, free=True)
-    model_path: str = option(
-        "", "checkpoint, training run folder, or folder of runs by task as log2D0; empty: of the "
-        "runs of synthetic_train",
-    )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticBridgeOptions:
-    """Points of one distribution on their way to another."""
-
-    source: int = _task(0, "distribution of the points")
-    target: int = _task(1, "distribution to reach")
-    num_samples: int = option(90000, "points to move", minimum=1)
-    batch_size: int = option(30000, "points per forward and per process", minimum=1, free=True)
-    model_path: str = option(
-        "", "folder of training runs by task, as log2D0; empty: that of synthetic_train"
-    )
-    source_model: str = option(
-        "", "source checkpoint or training run folder; empty: by task in --model_path"
-    )
-    target_model: str = option(
-        "", "target checkpoint or training run folder; empty: by task in --model_path"
-    )
-    level_convention: str = _level_convention()
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
-    """Comparing engines."""
-
-    source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
-    target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
-    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
-    num_images: int = option(4, "images, the first by name", minimum=1)
-    grids: str = option("mixed,logsnr,quadratic", "grids of few steps to compare")
-    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
-    out: str = option("", "file that a line of JSON is appended to; empty: none")
 
 
 FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}

@@ -13,17 +13,11 @@ from .flags import (  # noqa: F401  (upstream's names live here)
     defaults,
     str2bool,
 )
-from .options import (
-    NUM_CLASSES,
-    ClassifierOptions,
-    DiffusionOptions,
-    ModelOptions,
-    SuperResOptions,
-    SyntheticModelOptions,
-)
+from .options import NUM_CLASSES, ClassifierOptions, DiffusionOptions, ModelOptions, SuperResOptions
 from .respace import SpacedDiffusion, space_timesteps
 from .schedules import betas_of_flags
 from .synthetic import SyntheticModel
+from .synthetic_options import SyntheticModelOptions
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 # Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).

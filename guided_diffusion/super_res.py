@@ -13,7 +13,8 @@ import torch as th
 import torch.nn.functional as F
 
 from .flags import UserError
-from .image_datasets import Batch, ImageDataset, fixed_images, to_model_range
+from .image_datasets import Batch, ImageDataset, fixed_images
+from .image_files import to_model_range
 from .options import NUM_CLASSES
 
 

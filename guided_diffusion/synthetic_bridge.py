@@ -14,8 +14,9 @@ import torch as th
 
 from . import bridge, dist_util, flags, logger, plots, run
 from .checkpoint import POINTS, Domain, load_domain
-from .options import DiffusionOptions, SyntheticModelOptions
+from .options import DiffusionOptions
 from .synthetic_datasets import Synthetic2DType, draw_points
+from .synthetic_options import SyntheticModelOptions
 from .walks import Engine
 
 RUNS = Path("results") / "synthetic"

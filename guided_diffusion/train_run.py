@@ -14,9 +14,9 @@ import torch as th
 from PIL import Image
 
 from . import dist_util, flags, logger, run
+from .classes import record_classes
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
-from .image_datasets import record_classes
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
 from .script_util import create_gaussian_diffusion

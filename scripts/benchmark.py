@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import demo, dist_util, flags, logger, options, run
+from guided_diffusion import demo, dist_util, flags, logger, run, tool_options
 from guided_diffusion.checkpoint import Domain, load_domain
 from guided_diffusion.image_datasets import fixed_images
 from guided_diffusion.metrics import psnr
 from guided_diffusion.walks import Engine, Predictor, decode, encode
 
-GROUPS = (options.BenchmarkOptions,)
+GROUPS = (tool_options.BenchmarkOptions,)
 SHARES = (0.3, 0.6, 1.0)  # of full depth
 CONVERGED = Engine("dpmpp", 3, level_convention="aligned", max_batch=16)
 PUBLISHED = Engine(max_batch=16)

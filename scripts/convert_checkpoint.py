@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import checkpoint, convert, flags, logger, options, run
+from guided_diffusion import checkpoint, convert, flags, logger, run, tool_options
 from guided_diffusion.flags import UserError
 
 SUFFIXES = (".pt", checkpoint.SAFETENSORS)
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, options.ConvertOptions)
+    return flags.create_parser(__doc__, tool_options.ConvertOptions)
 
 
 def validate(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion import dist_util, flags, metrics, options, run
+from guided_diffusion import dist_util, flags, metrics, run, tool_options
 from guided_diffusion.features import create_extractor
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_sets import ImageSet, open_set, refuse_unequal_sizes
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    parser = flags.create_parser(__doc__, options.EvaluateOptions)
+    parser = flags.create_parser(__doc__, tool_options.EvaluateOptions)
     parser.add_argument("reference", metavar="REF", help="images to be like: .npz or folder")
     parser.add_argument("samples", metavar="SAMPLES", help="images to judge: .npz or folder")
     return parser

@@ -15,7 +15,7 @@ from guided_diffusion import bridge, demo, dist_util, flags, logger, options, ru
 from guided_diffusion.checkpoint import Domain, load_domain
 from guided_diffusion.export import Exporter, check_names
 from guided_diffusion.flags import args_to_dict
-from guided_diffusion.image_datasets import list_image_files
+from guided_diffusion.image_files import list_image_files
 from guided_diffusion.report import save_contact_sheet
 from guided_diffusion.train_util import open_loop_log
 

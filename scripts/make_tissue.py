@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from guided_diffusion import flags, options, run
+from guided_diffusion import flags, run, tool_options
 from guided_diffusion.flags import UserError
 from guided_diffusion.tissue import draw_tile
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def create_argparser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
-    return flags.create_parser(__doc__, options.TissueOptions)
+    return flags.create_parser(__doc__, tool_options.TissueOptions)
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:

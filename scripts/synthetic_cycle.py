@@ -12,11 +12,20 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, flags, logger, options, plots, run, synthetic_bridge
+from guided_diffusion import (
+    dist_util,
+    flags,
+    logger,
+    options,
+    plots,
+    run,
+    synthetic_bridge,
+    synthetic_options,
+)
 from guided_diffusion.checkpoint import Domain
 from guided_diffusion.walks import Predictor, translate
 
-GROUPS = (options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
+GROUPS = (synthetic_options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
 
 
 @run.command

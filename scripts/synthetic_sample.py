@@ -12,10 +12,19 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, flags, logger, options, plots, run, synthetic_bridge
+from guided_diffusion import (
+    dist_util,
+    flags,
+    logger,
+    options,
+    plots,
+    run,
+    synthetic_bridge,
+    synthetic_options,
+)
 from guided_diffusion.checkpoint import Domain
 
-GROUPS = (options.SyntheticSampleOptions, *synthetic_bridge.NETWORK, options.RunOptions)
+GROUPS = (synthetic_options.SyntheticSampleOptions, *synthetic_bridge.NETWORK, options.RunOptions)
 
 
 @run.command

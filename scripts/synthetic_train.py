@@ -6,13 +6,13 @@ Running the same command again resumes from the newest whole checkpoint in --out
 import argparse
 from collections.abc import Sequence
 
-from guided_diffusion import flags, options, run, synthetic_bridge, train_run
+from guided_diffusion import flags, options, run, synthetic_bridge, synthetic_options, train_run
 from guided_diffusion.flags import args_to_dict
 from guided_diffusion.script_util import create_model_and_diffusion_2d
 from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
 
 NETWORK = synthetic_bridge.NETWORK
-GROUPS = (options.SyntheticTrainOptions, *NETWORK, options.RunOptions)
+GROUPS = (synthetic_options.SyntheticTrainOptions, *NETWORK, options.RunOptions)
 
 
 @run.command

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import dist_util, image_datasets
+from guided_diffusion import classes, dist_util, image_datasets, image_files
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import ImageDataset, load_data
 
@@ -60,7 +60,7 @@ def test_images_are_found_in_all_folders_whatever_the_case_of_their_names(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    found = image_datasets.list_image_files(tmp_path)
+    found = image_files.list_image_files(tmp_path)
     assert found == sorted(str(tmp_path / name) for name in names)
 
 
@@ -69,13 +69,13 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b" / "a.png").touch()
-    assert image_datasets.list_image_files(tmp_path) == [str(tmp_path / "b" / "a.png")]
+    assert image_files.list_image_files(tmp_path) == [str(tmp_path / "b" / "a.png")]
 
 
 def test_images_below_a_hidden_folder_that_is_named_are_found(tmp_path):
     (tmp_path / ".data").mkdir()
     (tmp_path / ".data" / "a.png").touch()
-    assert len(image_datasets.list_image_files(tmp_path / ".data")) == 1
+    assert len(image_files.list_image_files(tmp_path / ".data")) == 1
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -83,7 +83,7 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "elsewhere" / "a.png").touch()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train").symlink_to(tmp_path / "elsewhere")
-    found = image_datasets.list_image_files(tmp_path / "data")
+    found = image_files.list_image_files(tmp_path / "data")
     assert found == [str(tmp_path / "data" / "train" / "a.png")]
 
 
@@ -92,13 +92,13 @@ def test_what_is_no_folder_is_refused_by_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
     with pytest.raises(UserError, match=f"--data_dir: expected a folder of images, got '{name}'"):
-        image_datasets.list_image_files(name)
+        image_files.list_image_files(name)
 
 
 def test_a_folder_without_images_is_refused_and_says_what_was_looked_for(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"--data_dir: no image in .*\.jpg.*\.webp"):
-        image_datasets.list_image_files(tmp_path)
+        image_files.list_image_files(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am text\n" * 20, b"\x89PNG\r\n\x1a\n"])
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: expected a readable image"):
-        image_datasets.open_image(path)
+        image_files.open_image(path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -119,7 +119,7 @@ def test_an_image_that_is_cut_off_anywhere_opens_whole_or_is_refused(tmp_path, f
         path = tmp_path / f"a.{format}"
         path.write_bytes(whole.getvalue()[:length])
         try:
-            assert image_datasets.open_image(path).size == (12, 12)
+            assert image_files.open_image(path).size == (12, 12)
         except UserError as error:
             assert str(path) in str(error)
             refused += 1
@@ -130,7 +130,7 @@ def test_an_image_of_absurd_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     Image.fromarray(NOISE).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png: expected a readable image.*pixels"):
-        image_datasets.open_image(tmp_path / "a.png")
+        image_files.open_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("format", "keywords"), [("png", {}), ("jpeg", {"quality": 95})])
@@ -166,7 +166,7 @@ def palette():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_every_kind_of_picture_opens_in_1_3_and_4_channels(tmp_path, picture, expected, channels):
     picture.save(tmp_path / "a.png")
-    tile = image_datasets.load_tile(tmp_path / "a.png", 4, channels)
+    tile = image_files.load_tile(tmp_path / "a.png", 4, channels)
     grey = Image.new("RGB", (1, 1), expected[:3]).convert("L").getpixel((0, 0))
     wanted = {1: (grey,), 3: expected[:3], 4: expected}[channels]
     assert tile.shape == (4, 4, channels) and tile.dtype == np.uint8
@@ -177,7 +177,7 @@ def test_every_kind_of_picture_opens_in_1_3_and_4_channels(tmp_path, picture, ex
 def test_16_bit_greys_are_scaled_and_not_clipped(tmp_path, dtype):
     ramp = np.linspace(0, 65535, 64).reshape(8, 8)
     Image.fromarray(ramp.astype(dtype)).save(tmp_path / "a.tif")
-    tile = image_datasets.load_tile(tmp_path / "a.tif", 8, 1)[..., 0]
+    tile = image_files.load_tile(tmp_path / "a.tif", 8, 1)[..., 0]
     np.testing.assert_allclose(tile, ramp / 257, atol=0.51)
 
 
@@ -188,7 +188,7 @@ def test_16_bit_greys_are_scaled_and_not_clipped(tmp_path, dtype):
 def test_a_picture_that_cannot_be_converted_is_refused(tmp_path, mode, channels, message):
     Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=message):
-        image_datasets.open_image(tmp_path / "a.tif", channels)
+        image_files.open_image(tmp_path / "a.tif", channels)
 
 
 def test_a_picture_of_the_size_is_not_resampled():
@@ -255,7 +255,7 @@ def test_a_random_crop_without_a_generator_draws_afresh():
 )
 def test_augmentation_gives_each_of_its_symmetries_equally_often(augment, expected):
     rng = np.random.default_rng(0)
-    drawn = [image_datasets.augment_tile(NOISE, augment, rng).tobytes() for _ in range(400)]
+    drawn = [image_files.augment_tile(NOISE, augment, rng).tobytes() for _ in range(400)]
     assert set(drawn) == {tile.tobytes() for tile in expected}
     assert min(drawn.count(tile) for tile in set(drawn)) > 0.5 * 400 / len(expected)
 
@@ -266,7 +266,7 @@ def test_an_unknown_augmentation_is_refused():
 
 
 def test_a_data_set_returns_arrays_and_conditions(noise_folder):
-    files = image_datasets.list_image_files(noise_folder)
+    files = image_files.list_image_files(noise_folder)
     dataset = ImageDataset(8, files, [0, 1, 0, 1, 2], filepaths=files, random_flip=False)
     array, conditions = dataset[4]
     expected = np.asarray(Image.open(files[4])).transpose(2, 0, 1) / 127.5 - 1
@@ -279,7 +279,7 @@ def test_a_data_set_returns_arrays_and_conditions(noise_folder):
 
 
 def test_shards_part_the_files_and_their_labels(noise_folder):
-    files = image_datasets.list_image_files(noise_folder)
+    files = image_files.list_image_files(noise_folder)
     shards = [ImageDataset(8, files, range(5), shard=k, num_shards=2) for k in range(2)]
     assert [shard.local_images for shard in shards] == [files[0::2], files[1::2]]
     assert [list(shard.local_classes) for shard in shards] == [[0, 2, 4], [1, 3]]
@@ -287,7 +287,7 @@ def test_shards_part_the_files_and_their_labels(noise_folder):
 
 @pytest.mark.parametrize("random_crop", [False, True])
 def test_kept_tiles_equal_those_that_are_read_again(noise_folder, random_crop):
-    files = image_datasets.list_image_files(noise_folder)
+    files = image_files.list_image_files(noise_folder)
     kept, read = (ImageDataset(6, files, random_crop=random_crop, cache=c) for c in (True, False))
     kept.check()
     for _ in range(2):
@@ -348,7 +348,7 @@ def test_classes_are_logged_and_written_and_a_changed_number_is_refused(tmp_path
     for name in ("cat", "dog"):
         (tmp_path / "data" / name).mkdir(parents=True)
         flat(0).save(tmp_path / "data" / name / "1.png")
-    record = image_datasets.record_classes
+    record = classes.record_classes
     record(tmp_path, tmp_path / "data", "folder")
     record(tmp_path, tmp_path / "data", "folder")
     assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
@@ -422,7 +422,7 @@ def test_ranks_see_their_slices_of_what_one_process_sees(noise_folder, monkeypat
 
 
 def test_the_same_image_is_augmented_anew_in_every_pass(noise_folder):
-    for path in image_datasets.list_image_files(noise_folder)[1:]:
+    for path in image_files.list_image_files(noise_folder)[1:]:
         Path(path).unlink()
     tiles = {
         batch.numpy().tobytes() for batch, _ in stream(noise_folder, 1, 60, augment="dihedral")
@@ -431,7 +431,7 @@ def test_the_same_image_is_augmented_anew_in_every_pass(noise_folder):
 
 
 def test_more_classes_than_the_networks_have_is_a_user_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_datasets, "NUM_CLASSES", 2)
+    monkeypatch.setattr(classes, "NUM_CLASSES", 2)
     for name in ("a_1", "b_1", "c"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     with pytest.raises(UserError, match="at most 2 classes, found 3.*here 'a'"):
@@ -443,11 +443,11 @@ def test_more_classes_than_the_networks_have_is_a_user_error(tmp_path, monkeypat
 def test_a_link_to_a_folder_around_it_lists_no_image_twice(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "self").symlink_to(tmp_path)
-    assert image_datasets.list_image_files(tmp_path) == [str(tmp_path / "a.png")]
+    assert image_files.list_image_files(tmp_path) == [str(tmp_path / "a.png")]
 
 
 @pytest.mark.parametrize("name", [b"im\xff.png", b"two\nlines.png"])
 def test_a_file_name_that_no_manifest_can_hold_is_refused(tmp_path, name):
     (Path(tmp_path) / os.fsdecode(name)).write_bytes(b"")
     with pytest.raises(UserError, match="printable text, found '.*(udcff|\\\\n)"):
-        image_datasets.list_image_files(tmp_path)
+        image_files.list_image_files(tmp_path)

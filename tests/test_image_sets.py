@@ -6,7 +6,7 @@ from cli import draw_images, picture
 from PIL import Image
 
 from guided_diffusion.flags import UserError
-from guided_diffusion.image_datasets import load_tile
+from guided_diffusion.image_files import load_tile
 from guided_diffusion.image_sets import open_set, refuse_unequal_sizes
 
 

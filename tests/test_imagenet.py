@@ -10,9 +10,9 @@ from guided_diffusion import dist_util
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import (
     get_image_filenames_for_label,
-    list_image_files,
     load_source_data_for_domain_translation,
 )
+from guided_diffusion.image_files import list_image_files
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-flags options demo
+flags options tool_options synthetic_options demo
 log_formats logger dist_util run
-imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
+image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 nn attention unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
-script_util checkpoint convert
+script_util signs checkpoint convert
 guidance
 fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
