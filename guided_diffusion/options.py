@@ -216,7 +216,6 @@ class ClassifierTrainOptions(LoopOptions, FolderOptions):
     num_classes: int = option(
         NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
     )
-    in_channels: int = option(3, CHANNELS, choices=(1, 2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)

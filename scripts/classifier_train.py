@@ -81,7 +81,6 @@ def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
     """Return the loop of a fresh classifier, or of the one to go on with, without data."""
     model, diffusion = create_classifier_and_diffusion(
         **args_to_dict(args, classifier_and_diffusion_defaults()),
-        in_channels=args.in_channels,
         out_channels=args.num_classes,
     )
     return ClassifierLoop(

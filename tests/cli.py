@@ -42,6 +42,10 @@ TINY_CLASSIFIER = (
 DRAWING = "--timestep_respacing 8 --device cpu".split()
 
 
+class Killed(BaseException):
+    """Ends a command in this process as a kill would: nothing of ours catches it."""
+
+
 @dataclass(frozen=True)
 class Runs:
     """Images, and two runs that were trained on them."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from cli import TINY_CLASSIFIER, call, grey_levels_apart, read_csv, succeed
+from cli import TINY_CLASSIFIER, Killed, call, grey_levels_apart, read_csv, succeed
 
 from guided_diffusion import samples
 
@@ -119,11 +119,11 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
     def killed(domain, shape, indices, **options):
         asked.append(list(indices))
         if len(asked) == 2:
-            raise KeyboardInterrupt
+            raise Killed
         return draw(domain, shape, indices, **options)
 
     monkeypatch.setattr(samples, "draw", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         sample(runs.source, classifier, tmp_path / "halves", "--batch_size", 2)
     found = sample(runs.source, classifier, tmp_path / "halves", "--batch_size", 3)
     assert asked == [[0, 1], [2, 3], [2, 3, 4]]

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from cli import call, command, draw_images, launch, load_script, read_csv, snapshot, succeed
+from cli import Killed, call, command, draw_images, launch, load_script, read_csv, snapshot, succeed
 from gaussian_oracle import GaussianOracle, bound
 from PIL import Image
 from toy_domains import domain
@@ -95,12 +95,12 @@ def test_a_stopped_run_is_continued_by_the_same_command(good, measured, tmp_path
 
     def stops(domain, images, indices, **how):
         if len(asked) == 2:
-            raise KeyboardInterrupt
+            raise Killed
         asked.append(list(indices))
         return measure(domain, images, indices, **how)
 
     monkeypatch.setattr(likelihood, "measure", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         call(NLL, *good, "--out_dir", tmp_path)
     assert not (tmp_path / "vb_terms.npz").exists()
     monkeypatch.setattr(likelihood, "measure", measure)

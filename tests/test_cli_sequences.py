@@ -9,6 +9,7 @@ import pytest
 from cli import (
     SEQUENCES,
     TINY_MODEL,
+    Killed,
     call,
     draw_images,
     grey_levels_apart,
@@ -208,12 +209,12 @@ def test_an_interrupted_run_resumes_after_its_last_whole_sequence(
 
     def second_time_fails(self, sequence):
         if saved:
-            raise KeyboardInterrupt
+            raise Killed
         saved.append(sequence.index)
         save(self, sequence)
 
     monkeypatch.setattr(export.Exporter, "save", second_time_fails)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         make(runs, tmp_path)
     assert (tmp_path / FOLDER / "manifest.part000.csv").exists()
 
