@@ -194,11 +194,14 @@ def test_a_sequence_without_a_picture_is_made_again_alone(runs, made, copied, sa
     assert differing(copied, made) == set()
 
 
-def test_a_missing_array_is_filled_again_for_every_sequence(runs, made, copied, saved):
-    (copied / "target.npy").unlink()
-    make(runs, copied.parent)
-    assert saved == [0, 1, 2]
-    assert differing(copied, made) == set()
+def test_a_missing_array_is_filled_from_the_pictures_and_latents_are_made_again(
+    runs, made, copied, saved
+):
+    for name, again in (("target.npy", []), ("latent.npy", [0, 1, 2])):
+        (copied / name).unlink()
+        make(runs, copied.parent)
+        assert saved == again
+        assert differing(copied, made) == set()
 
 
 def test_an_interrupted_run_resumes_after_its_last_whole_sequence(

@@ -18,12 +18,8 @@ from cli import (
     working_directory,
 )
 
-from guided_diffusion import bridge, synthetic_datasets
-from guided_diffusion.checkpoint import load_domain
-from guided_diffusion.script_util import (
-    create_model_and_diffusion_2d,
-    model_and_diffusion_defaults_2d,
-)
+from guided_diffusion import synthetic_datasets, walks
+from guided_diffusion.checkpoint import POINTS, load_domain
 from guided_diffusion.synthetic_datasets import Synthetic2DType
 
 TRAIN, SAMPLE = "synthetic_train", "synthetic_sample"
@@ -55,10 +51,7 @@ def models(trained):
 
 
 def load_domain_2d(path, respacing):
-    return load_domain(
-        path, {"timestep_respacing": respacing},
-        create=create_model_and_diffusion_2d, known=model_and_diffusion_defaults_2d(),
-    )  # fmt: skip
+    return load_domain(path, {"timestep_respacing": respacing}, kind=POINTS)
 
 
 def moved(name, models, out_dir, *flags):
@@ -129,14 +122,16 @@ def test_the_cycle_goes_on_from_the_translation_and_reports_its_distances(models
 @pytest.mark.parametrize("name", STAGES)
 def test_the_level_convention_is_that_of_the_encoding(models, tmp_path, name):
     domains = [load_domain_2d(models / f"log2D{task}", "20") for task in (0, 1)]
-    for convention in bridge.CONVENTIONS:
+    for convention in walks.CONVENTIONS:
+        engine = walks.Engine(level_convention=convention, max_batch=10000)
+        ends = [walks.Predictor(domain, engine) for domain in domains]
         arrays = moved(name, models, tmp_path / convention, "--level_convention", convention)
         points = torch.from_numpy(arrays["source"])
-        latents, target = bridge.translate(*domains, points, convention)
+        latents, target = walks.translate(*ends, points, engine)
         np.testing.assert_allclose(arrays["latent"], latents, atol=1e-4)
         np.testing.assert_allclose(arrays["target"], target, atol=1e-4)
         if name == CYCLE:
-            latents, target = bridge.translate(*domains[::-1], target, convention)
+            latents, target = walks.translate(*ends[::-1], target, engine)
             np.testing.assert_allclose(arrays["latent_back"], latents, atol=1e-4)
             np.testing.assert_allclose(arrays["cycle"], target, atol=1e-4)
 

@@ -1,6 +1,7 @@
 """The run folder: files whole or not at all, flags that may not change, noise per image."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_a_user_error_becomes_one_line_and_code_2(capsys, error):
     assert captured.err == "error: --flag: got ['x'] over two lines\n"
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ImportError])
+@pytest.mark.parametrize("error", [ValueError, ImportError, OSError])
 def test_other_errors_come_through_and_the_logger_is_closed(recorder, capsys, error):
     @run.command
     def main(argv=None):
@@ -201,6 +202,50 @@ def test_other_errors_come_through_and_the_logger_is_closed(recorder, capsys, er
         main()
     assert recorder.closed and logger.Logger.CURRENT is None
     assert capsys.readouterr().err == ""
+
+
+def test_an_interruption_is_one_line_and_a_shells_code(capsys):
+    @run.command
+    def main(argv=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == run.INTERRUPTED == 130
+    assert capsys.readouterr().err == "interrupted; the same command again goes on\n"
+
+
+def test_what_the_system_refuses_is_one_line(capsys, tmp_path):
+    @run.command
+    def main(argv=None):
+        open(tmp_path / "none" / "file", "w")
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/none/file: No such file or directory\n"
+
+
+def test_the_first_signal_is_noted_and_the_second_ends():
+    before = signal.getsignal(signal.SIGTERM)
+    with run.StopSignal() as stop:
+        assert not stop.asked
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_places_are_the_same_by_another_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiles").mkdir()
+    run.claim(tmp_path / "run", "s", {"data_dir": "tiles", "note": "tiles"}, set())
+    run.claim(tmp_path / "run", "s", {"data_dir": f"{tmp_path}/tiles/", "note": "tiles"}, set())
+    with pytest.raises(UserError, match="--note was 'tiles', is './tiles'"):
+        run.claim(tmp_path / "run", "s", {"data_dir": "tiles", "note": "./tiles"}, set())
+    with pytest.raises(UserError, match="--data_dir was"):
+        run.claim(tmp_path / "run", "s", {"data_dir": "other", "note": "tiles"}, set())
 
 
 def test_a_command_that_ends_well_returns_nothing_and_closes_the_logger(recorder):
