@@ -6,6 +6,7 @@ to agree on an address; srun's own variables suffice for that. Tensors travel th
 torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 """
 
+import gc
 import io
 import os
 import re
@@ -256,6 +257,7 @@ def broadcast_object(value: Any) -> Any:
 def cleanup() -> None:
     """Leave the process group, so that launchers see a clean exit."""
     if dist.is_initialized():
+        gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
         dist.destroy_process_group()
 
 

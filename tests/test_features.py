@@ -132,7 +132,7 @@ def test_auto_takes_inception_only_where_package_and_weights_are_at_hand(
     assert create_extractor("small", "", CPU).name == "small"
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert create_extractor("auto", "", CPU).name == "small"
-    with pytest.raises(UserError, match=r"needs torch_fidelity: pip install .*\[metrics\]"):
+    with pytest.raises(UserError, match=r"needs torch_fidelity: pip install .*\[inception\]"):
         create_extractor("auto", str(weights), CPU)
 
 
