@@ -13,6 +13,7 @@ PLACES = {
 }
 FLAGS = {
     "source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2, "precision": "auto",
+    "depth_policy": "even",
 }  # fmt: skip
 
 
