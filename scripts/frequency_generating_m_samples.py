@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     dist_util.setup_dist(args.device)
     asked = dict(vars(args))
     args.precision = run.settle_precision(args.precision, dist_util.dev())
-    name = f"{args.source}_to_{args.target}"
-    out_dir = Path(args.out_dir or run.default_folder(name, asked, FREE))
+    default = run.default_folder(f"{args.source}_to_{args.target}", asked, FREE)
+    out_dir = Path(args.out_dir or default)
 
     # Check everything that can be wrong, before the first forward.
     check_names(args.source, args.target)
@@ -63,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.log(f"{len(todo)} of {len(files)} sequences to make in {args.precision}")
     for sequence in run.progress(sequences, unit="sequence"):
         exporter.save(sequence)
-        failed = sequence.depths.fallback
-        logger.logkvs({"sequence": sequence.index, "fallback": int(failed)})
-        logger.logkv("depths", " ".join(map(str, sequence.depths.values)))
+        failed, depths = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
+        logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": depths})
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
@@ -90,9 +89,8 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     own = args_to_dict(args, flags.defaults(*NETWORK))
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | {"use_new_attention_order": ORDER[role]}
-    return load_domain(
-        getattr(args, f"{role}_model"), override, getattr(args, role), dist_util.dev(), assumed
-    )
+    path, label = getattr(args, f"{role}_model"), getattr(args, role)
+    return load_domain(path, override, label, dist_util.dev(), assumed)
 
 
 def record(asked: dict[str, Any], domains: Sequence[Domain]) -> dict[str, Any]:
