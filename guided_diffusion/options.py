@@ -347,7 +347,7 @@ class SequenceOptions:
         choices=("published", "aligned", "fast", "draft"),
     )
     solver: str = option(
-        "ddim", "ddim, or dpmpp: multistep, with 20 to 50 times fewer steps",
+        "ddim", "ddim, or dpmpp: multistep, for few steps",
         choices=("ddim", "dpmpp"),
     )  # fmt: skip
     solver_order: int = option(2, "order of dpmpp", minimum=1, maximum=3)
@@ -373,8 +373,8 @@ FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}
 PRESETS: dict[str, dict[str, object]] = {
     "published": {},
     "aligned": {"level_convention": "aligned"},
-    "fast": {**FEW_STEPS, "encode_steps": 40, "decode_steps": 20},
-    "draft": {**FEW_STEPS, "encode_steps": 10, "decode_steps": 10},
+    "fast": {**FEW_STEPS, "solver_order": 3, "encode_steps": 40, "decode_steps": 40},
+    "draft": {**FEW_STEPS, "solver_order": 2, "encode_steps": 20, "decode_steps": 20},
 }
 
 
