@@ -331,7 +331,7 @@ class SequenceOptions:
     depth_policy: str = option(
         "add",
         "add: the published adaptive search; even: equal changes of the feature; uniform: "
-        "evenly spaced",
+        "evenly spaced (demo: even)",
         choices=("add", "even", "uniform"),
     )
     depth_feature: str = option(
