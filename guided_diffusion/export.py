@@ -120,6 +120,8 @@ class Exporter:
 
     def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
         # Arrays that were deleted, from the pictures and the manifest.
+        if not names:
+            return
         for index, sequence in complete_sequences(rows, self.recipe.amount).items():
             tiles = [report.read_tile(self.folder / row["file_name"]) for row in sequence]
             channels_first = np.moveaxis(np.stack(tiles), -1, 1)

@@ -6,7 +6,7 @@ the run folder, and calls `train`. Until the claim nothing is written.
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,33 @@ def begin(
     refuse_flags(args.ema_rate, args.use_fp16, args.precision)
     if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
         raise UserError("--labels: expected together with --class_cond True, got it alone")
+    return join(script, args, groups, default)
+
+
+def join(
+    script: str,
+    args: argparse.Namespace,
+    groups: Sequence[type],
+    default: str | Path,
+    free: Set[str] = frozenset(),
+) -> Identity:
+    """Join the other ranks, and see whether the run folder can be ours; see `begin`.
+
+    Args:
+        script: name of the command.
+        args: its flags; `precision` is settled in place.
+        groups: the groups of all its flags.
+        default: the run folder where none is named.
+        free: names of further flags that may differ when the run is continued.
+
+    Raises:
+        UserError: if the folder holds a run of other flags.
+    """
     dist_util.setup_dist(args.device)
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
-    identity = (Path(folder), script, asked, flags.free_flags(*groups) | {"batch_size"})
+    identity = (Path(folder), script, asked, flags.free_flags(*groups) | {"batch_size"} | free)
     run.refuse_other_run(*identity)
     args.precision = run.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
@@ -88,6 +110,7 @@ def train(
     args: argparse.Namespace,
     draw: Callable[[], Image.Image] | None = None,
     unit: str = "image",
+    note: str = "",
 ) -> None:
     """Train to the end in a folder that is claimed; if asked to stop, save and stop.
 
@@ -97,8 +120,11 @@ def train(
         draw: returns the picture of samples that is saved every --sample_interval steps as
             samples/NNNNNN.png; called on rank 0. None: no pictures.
         unit: what one example is called.
+        note: first line of the log.
     """
     open_loop_log(loop.out_dir)
+    if note:
+        logger.log(note)
     if vars(args).get("class_cond"):
         record_classes(loop.out_dir, args.data_dir, args.labels)
     logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")

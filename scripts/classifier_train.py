@@ -5,13 +5,10 @@ order. Running the same command again resumes from the newest whole checkpoint i
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from guided_diffusion import dist_util, flags, logger, options, run
+from guided_diffusion import dist_util, flags, options, run, train_run
 from guided_diffusion.classifier_util import ClassifierLoop, check_data
 from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.image_datasets import load_data
@@ -20,7 +17,6 @@ from guided_diffusion.script_util import (
     classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
 )
-from guided_diffusion.train_util import open_loop_log
 
 GROUPS = (
     options.ClassifierTrainOptions,
@@ -45,17 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--precision: {args.precision} and --classifier_use_fp16 True exclude each other"
         )
     classes = check_data(args.data_dir, args.val_data_dir, args.num_classes, args.labels)
-    dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
-    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier")
     # More steps of a constant rate go on from where fewer ended.
-    free = flags.free_flags(*GROUPS) | (set() if args.anneal_lr else {"iterations"})
-    identity = (out_dir, "classifier_train", vars(args), free)
-    run.refuse_other_run(*identity)
+    free = set() if args.anneal_lr else {"iterations"}
+    identity = train_run.join("classifier_train", args, GROUPS, "results/classifier", free)
 
     # Build everything that a wrong flag or a broken file can stop.
-    torch.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))  # of the first weights
-    loop = create_loop(args, out_dir)
+    loop = create_loop(args, identity[0])
     loop.data = load(args, args.data_dir, loop.resume_step, args.augment, args.random_crop)
     if args.val_data_dir:
         seen = loop.resume_step // args.eval_interval
@@ -63,13 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Claim the run folder and train.
     run.claim(*identity)
-    open_loop_log(out_dir)
-    logger.log(f"classes: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}")
-    logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
-    bar = {"unit": "image", "unit_scale": loop.global_batch, "initial": loop.done}
-    for _ in run.progress(loop.steps(), total=loop.max_steps, **bar):
-        pass
-    logger.log(f"trained {loop.done} steps; the run is in {out_dir}")
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
+    train_run.train(loop, args, note=f"classes: {names}")
 
 
 def create_argparser() -> argparse.ArgumentParser:
