@@ -64,6 +64,20 @@ class ModelOptions(NetworkOptions):
     use_new_attention_order: bool = option(
         False, "channel order of the qkv projection: False q,k,v per head; True heads per q,k,v"
     )
+    attention_kind: str = option(
+        "standard",
+        "standard: between all positions; hybrid: blended, head by head, with attention in windows",
+        choices=("standard", "hybrid"),
+    )
+    attention_window: int = option(
+        4, "side of the windows of hybrid attention, positions of the feature map", minimum=1
+    )
+    attention_priority: str = option(
+        "global",
+        "where hybrid attention starts; global: with all positions, as a source; local: with "
+        "windows, as a target; both: weights for each, so that one model serves as either",
+        choices=("global", "local", "both"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
