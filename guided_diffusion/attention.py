@@ -239,6 +239,21 @@ class HybridAttention(nn.Module):
         self._find_unused()
 
 
+def priorities_of(network: nn.Module) -> tuple[Priority, ...]:
+    """Return the priorities that a network's attention has weights for; () for standard ones."""
+    return next((m.priorities for m in network.modules() if isinstance(m, HybridAttention)), ())
+
+
+def set_priority(network: nn.Module, priority: Priority) -> None:
+    """Let a network play a role from now on: `global` encodes a source, `local` decodes a target.
+
+    A network that holds one set of weights, or has standard attention, computes as before.
+    """
+    for module in network.modules():
+        if isinstance(module, HybridAttention):
+            module.set_priority(priority)
+
+
 class _PointwiseConv1d(nn.Conv1d):
     """A kernel-size-1 Conv1d computed as one matrix product, with a position-major result.
 

@@ -168,6 +168,10 @@ class LoopOptions:
 class DenoisingOptions(LoopOptions):
     """Training of a diffusion model."""
 
+    init_checkpoint: str = option(
+        "", "checkpoint or training run folder whose weights to start from, at step 0; its "
+        "attention may be standard where this model's is hybrid",
+    )  # fmt: skip
     lr_anneal_steps: int = option(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )

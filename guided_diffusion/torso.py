@@ -4,13 +4,13 @@ Conventions: those of `unet`.
 """
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionBlock, HybridAttention, Priority
+from .attention import AttentionBlock, Priority, set_priority
 from .nn import (
     Downsample,
     ResBlock,
@@ -155,21 +155,9 @@ class TimestepUNet(nn.Module):
             hybrid=self.hybrid and {**self.hybrid, "shifted": next(self._shifts)},
         )
 
-    @property
-    def priorities(self) -> tuple[Priority, ...]:
-        """The priorities whose weights the hybrid attention blocks hold; () without such blocks."""
-        return next((block.priorities for block in self._hybrid_blocks()), ())
-
     def set_priority(self, priority: Priority) -> None:
-        """Play a role from now on: `global` encodes a source, `local` decodes a target.
-
-        A network that holds one set of weights, or has standard attention, computes as before.
-        """
-        for block in self._hybrid_blocks():
-            block.set_priority(priority)
-
-    def _hybrid_blocks(self) -> Iterator[HybridAttention]:
-        return (block for block in self.modules() if isinstance(block, HybridAttention))
+        """See `attention.set_priority`."""
+        set_priority(self, priority)
 
     def _resample(self, channels: int, kind: type[Upsample] | type[Downsample]) -> nn.Module:
         if self.resblock_updown:

@@ -96,7 +96,7 @@ def test_every_head_has_a_share_of_its_own():
 
 def test_both_priorities_are_one_network_with_two_sets_of_weights():
     model, x = hybrid("both"), pictures()
-    assert model.priorities == ("global", "local")
+    assert attention.priorities_of(model) == ("global", "local")
     alone = {priority: hybrid(priority) for priority in ("global", "local")}
     for priority, other in alone.items():
         shared = {k: v for k, v in model.state_dict().items() if not k.endswith("blend")}
@@ -114,7 +114,7 @@ def test_a_role_that_a_network_does_not_have_changes_nothing():
         before = model(*pictures())
         model.set_priority("local")
         torch.testing.assert_close(model(*pictures()), before)
-    assert build().priorities == ()
+    assert attention.priorities_of(build()) == ()
 
 
 def test_windows_are_shifted_in_every_other_block():
@@ -126,7 +126,7 @@ def test_windows_are_shifted_in_every_other_block():
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_gradients_reach_every_parameter(priority):
     model = hybrid(priority, attention_window=3)
-    for role in model.priorities:
+    for role in attention.priorities_of(model):
         model.zero_grad()
         model.set_priority(role)
         model(*pictures()).square().mean().backward()

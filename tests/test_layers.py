@@ -16,7 +16,7 @@ losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 network_flags script_util signs checkpoint convert
 guidance
-fp16_util train_util train_run classifier_util
+fine_tune fp16_util train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge
