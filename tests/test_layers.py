@@ -23,6 +23,7 @@ bridge synthetic_bridge
 records likelihood
 report samples class_translation export
 image_sets features metrics
+ablation
 """.split()
 HEAVY = {
     "mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors",
