@@ -10,10 +10,15 @@ heads of D channels, in one of two orders:
 Attention runs in three pieces, `split_heads`, `attend`, `merge_heads`; an order is known to the
 first alone. The memory behind [N, C, T] tensors is position-major here, as in channels_last images,
 because the fused kernels want D to be the innermost dimension.
+
+Standard attention is between all positions. Hybrid attention blends it, head by head, with
+attention inside windows (see `windows`). A priority is a set of the blend's weights: it says where
+they start, `global` with all positions and `local` with windows. A network that holds both sets is
+told by `set_priority` which one to use.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -21,8 +26,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .nn import checkpoint, normalization, zero_module
+from .windows import WindowGrid
 
 QKVOrder = Literal["legacy", "new"]
+Priority = Literal["global", "local"]
+
+# Where the share of attention in windows starts, of the sets of weights that a block can hold.
+STARTS: dict[str, dict[Priority, float]] = {
+    "global": {"global": 0.0},
+    "local": {"local": 1.0},
+    "both": {"global": 0.0, "local": 1.0},
+}
 
 
 def split_heads(qkv: Tensor, n_heads: int, order: QKVOrder) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,12 +81,32 @@ def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
     return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for [N, H, T, D] tensors; q may have fewer positions.
+
+    Args:
+        q, k, v: queries, keys and values.
+        mask: [N, 1, T, T], true where a query (row) sees a key; None: it sees all.
 
     Reference: Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+def attend_in_windows(
+    q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int], window: int, shifted: bool = False
+) -> Tensor:
+    """Attention between the positions of a window, for [N, H, T, D] tensors.
+
+    Args:
+        q, k, v: queries, keys and values at positions T = height * width.
+        spatial: (height, width); windows need not divide them.
+        window: positions on a side of a window.
+        shifted: see `windows`.
+    """
+    grid = WindowGrid(spatial, window, shifted)
+    heads = attend(*(grid.cut(x) for x in (q, k, v)), grid.mask(len(q), q.device))
+    return grid.join(heads)
 
 
 def merge_heads(heads: Tensor) -> Tensor:
@@ -103,7 +137,7 @@ class _OrderedAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
 
-    def forward(self, qkv: Tensor) -> Tensor:
+    def forward(self, qkv: Tensor, _spatial: Sequence[int] = ()) -> Tensor:
         return merge_heads(attend(*split_heads(qkv, self.n_heads, self.order)))
 
     @staticmethod
@@ -124,6 +158,102 @@ class QKVAttention(_OrderedAttention):
     order = "new"
 
 
+class HybridAttention(nn.Module):
+    """Attention between all positions, blended with attention inside windows.
+
+    [N, 3 * H * D, T] -> [N, H * D, T], and no more parameters than H a priority: `blend`
+    [priorities, H] is the share of the windows in each head's result. Where no gradient is asked
+    for, a share of 0 or 1 in all heads saves the other kind of attention.
+
+    Args:
+        n_heads: H.
+        order: of the projection's channels.
+        window: positions on a side of a window.
+        shifted: as in `attend_in_windows`.
+        priority: the sets of weights to hold, a key of `STARTS`.
+
+    Raises:
+        ValueError: if the window has no position, or the priority is unknown.
+    """
+
+    def __init__(
+        self, n_heads: int, order: QKVOrder, window: int, shifted: bool, priority: str
+    ) -> None:
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"attention_window: expected a side of at least 1, got {window}")
+        if priority not in STARTS:
+            raise ValueError(
+                f"attention_priority: expected one of {', '.join(STARTS)}, got {priority!r}"
+            )
+        self.n_heads, self.order, self.window, self.shifted = n_heads, order, window, shifted
+        self.priorities = tuple(STARTS[priority])
+        starts = torch.tensor(list(STARTS[priority].values()))
+        self.blend = nn.Parameter(starts[:, None].repeat(1, n_heads))
+        self.row = len(self.priorities) - 1  # a network that draws images is a target
+        self._find_unused()
+
+    def set_priority(self, priority: Priority) -> None:
+        """Use the weights of this priority; a block without them goes on with those it has."""
+        if priority in self.priorities:
+            self.row = self.priorities.index(priority)
+
+    def forward(self, qkv: Tensor, spatial: Sequence[int]) -> Tensor:
+        """Attend between T = prod(spatial) positions."""
+        q, k, v = split_heads(qkv, self.n_heads, self.order)
+        one_window = max(spatial) <= self.window
+        if self._learns():
+            everywhere, nearby = True, True
+        else:
+            everywhere, nearby = self._used[self.row]
+        if everywhere or one_window:
+            all_heads = attend(q, k, v)
+            if not nearby:
+                return merge_heads(all_heads)
+        window_heads = all_heads if one_window else self._attend_nearby(q, k, v, spatial)
+        if not everywhere:
+            return merge_heads(window_heads)
+        share = self.blend[self.row].to(q.dtype)[:, None, None]
+        return merge_heads(torch.lerp(all_heads, window_heads, share))
+
+    def _attend_nearby(self, q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int]) -> Tensor:
+        return attend_in_windows(q, k, v, spatial, self.window, self.shifted)
+
+    def _learns(self) -> bool:
+        # A share that stands at 0 moves from there by what the windows would have changed.
+        return torch.is_grad_enabled() and self.blend.requires_grad
+
+    def _find_unused(self) -> None:
+        # Here rather than in every forward: to read a share makes the host wait for the device.
+        self._used = [(True, True)] * len(self.priorities)
+        if not self.blend.is_meta:
+            self._used = [(min(row) < 1, max(row) > 0) for row in self.blend.detach().tolist()]
+
+    def train(self, mode: bool = True) -> "HybridAttention":
+        """As any module's; the blend is looked at, see `forward`."""
+        self._find_unused()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._find_unused()
+
+
+def priorities_of(network: nn.Module) -> tuple[Priority, ...]:
+    """Return the priorities that a network's attention has weights for; () for standard ones."""
+    return next((m.priorities for m in network.modules() if isinstance(m, HybridAttention)), ())
+
+
+def set_priority(network: nn.Module, priority: Priority) -> None:
+    """Let a network play a role from now on: `global` encodes a source, `local` decodes a target.
+
+    A network that holds one set of weights, or has standard attention, computes as before.
+    """
+    for module in network.modules():
+        if isinstance(module, HybridAttention):
+            module.set_priority(priority)
+
+
 class _PointwiseConv1d(nn.Conv1d):
     """A kernel-size-1 Conv1d computed as one matrix product, with a position-major result.
 
@@ -140,7 +270,7 @@ class _PointwiseConv1d(nn.Conv1d):
 
 
 class AttentionBlock(nn.Module):
-    """Residual self-attention between all positions of a feature map.
+    """Residual self-attention between the positions of a feature map.
 
     Args:
         channels: of input and output.
@@ -148,6 +278,7 @@ class AttentionBlock(nn.Module):
         num_head_channels: channels of one head; sets the number of heads unless it is -1.
         use_checkpoint: recompute the block's activations in the backward pass.
         use_new_attention_order: whether the projection's order is "new" rather than "legacy".
+        hybrid: the window, shifted and priority of a `HybridAttention`; None: standard attention.
 
     Raises:
         ValueError: if the channels cannot be cut into equal heads as asked.
@@ -162,6 +293,7 @@ class AttentionBlock(nn.Module):
         num_head_channels: int = -1,
         use_checkpoint: bool = False,
         use_new_attention_order: bool = False,
+        hybrid: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -170,7 +302,10 @@ class AttentionBlock(nn.Module):
         self.norm = normalization(channels)
         self.qkv = _PointwiseConv1d(channels, 3 * channels)
         attention = QKVAttention if use_new_attention_order else QKVAttentionLegacy
-        self.attention = attention(self.num_heads)
+        if hybrid is None:
+            self.attention = attention(self.num_heads)
+        else:
+            self.attention = HybridAttention(self.num_heads, attention.order, **hybrid)
         self.proj_out = zero_module(_PointwiseConv1d(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +314,7 @@ class AttentionBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).flatten(2)  # [N, C, T]
-        h = self.proj_out(self.attention(self.qkv(h)))
+        h = self.proj_out(self.attention(self.qkv(h), x.shape[2:]))
         return x + h.reshape(x.shape)
 
 

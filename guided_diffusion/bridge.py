@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch as th
 
-from . import depth, dist_util, walks
+from . import depth, dist_util, logger, walks
+from .attention import priorities_of
 from .checkpoint import Domain
 from .depth import Depths
 from .flags import UserError, args_to_dict
@@ -89,7 +90,9 @@ class Sequences:
         encode_moves(source.diffusion, recipe.engine)
         decode_moves(target.diffusion, recipe.engine)
         self.source, self.target = source, target
-        self.encoder, self.decoder = (Predictor(d, recipe.engine) for d in (source, target))
+        warn_of_roles(source, target)
+        self.encoder = Predictor(source, recipe.engine, "global")
+        self.decoder = Predictor(target, recipe.engine, "local")
         self.files, self.recipe, self.watch = files, recipe, watch
         self.batches = batches if batches is not None else deal(len(files), recipe.batch_size)
 
@@ -167,6 +170,18 @@ def _refuse_recipe(recipe: Recipe, steps: int) -> None:
             "--depth_feature: the published search (--depth_policy add) is defined on magnitude, "
             f"got {recipe.depth_feature!r}; use it with --depth_policy even"
         )
+
+
+def warn_of_roles(source: Domain, target: Domain) -> None:
+    """Say so where a model with hybrid attention lacks the weights of the role it is to play."""
+    for domain, priority in ((source, "global"), (target, "local")):
+        held = priorities_of(domain.model)
+        if held and priority not in held:
+            role = "source" if priority == "global" else "target"
+            logger.warn(
+                f"{domain.origin}: the {role}, but trained with --attention_priority {held[0]} "
+                f"instead of {priority} or both"
+            )
 
 
 def refuse_unequal(source: Domain, target: Domain) -> None:

@@ -207,12 +207,13 @@ def load_weights(
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
-    _fill(model, load_state(path), path, signs_of_flags)
+    fill(model, load_state(path), path, signs_of_flags)
 
 
-def _fill(
+def fill(
     model: th.nn.Module, state: State, path: str | Path, signs_of_flags: SignsOfFlags
 ) -> None:
+    """Load a state dict that came from `path`; see `load_weights`."""
     _refuse_mismatch(model.state_dict(), state, path, signs_of_flags)
     model.load_state_dict(state, strict=True)
 
@@ -340,7 +341,7 @@ def load_classifier(
         raise UserError(f"{file}: expected a classifier of images, got other weights")
     args |= {"in_channels": channels[1], "out_channels": classes}
     model, diffusion = CLASSIFIER.create(**args)
-    _fill(model, state, file, CLASSIFIER_SIGNS)
+    fill(model, state, file, CLASSIFIER_SIGNS)
     _make_ready(model, device, args["classifier_use_fp16"])
     return Domain(model, diffusion, file.parent.name, file, args, digest(file))
 

@@ -18,10 +18,9 @@ import torch as th
 
 from . import report, run
 from .classes import class_names
-from .flags import UserError
+from .flags import UserError, numbers
 from .guidance import Guided
 from .image_files import list_image_files, load_tile, to_model_range
-from .script_util import numbers
 
 GRID_PAIRS, GRID_COLUMNS = 32, 8
 

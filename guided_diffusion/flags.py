@@ -80,6 +80,18 @@ def str2bool(v: str | bool) -> bool:
     raise argparse.ArgumentTypeError(f"expected a boolean such as True or False, got {v!r}")
 
 
+def numbers(flag: str, text: str, kind: type = int) -> tuple:
+    """Read numbers with commas between.
+
+    Raises:
+        UserError: naming the flag, if they are none.
+    """
+    try:
+        return tuple(kind(part) for part in str(text).split(","))
+    except ValueError:
+        raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
+
+
 class _Parser(argparse.ArgumentParser):
     # {value of --defaults: maker of the parser that has them}, this one among them; or no such flag
     variants: Mapping[str, Callable[[], argparse.ArgumentParser]] | None = None

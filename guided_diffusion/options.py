@@ -64,6 +64,20 @@ class ModelOptions(NetworkOptions):
     use_new_attention_order: bool = option(
         False, "channel order of the qkv projection: False q,k,v per head; True heads per q,k,v"
     )
+    attention_kind: str = option(
+        "standard",
+        "standard: between all positions; hybrid: blended, head by head, with attention in windows",
+        choices=("standard", "hybrid"),
+    )
+    attention_window: int = option(
+        4, "side of the windows of hybrid attention, positions of the feature map", minimum=1
+    )
+    attention_priority: str = option(
+        "global",
+        "where hybrid attention starts; global: with all positions, as a source; local: with "
+        "windows, as a target; both: weights for each, so that one model serves as either",
+        choices=("global", "local", "both"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +168,10 @@ class LoopOptions:
 class DenoisingOptions(LoopOptions):
     """Training of a diffusion model."""
 
+    init_checkpoint: str = option(
+        "", "checkpoint or training run folder whose weights to start from, at step 0; its "
+        "attention may be standard where this model's is hybrid",
+    )  # fmt: skip
     lr_anneal_steps: int = option(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )

@@ -1,8 +1,7 @@
 """Assemble networks and diffusion processes from flags, with upstream's names and defaults."""
 
 import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from . import gaussian_diffusion as gd
@@ -13,6 +12,14 @@ from .flags import (  # noqa: F401  (upstream's names live here)
     defaults,
     str2bool,
 )
+from .network_flags import (
+    SUPER_RES_CHANNEL_MULT,
+    attention_factors,
+    built,
+    channel_mults,
+    hybrid,
+    width,
+)
 from .options import NUM_CLASSES, ClassifierOptions, DiffusionOptions, ModelOptions, SuperResOptions
 from .respace import SpacedDiffusion, space_timesteps
 from .schedules import betas_of_flags
@@ -20,22 +27,11 @@ from .synthetic import SyntheticModel
 from .synthetic_options import SyntheticModelOptions
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
-# Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
-CHANNEL_MULT = {
-    512: (0.5, 1, 1, 2, 2, 4, 4),
-    256: (1, 1, 2, 2, 4, 4),
-    128: (1, 1, 2, 3, 4),
-    64: (1, 2, 3, 4),
-    32: (1, 2, 2, 2),
-    16: (1, 2),
-}
-SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
-
 CLASSIFIER_HEAD_CHANNELS = 64
 
-# Our scripts have improved-diffusion's flag, but these dicts keep guided-diffusion's keys: code
-# that was written for it passes all of them on.
-ABSENT = ("sigma_small",)
+# Our scripts have improved-diffusion's flag and some of their own, but these dicts keep
+# guided-diffusion's keys: code that was written for it passes all of them on.
+ABSENT = ("sigma_small", "attention_kind", "attention_window", "attention_priority")
 
 
 def _upstream(*groups: type) -> dict[str, Any]:
@@ -99,6 +95,9 @@ def create_model_and_diffusion(
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
     sigma_small: bool = False,
+    attention_kind: str = "standard",
+    attention_window: int = 4,
+    attention_priority: str = "global",
 ) -> tuple[UNetModel, SpacedDiffusion]:
     """Return the network and the process that the flags describe (see `ModelOptions`)."""
     flags = dict(locals())
@@ -132,22 +131,25 @@ def create_model(
     use_new_attention_order: bool = False,
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
+    attention_kind: str = "standard",
+    attention_window: int = 4,
+    attention_priority: str = "global",
 ) -> UNetModel:
     """Return the network of one domain.
 
     Raises:
         UserError: if a size, a width or an attention resolution does not fit, naming the flag.
     """
-    return _built(
+    return built(
         UNetModel,
         image_size=image_size,
         in_channels=in_channels,
-        model_channels=_width(num_channels),
+        model_channels=width(num_channels),
         out_channels=in_channels * (2 if learn_sigma else 1),
         num_res_blocks=num_res_blocks,
-        attention_resolutions=_attention_factors(attention_resolutions, image_size),
+        attention_resolutions=attention_factors(attention_resolutions, image_size),
         dropout=dropout,
-        channel_mult=_channel_mult(channel_mult, image_size, num_channels),
+        channel_mult=channel_mults(channel_mult, image_size, num_channels),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,
         use_fp16=use_fp16,
@@ -157,69 +159,8 @@ def create_model(
         use_scale_shift_norm=use_scale_shift_norm,
         resblock_updown=resblock_updown,
         use_new_attention_order=use_new_attention_order,
+        hybrid=hybrid(attention_kind, attention_window, attention_priority),
     )
-
-
-def _built(network: Callable, **kwargs: Any) -> Any:
-    try:
-        return network(**kwargs)
-    except ValueError as error:  # begins with the name of the argument, which is the flag's
-        raise UserError(f"--{error}") from None
-
-
-def _width(channels: int, flag: str = "num_channels") -> int:
-    if channels % 32 or channels <= 0:
-        raise UserError(f"--{flag}: expected a multiple of 32, got {channels}")
-    return channels
-
-
-def numbers(flag: str, text: str, kind: type = int) -> tuple:
-    """Read numbers with commas between.
-
-    Raises:
-        UserError: naming the flag, if they are none.
-    """
-    try:
-        return tuple(kind(part) for part in str(text).split(","))
-    except ValueError:
-        raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
-
-
-def _channel_mult(
-    text: str,
-    image_size: int,
-    width: int,
-    presets: Mapping[int, tuple[float, ...]] = CHANNEL_MULT,
-    prefix: str = "",
-    size_flag: str = "image_size",
-) -> tuple[float, ...]:
-    flag = f"{prefix}channel_mult"
-    if text == "" and image_size not in presets:
-        raise UserError(
-            f"--{size_flag}: there is a preset for {sorted(presets)}, got {image_size}; "
-            f"give --{flag}, such as 1,2,3,4, for other sizes"
-        )
-    mult = numbers(flag, text, float) if text else presets[image_size]
-    if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
-        raise UserError(
-            f"--{flag}: expected multiples of 32 channels at every level, "
-            f"got {','.join(map(str, mult))} times {width}"
-        )
-    mult = tuple(int(m) if m == int(m) else m for m in mult)
-    factor = 2 ** (len(mult) - 1)
-    if image_size < 1 or image_size % factor:
-        raise UserError(
-            f"--{size_flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
-        )
-    return mult
-
-
-def _attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
-    # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
-    sides = numbers("attention_resolutions", resolutions) if resolutions else ()
-    if any(side <= 0 for side in sides):
-        raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")
-    return tuple(image_size // side for side in sides)
 
 
 def create_classifier_and_diffusion(
@@ -264,15 +205,15 @@ def create_classifier(
     classifier_use_new_attention_order: bool = False,
 ) -> EncoderUNetModel:
     """Return the noisy-image classifier."""
-    return _built(
+    return built(
         EncoderUNetModel,
         image_size=image_size,
         in_channels=in_channels,
-        model_channels=_width(classifier_width, "classifier_width"),
+        model_channels=width(classifier_width, "classifier_width"),
         out_channels=out_channels,
         num_res_blocks=classifier_depth,
-        attention_resolutions=_attention_factors(classifier_attention_resolutions, image_size),
-        channel_mult=_channel_mult(
+        attention_resolutions=attention_factors(classifier_attention_resolutions, image_size),
+        channel_mult=channel_mults(
             classifier_channel_mult, image_size, classifier_width, prefix="classifier_"
         ),
         use_fp16=classifier_use_fp16,
@@ -344,16 +285,16 @@ def sr_create_model(
     """
     if not 0 < small_size <= large_size:
         raise UserError(f"--small_size: expected 1 to --large_size {large_size}, got {small_size}")
-    return _built(
+    return built(
         SuperResModel,
         image_size=large_size,
         in_channels=in_channels,
-        model_channels=_width(num_channels),
+        model_channels=width(num_channels),
         out_channels=in_channels * (2 if learn_sigma else 1),
         num_res_blocks=num_res_blocks,
-        attention_resolutions=_attention_factors(attention_resolutions, large_size),
+        attention_resolutions=attention_factors(attention_resolutions, large_size),
         dropout=dropout,
-        channel_mult=_channel_mult(
+        channel_mult=channel_mults(
             channel_mult, large_size, num_channels, SUPER_RES_CHANNEL_MULT, size_flag="large_size"
         ),
         num_classes=num_classes if class_cond else None,

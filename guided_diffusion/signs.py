@@ -41,6 +41,8 @@ SIGNS_OF_FLAGS: SignsOfFlags = (
     ("resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
     ("num_res_blocks or --channel_mult", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
     ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
+    ("attention_kind", lambda state: bool(_keys(state, r"\.blend$"))),
+    ("attention_priority", lambda state: shape_of(state, "middle_block.1.attention.blend")[:1]),
     ("use_scale_shift_norm", lambda state: _embeddings_per_channel(state, "middle_block.0")),
     ("learn_sigma", lambda state: shape_of(state, "out.2.weight")[:1]),
     ("channel_mult", _shapes),  # for want of a better

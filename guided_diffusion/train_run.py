@@ -14,6 +14,7 @@ import torch as th
 from PIL import Image
 
 from . import dist_util, flags, logger, run
+from .attention import set_priority
 from .classes import record_classes
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
@@ -27,7 +28,7 @@ Identity = tuple[Path, str, dict[str, Any], set[str]]
 PER_STEP = "batch_size x processes"
 _LOOP_FLAGS = (
     "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
-    "weight_decay lr_anneal_steps precision seed max_steps resume_checkpoint"
+    "weight_decay lr_anneal_steps precision seed max_steps resume_checkpoint init_checkpoint"
 ).split()
 
 
@@ -52,6 +53,9 @@ def begin(
     refuse_flags(args.ema_rate, args.use_fp16, args.precision)
     if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
         raise UserError("--labels: expected together with --class_cond True, got it alone")
+    if args.init_checkpoint and args.resume_checkpoint:
+        raise UserError("--init_checkpoint: expected alone, got --resume_checkpoint too; the first "
+                        "starts a training anew, the second goes on with one")  # fmt: skip
     return join(script, args, groups, default)
 
 
@@ -184,4 +188,5 @@ def draw_samples(
     noise = run.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
     conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
     with loop.averaged_weights() as model, run.autocast(loop.device, args.precision):
+        set_priority(model, "local")
         return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)

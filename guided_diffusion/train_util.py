@@ -18,7 +18,8 @@ import torch as th
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from . import checkpoint, dist_util, logger, run
+from . import checkpoint, dist_util, fine_tune, logger, run
+from .attention import priorities_of, set_priority
 from .flags import UserError
 from .fp16_util import MixedPrecisionTrainer
 from .gaussian_diffusion import GaussianDiffusion
@@ -43,8 +44,10 @@ class TrainLoop:
             None: no average is kept.
         log_interval: steps between log rows.
         save_interval: steps between checkpoints.
-        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to start from where `out_dir`
+        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to go on from where `out_dir`
             holds no whole one.
+        init_checkpoint: checkpoint, or a training run folder, whose weights a training from step 0
+            starts with; see `fine_tune`.
         use_fp16: upstream's float16 recipe with a loss scale.
         fp16_scale_growth: growth of log2 of the loss scale per step.
         schedule_sampler: how timesteps are drawn; None: uniformly.
@@ -82,6 +85,7 @@ class TrainLoop:
         precision: str = "fp32",
         seed: int = 0,
         max_steps: int = 0,
+        init_checkpoint: str = "",
     ) -> None:
         self.model = model
         self.diffusion = diffusion
@@ -109,6 +113,8 @@ class TrainLoop:
         if start:
             logger.log(f"loading {start}")
             checkpoint.load_weights(model, start, self.signs_of_flags)
+        elif init_checkpoint:
+            fine_tune.start_from(model, init_checkpoint, self.signs_of_flags)
         dist_util.sync_params(model.parameters())
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
@@ -190,6 +196,7 @@ class TrainLoop:
         self.mp_trainer.zero_grad()
         timesteps, weights, noise = self._draws(batch)
         self._seed_dropout()
+        self._draw_priority()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
             last = part.stop >= len(batch)
@@ -247,6 +254,13 @@ class TrainLoop:
         # Dropout draws from the generator of torch, there is no other way.
         rng = run.generator(self.seed, 5, self.done, dist_util.rank())
         th.manual_seed(int(rng.integers(2**62)))
+
+    def _draw_priority(self) -> None:
+        # A network with weights for two roles plays one of them in a step, on all ranks the same.
+        priorities = priorities_of(self.model)
+        if len(priorities) > 1:
+            rng = run.generator(self.seed, 7, self.done)
+            set_priority(self.model, priorities[rng.integers(len(priorities))])
 
     def _optimize(self) -> None:
         self._anneal_lr()

@@ -21,6 +21,7 @@ import numpy as np
 import torch as th
 
 from . import run
+from .attention import Priority, set_priority
 from .checkpoint import Domain
 from .flags import UserError
 from .gaussian_diffusion import GaussianDiffusion
@@ -133,17 +134,28 @@ def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
 class Predictor:
     """The network of a domain, asked for the noise in at most `max_batch` images at a time.
 
+    Args:
+        domain: that is asked.
+        engine: how.
+        priority: of its attention, where it has weights for both: "global" as a source, "local" as
+            a target; None: as it stands.
+
     Attributes:
         max_batch: halved whenever the device runs out of memory.
         forwards: images that went through the network so far.
     """
 
-    def __init__(self, domain: Domain, engine: Engine) -> None:
+    def __init__(
+        self, domain: Domain, engine: Engine, priority: Priority | None = None
+    ) -> None:
+        self.priority = priority
         self.domain, self.precision, self.max_batch = domain, engine.precision, engine.max_batch
         self.forwards = 0
 
     def __call__(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
         """Return the noise in states [N, C, H, W] at timesteps int64 [N], float32."""
+        if self.priority:  # in every call: one model can be asked in both roles by turns
+            set_priority(self.domain.model, self.priority)
         parts, first = [], 0
         while first < len(states):
             part = slice(first, first + self.max_batch)

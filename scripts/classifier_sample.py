@@ -17,7 +17,6 @@ import torch
 
 from guided_diffusion import dist_util, flags, logger, options, run, samples
 from guided_diffusion.guidance import Guided, load_guided
-from guided_diffusion.script_util import numbers
 
 GROUPS = (
     options.SampleOptions,
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Load the networks, and see whether they know the classes.
     guided = load_guided(vars(args), flags.given_flags(argv), dist_util.dev())
-    classes = numbers("classes", args.classes) if args.classes else range(guided.num_classes)
+    classes = flags.numbers("classes", args.classes) if args.classes else range(guided.num_classes)
     guided.check_classes("classes", classes)
     labels = partial(samples.random_labels, args.seed, classes=classes)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier_samples")

@@ -17,7 +17,6 @@ from guided_diffusion import class_translation, dist_util, flags, logger, option
 from guided_diffusion.bridge import deal
 from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.guidance import Guided, load_guided
-from guided_diffusion.script_util import numbers
 
 NETWORKS = (options.ModelOptions, options.ClassifierOptions, options.DiffusionOptions)
 GROUPS = (
@@ -87,7 +86,7 @@ def load(args: argparse.Namespace, given: Collection[str]) -> Guided:
             f"got {args.out_channels}"
         )
     for flag in ("source", "target"):
-        guided.check_classes(flag, numbers(flag, getattr(args, flag)))
+        guided.check_classes(flag, flags.numbers(flag, getattr(args, flag)))
     return guided
 
 

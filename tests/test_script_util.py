@@ -8,7 +8,7 @@ from reference_interface import INTERFACE
 from reference_weights import draw
 
 from guided_diffusion import gaussian_diffusion as gd
-from guided_diffusion import script_util
+from guided_diffusion import network_flags, script_util
 from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
 
@@ -192,12 +192,12 @@ def test_widths_of_levels_are_by_size_or_as_given(text, size, widths):
     assert model.channel_mult == widths
 
 
-@pytest.mark.parametrize("size", sorted(script_util.CHANNEL_MULT))
+@pytest.mark.parametrize("size", sorted(network_flags.CHANNEL_MULT))
 def test_every_preset_builds(size):
     flags = TINY | {"image_size": size, "num_channels": 64, "attention_resolutions": "8"}
     with torch.device("meta"):
         model, _ = script_util.create_model_and_diffusion(**flags)
-    assert model.channel_mult == script_util.CHANNEL_MULT[size]
+    assert model.channel_mult == network_flags.CHANNEL_MULT[size]
 
 
 @pytest.mark.parametrize(
