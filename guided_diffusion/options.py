@@ -142,6 +142,12 @@ class RunOptions:
         "arithmetic of the network; auto: bf16 where the hardware has it",
         choices=("fp32", "bf16", "auto"),
     )
+    compile: bool = option(
+        False,
+        "compile the network by torch.compile, which takes a minute or more for each shape of "
+        "input before it saves time; for GPUs and long runs",
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import tempfile
@@ -287,6 +288,26 @@ def settle_precision(precision: str, device: th.device) -> str:
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which a network of the given `--precision` runs."""
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+
+
+def compiled(module: th.nn.Module, asked: bool) -> th.nn.Module:
+    """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
+
+    It is the same object: its class and the keys of its state stay as they are.
+
+    Raises:
+        UserError: if there is no C++ compiler.
+    """
+    if asked:
+        compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
+        if shutil.which(compiler) is None:
+            raise UserError(f"--compile: expected a C++ compiler, found no {compiler}; install "
+                            "one, name it in CXX, or go without --compile")  # fmt: skip
+        module.compile()
+    return module
+
+
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
 
 
 def progress(items: Iterable, **options: Any) -> Iterable:

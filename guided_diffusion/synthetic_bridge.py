@@ -44,7 +44,9 @@ def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Do
     asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
     override = {name: value for name, value in asked.items() if name in given}
     label = Synthetic2DType(task).name.lower().replace("_", " ")
-    return load_domain(path, override, label, dist_util.dev(), asked, POINTS)
+    domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
+    run.compiled(domain.model, args.compile)
+    return domain
 
 
 def load_pair(args: argparse.Namespace, given: set[str]) -> tuple[Domain, Domain]:
