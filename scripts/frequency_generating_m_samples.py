@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     open_loop_log(out_dir, together=False)
     exporter = create_exporter(args, out_dir, domains, recipe, len(files))
     finished = dist_util.once(lambda: exporter.prepare(files, sequences.tile))
-    todo = [index for index in range(len(files)) if index not in finished]
-    sequences.batches = bridge.deal_to_rank(todo, recipe.batch_size)
+    sequences.todo = todo = [index for index in range(len(files)) if index not in finished]
 
     # Make the sequences of this rank.
     logger.log(f"{len(todo)} of {len(files)} sequences to make in {args.precision}")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
 flags options tool_options synthetic_options demo
-log_formats logger dist_util run
+log_formats logger dist_util dealing run
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 nn windows attention torso unet synthetic
 losses schedules spectrum solvers
