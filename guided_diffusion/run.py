@@ -290,10 +290,16 @@ def autocast(device: th.device, precision: str) -> contextlib.AbstractContextMan
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
 
 
-def compiled(module: th.nn.Module, asked: bool) -> th.nn.Module:
+def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:
     """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
 
     It is the same object: its class and the keys of its state stay as they are.
+
+    Args:
+        module: on its device.
+        asked: the flag.
+        static: it will meet few shapes of input, for each of which it is compiled alone; on a GPU
+            as a CUDA graph, whose next call overwrites what the one before returned.
 
     Raises:
         UserError: if there is no C++ compiler.
@@ -303,8 +309,16 @@ def compiled(module: th.nn.Module, asked: bool) -> th.nn.Module:
         if shutil.which(compiler) is None:
             raise UserError(f"--compile: expected a C++ compiler, found no {compiler}; install "
                             "one, name it in CXX, or go without --compile")  # fmt: skip
-        module.compile()
+        if static:
+            th._dynamo.config.recompile_limit = _SHAPES
+        graphs = static and next(module.parameters()).is_cuda
+        module.compile(
+            dynamic=False if static else None, mode="reduce-overhead" if graphs else None
+        )
     return module
+
+
+_SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
 
 
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for

@@ -89,7 +89,9 @@ def load(args: argparse.Namespace, role: str, given: set[str]) -> Domain:
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | {"use_new_attention_order": ORDER[role]}
     path, label = getattr(args, f"{role}_model"), getattr(args, role)
-    return load_domain(path, override, label, dist_util.dev(), assumed)
+    domain = load_domain(path, override, label, dist_util.dev(), assumed)
+    domain.model = run.compiled(domain.model, args.compile, static=True)
+    return domain
 
 
 def record(asked: dict[str, Any], domains: Sequence[Domain]) -> dict[str, Any]:
