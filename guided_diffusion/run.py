@@ -47,6 +47,13 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         partial.unlink(missing_ok=True)
 
 
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file whole, unless it holds just that already."""
+    if not path.exists() or path.read_bytes() != content:
+        with atomic_write(path) as file:
+            file.write(content)
+
+
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
     return {
