@@ -271,6 +271,7 @@ def test_mistakes_of_the_way_back_are_told_before_the_first_forward(
         ("a={source},b", "--stages: expected NAME=RUN,NAME=RUN,... of two or more"),
         ("a={source},b/c={target}", "--stages: expected a name of letters"),
         ("a={source},b={source}/no", "/no: expected a checkpoint or a training run folder"),
+        ("a={source},a_b={target},b={source},b_a={target}", "--stages: expected names that make"),
         ("d={source},a={target}", "--data_dir, stage d: expected a folder of images, got"),
     ],
 )
@@ -278,6 +279,12 @@ def test_mistakes_of_stages_are_told_before_the_first_forward(
     runs, stages, tmp_path, text, message
 ):
     text = text.format(source=runs.source, target=runs.target)
-    result = call(SEQUENCES, *stages, "--stages", text, "--out_dir", tmp_path / "out")
+    pairs = ["--stages", text, "--pairs", "all", "--bidirectional", "True"]
+    result = call(SEQUENCES, *stages, *pairs, "--out_dir", tmp_path / "out")
     assert result.code == 2 and message in result.last
     assert not (tmp_path / "out").exists()
+
+
+def test_severity_is_measured_in_the_folder_of_one_direction(made):
+    refused = call("severity_along_sequences", made)
+    assert refused.code == 2 and "one direction, such as translation_0_1 in it" in refused.last
