@@ -92,9 +92,13 @@ def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Ima
     each = max(1, sequences // len(directions))
     shown = [line for lines in directions for line in lines[:each]]
     tiles = [[read_tile(folder / row["file_name"]) for row in line] for line in shown]
-    scale = -(-96 // tiles[0][0].shape[1])  # captions need about 60 pixels
     captions = [[_caption(row) for row in line] for line in shown]
-    return grid(tiles, captions, scale)
+    return grid(tiles, captions, scale_of(tiles[0][0]))
+
+
+def scale_of(tile: np.ndarray) -> int:
+    """Return the enlargement, in whole pixels, that gives the captions of tiles room."""
+    return -(-96 // tile.shape[1])  # they need about 60 pixels
 
 
 def by_direction(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Row]]]:
