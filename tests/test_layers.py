@@ -11,12 +11,12 @@ ORDER = """
 flags options tool_options synthetic_options demo
 log_formats logger dist_util run
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
-nn attention unet synthetic
+group_norm nn attention unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 script_util signs checkpoint convert
 guidance
-fp16_util train_util train_run classifier_util
+fp16_util resume train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge
