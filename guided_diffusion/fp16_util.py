@@ -133,11 +133,14 @@ def zero_master_grads(master_params: Iterable[Tensor]) -> None:
 
 def zero_grad(model_params: Iterable[Tensor]) -> None:
     """Zero the gradients of the model's parameters in place, and detach them from any graph."""
+    grads = []
     for param in model_params:
         if param.grad is not None:
             if param.grad.requires_grad:
                 param.grad = param.grad.detach()
-            param.grad.zero_()
+            grads.append(param.grad)
+    if grads:
+        torch._foreach_zero_(grads)
 
 
 def param_grad_or_zeros(param: Tensor) -> Tensor:
@@ -249,7 +252,10 @@ class MixedPrecisionTrainer:
 
     def _compute_norms(self, grad_scale: float = 1.0) -> tuple[float, float]:
         grads = [param.grad for param in self.master_params if param.grad is not None]
-        return _norm(grads) / grad_scale, _norm(self.master_params)
+        grads = grads or [torch.zeros_like(self.master_params[0])]
+        # One read of both, so that the device is waited for once.
+        norms = torch.stack([_norm(grads), _norm(self.master_params)]).tolist()
+        return norms[0] / grad_scale, norms[1]
 
     def master_params_to_state_dict(self, master_params: Sequence[Tensor]) -> dict[str, Tensor]:
         """A state dict of the model with the values of `master_params`."""
@@ -267,8 +273,5 @@ def _flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _norm(tensors: Sequence[Tensor]) -> float:
-    # One norm of norms, so that the device is waited for once and not per parameter.
-    if not tensors:
-        return 0.0
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors)))).item()
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))

@@ -26,6 +26,7 @@ from .log_formats import (  # noqa: F401  (upstream's names live here)
 )
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
+MOST_DEFERRED = 1000  # what they hold takes memory
 
 
 class Logger:
@@ -43,6 +44,19 @@ class Logger:
         self.dir = dir
         self.output_formats = list(output_formats)
         self.comm = comm
+        self.deferred: list[Callable[[], None]] = []
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Note an action that logs values, to be done before the row is read."""
+        self.deferred.append(action)
+        if len(self.deferred) >= MOST_DEFERRED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Do what was put off."""
+        actions, self.deferred = self.deferred, []
+        for action in actions:
+            action()
 
     def logkv(self, key: str, val: Any) -> None:
         """Note a value; the last one before a dump counts."""
@@ -56,6 +70,7 @@ class Logger:
 
     def dumpkvs(self) -> dict[str, Any]:
         """Write the row to every format, start the next, and return it."""
+        self.settle()
         row = dict(self.name2val)
         if self.comm is not None:
             counted = {k: (v, self.name2cnt.get(k, 1)) for k, v in row.items()}
@@ -196,6 +211,11 @@ def logkv_mean(key: str, val: Any) -> None:
     get_current().logkv_mean(key, val)
 
 
+def defer(action: Callable[[], None]) -> None:
+    """Have an action note values just before the row is read, so that none waits for a device."""
+    get_current().defer(action)
+
+
 def logkvs(d: dict[str, Any]) -> None:
     """Note several values."""
     for key, val in d.items():
@@ -209,6 +229,7 @@ def dumpkvs() -> dict[str, Any]:
 
 def getkvs() -> dict[str, Any]:
     """Return the row as it stands."""
+    get_current().settle()
     return get_current().name2val
 
 

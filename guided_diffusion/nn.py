@@ -15,6 +15,8 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from . import group_norm
+
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 AVERAGE_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -39,8 +41,10 @@ class GroupNorm32(nn.GroupNorm):
         # `.float()` on the affine terms is free for float32 and saves a model cast by `.half()`.
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
+        if group_norm.suits(x) and weight is not None:
+            return group_norm.group_norm(x, self.num_groups, weight, bias, self.eps)
         # The CPU kernel itself takes float32 statistics of a half-precision x, to the same bits.
-        wide = x if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) else x.float()
+        wide = x if x.is_cpu and x.dtype in group_norm.HALVES else x.float()
         return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 

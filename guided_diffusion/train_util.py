@@ -7,8 +7,8 @@ of b train as one process with batches of n * b.
 
 import contextlib
 import copy
+import functools
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,9 +25,17 @@ from .fp16_util import MixedPrecisionTrainer
 from .gaussian_diffusion import GaussianDiffusion
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
+from .resume import (
+    find_ema_checkpoint,
+    find_resume_checkpoint,
+    get_blob_logdir,
+    named_checkpoint,
+    parse_resume_step_from_filename,
+)
 
 Conditions = dict[str, th.Tensor]
 Batch = tuple[th.Tensor, Conditions]
+FUSED = ("cpu", "cuda")  # devices with an AdamW of one kernel
 
 
 class TrainLoop:
@@ -120,7 +128,10 @@ class TrainLoop:
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
         )
         self.mp_trainer.step = self.resume_step
-        self.opt = AdamW(self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay)
+        fused = self.device.type in FUSED or None
+        self.opt = AdamW(
+            self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay, fused=fused
+        )
         self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
         self._load_optimizer(start)
         self.ddp_model = self._distribute()
@@ -144,7 +155,10 @@ class TrainLoop:
             logger.log(f"loading {file}")
             try:
                 state = checkpoint.load_file(file)
+                for group in state["param_groups"]:  # whatever kernels the file's run used
+                    group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
                 self.opt.load_state_dict(state)
+                self._lay_out_moments()
                 # Upstream's files have no such entry.
                 loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
                 self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
@@ -154,6 +168,13 @@ class TrainLoop:
                                 "to start without it, move it away") from None  # fmt: skip
             for group in self.opt.param_groups:  # the flags of this run, not of the file's
                 group |= {"lr": self.lr, "weight_decay": self.weight_decay}
+
+    def _lay_out_moments(self) -> None:
+        # The fused kernel reads memory in order, and the file's may be in another.
+        for param, state in self.opt.state.items():
+            for name, value in state.items():
+                if value.shape == param.shape and value.stride() != param.stride():
+                    state[name] = th.empty_like(param).detach().copy_(value)
 
     def _distribute(self) -> th.nn.Module:
         if dist_util.world_size() == 1:
@@ -203,13 +224,18 @@ class TrainLoop:
             share = len(batch[part]) / len(batch)
             with contextlib.nullcontext() if last else self._no_sync():
                 self._backward_part(
-                    batch[part].to(self.device),
+                    self._laid_out(batch[part].to(self.device)),
                     {key: value[part].to(self.device) for key, value in cond.items()},
                     timesteps[part],
                     weights[part],
                     noise[part].to(self.device),
                     share,
                 )
+
+    def _laid_out(self, images: th.Tensor) -> th.Tensor:
+        # The convolutions of a CPU are faster in this layout, those in float32 are not.
+        fast = self.precision == "bf16" and self.device.type == "cpu" and images.ndim == 4
+        return images.contiguous(memory_format=th.channels_last) if fast else images
 
     def _no_sync(self) -> contextlib.AbstractContextManager:
         return self.ddp_model.no_sync() if self.use_ddp else contextlib.nullcontext()
@@ -349,61 +375,21 @@ def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
         )
 
 
-def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
-    """Return NNNNNN of path/to/modelNNNNNN.pt, 0 for any other name."""
-    match = re.search(r"model(\d+)\.pt$", str(filename))
-    return int(match[1]) if match else 0
-
-
-def get_blob_logdir() -> str:
-    """Return the folder of checkpoints when none is named: the logger's, else the current one."""
-    return logger.get_dir() or "."
-
-
-def named_checkpoint(path: str) -> str:
-    """Return a checkpoint itself, or the newest whole one of a training run folder.
-
-    Raises:
-        UserError: if the folder holds none.
-    """
-    if not os.path.isdir(path):
-        return path
-    found = dist_util.once(lambda: find_resume_checkpoint(path))
-    if not found:
-        raise UserError(f"--resume_checkpoint: expected a modelNNNNNN.pt in {path}, found none")
-    return found
-
-
-def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:
-    """Return the newest modelNNNNNN.pt that loads, with its optimizer; "" without one.
-
-    A checkpoint that was damaged after it was written is named in the log and passed over.
-    """
-    for path in checkpoint.checkpoint_files(Path(folder or get_blob_logdir())):
-        step = path.stem.removeprefix("model")
-        parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
-        try:
-            for part in parts:
-                dist_util.load_state_dict(part, map_location="cpu")
-            return str(path)
-        except Exception as error:
-            logger.warn(f"cannot resume from {path}: {part.name}: {checkpoint.first_line(error)}")
-    return ""
-
-
-def find_ema_checkpoint(main_checkpoint: str, step: int, rate: float | str) -> str | None:
-    """Return the averaged weights beside a checkpoint, or None."""
-    path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
-    return str(path) if path.exists() else None
-
-
 def log_loss_dict(
     diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
 ) -> None:
-    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`)."""
-    quartiles = (4 * ts.cpu().numpy() // diffusion.num_timesteps).tolist()
+    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`).
+
+    The values are read when the row is written, so that no step waits for its device.
+    """
+    found = {key: values.detach().clone() for key, values in losses.items()}
+    logger.defer(functools.partial(_log_losses, diffusion.num_timesteps, ts, found))
+
+
+def _log_losses(num_timesteps: int, ts: th.Tensor, losses: dict[str, th.Tensor]) -> None:
+    quartiles = (4 * ts.cpu().numpy() // num_timesteps).tolist()
     for key, values in losses.items():
-        values = values.detach().float().cpu().numpy()
+        values = values.float().cpu().numpy()
         logger.logkv_mean(key, float(values.mean()))
         for quartile, value in zip(quartiles, values.tolist(), strict=True):
             logger.logkv_mean(f"{key}_q{quartile}", value)

@@ -11,12 +11,12 @@ ORDER = """
 flags options tool_options synthetic_options stages demo
 log_formats logger dist_util dealing run
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
-nn windows attention torso unet synthetic
+group_norm nn windows attention torso unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 network_flags script_util signs checkpoint convert
 guidance
-fine_tune fp16_util train_util train_run classifier_util
+fine_tune fp16_util resume train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge

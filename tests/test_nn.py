@@ -83,6 +83,52 @@ def test_group_norm_keeps_channels_last():
     torch.testing.assert_close(out, norm(x))
 
 
+def norm_and_gradients(norm, x, dy):
+    """Result of a norm, and gradients of its input, weight and bias for that of its result."""
+    x = x.detach().requires_grad_(True)
+    y = norm(x)
+    return y, torch.autograd.grad(y, (x, *norm.parameters()), dy.to(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 64, 1, 3), (5, 96, 5, 7), (3, 64, 32, 33), (2, 32, 72, 64)])
+def test_group_norm_of_channels_last_halves_is_the_float32_one_rounded(shape, dtype):
+    x, dy = (2 * seed + draw(seed, *shape) for seed in (1, 0))
+    x, dy = (v.to(dtype).contiguous(memory_format=torch.channels_last) for v in (x, dy))
+    norm = load_drawn_weights(gd_nn.normalization(shape[1]))
+    y, gradients = norm_and_gradients(norm, x, dy)
+    wide, expected = norm_and_gradients(norm, x.double().contiguous(), dy.double())
+
+    assert y.dtype == dtype and gradients[0].dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+    assert gradients[1].dtype == gradients[2].dtype == torch.float32
+    eps = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), wide.double(), atol=eps, rtol=eps)
+    for found, exact in zip(gradients, expected, strict=True):
+        scale = exact.double().abs().max().item()
+        bound = scale * (eps if found is gradients[0] else 1e-4)
+        torch.testing.assert_close(found.double(), exact.double(), atol=bound, rtol=eps)
+
+
+def test_group_norm_of_channels_last_halves_has_a_second_derivative():
+    x = draw(3, 2, 32, 4, 4).bfloat16()
+    norm = load_drawn_weights(gd_nn.normalization(32))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x.contiguous(memory_format=layout).requires_grad_(True)
+        (first,) = torch.autograd.grad(norm(leaf).pow(3).sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+        found.append(second.float())
+    torch.testing.assert_close(*found, atol=0.05 * found[0].abs().max().item(), rtol=0.05)
+
+
+def test_an_image_is_normalised_alike_in_any_batch():
+    x = draw(5, 7, 64, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last)
+    norm = load_drawn_weights(gd_nn.normalization(64))
+    assert torch.equal(norm(x)[3:4], norm(x[3:4].contiguous(memory_format=torch.channels_last)))
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_convolutions_and_pools_by_dimension(dims):
     x = draw(5, 1, 4, *[6] * dims)

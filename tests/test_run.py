@@ -304,6 +304,23 @@ def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
     assert run.compiled(module, False) is module
 
 
+class Library:
+    """A C library; that of GNU has mallopt, others have not."""
+
+    def __init__(self, calls):
+        self.mallopt = lambda *call: calls.append(call)
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    run.keep_memory()
+    calls = []
+    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: Library(calls))
+    run.keep_memory()
+    assert calls == [(-1, -1), (-4, 0)]
+    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: object())
+    run.keep_memory()
+
+
 def test_a_reserved_file_has_its_size(tmp_path):
     with open(tmp_path / "file", "w+b") as file:
         run.reserve(file, 10_000, "--flag")

@@ -419,6 +419,102 @@ def test_lending_averaged_weights_does_not_change_the_training(make):
     assert equal(plain.ema_params[0], lending.ema_params[0])
 
 
+def plain_adam(loop):
+    """Give a loop the optimizer of earlier versions and of upstream, with a kernel per tensor."""
+    groups = {"lr": loop.lr, "weight_decay": loop.weight_decay, "foreach": False}
+    loop.opt = torch.optim.AdamW(loop.mp_trainer.master_params, **groups)
+    return loop
+
+
+def assert_equal_steps(one, other, steps=3):
+    """Two loops move alike by given gradients; those of a loss that rounding moved would differ."""
+    for step in range(steps):
+        for loop in (one, other):
+            for index, param in enumerate(loop.model.parameters()):
+                param.grad = draw(100 * step + index, *param.shape)
+            loop._optimize()
+        for pair in (zip(weights(one), weights(other), strict=True),
+                     zip(one.ema_params[0], other.ema_params[0], strict=True)):  # fmt: skip
+            for first, second in pair:
+                torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
+
+
+def test_the_fused_optimizer_steps_as_the_plain_one(make):
+    fused, plain = make("fused"), plain_adam(make("plain"))
+    assert fused.opt.param_groups[0]["fused"] and not plain.opt.param_groups[0]["fused"]
+    assert_equal_steps(fused, plain)
+
+
+def test_files_of_either_optimizer_resume_in_the_other(make, tmp_path):
+    advance(plain_adam(make("old", save_interval=3)), 3)
+    resumed, plain = make("old"), plain_adam(make("old"))
+    assert resumed.done == 3 and resumed.opt.param_groups[0]["fused"]
+    saved = torch.load(tmp_path / "old" / "opt000003.pt")
+    plain.opt.load_state_dict(saved)
+    assert not plain.opt.param_groups[0]["fused"]
+    assert_equal_steps(resumed, plain)
+    resumed.save()
+    plain_adam(plain).opt.load_state_dict(torch.load(tmp_path / "old" / "opt000003.pt"))
+    assert {int(state["step"]) for state in plain.opt.state.values()} == {6}
+    assert_equal_steps(resumed, plain)
+
+
+def test_moments_of_another_memory_layout_resume_to_the_same_weights(make, tmp_path):
+    advance(make("first", save_interval=3), 3)
+    path = tmp_path / "first" / "opt000003.pt"
+    expected = advance(make("expected", resume_checkpoint=str(path.with_name("model000003.pt"))), 5)
+    state = torch.load(path)
+    for moments in state["state"].values():
+        for name, value in moments.items():
+            if value.ndim == 4:
+                moments[name] = value.contiguous(memory_format=torch.channels_last)
+    checkpoint.save_state(state, path)
+    found = advance(make("found", resume_checkpoint=str(path.with_name("model000003.pt"))), 5)
+    assert equal(weights(expected), weights(found))
+
+
+@pytest.mark.parametrize("microbatch", [-1, 1])
+def test_a_step_waits_for_its_device_once(make, monkeypatch, recorder, microbatch):
+    loop = make(batch_size=4, microbatch=microbatch, precision="bf16")
+    advance(loop, 1)
+    batch, reads = next(loop.data), []
+    for name in ("item", "cpu", "numpy", "tolist", "__float__", "__bool__", "__int__"):
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor, *args, _method=method, _name=name):
+            reads.append(_name)
+            return _method(tensor, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    loop.run_step(*batch)
+    assert reads == ["tolist"]  # the norms, of which an infinite one skips the step
+    logger.dumpkvs()
+    assert len(reads) > 1 and recorder.rows[-1].keys() >= {"loss", "mse", "grad_norm", "step"}
+
+
+def test_losses_are_noted_as_they_were_and_not_kept_for_ever(make, monkeypatch, recorder):
+    monkeypatch.setattr(logger, "MOST_DEFERRED", 3)
+    diffusion, losses = make().diffusion, torch.ones(2)
+    for step in range(4):
+        train_util.log_loss_dict(diffusion, torch.tensor([0, 39]), {"loss": losses})
+        assert len(logger.get_current().deferred) == (step + 1) % 3
+        losses += 1  # as a subclass may that goes on computing
+    row = logger.dumpkvs()
+    assert row == pytest.approx({"loss": 2.5, "loss_q0": 2.5, "loss_q3": 2.5})
+
+
+@pytest.mark.parametrize(("precision", "last"), [("fp32", False), ("bf16", True)])
+def test_a_cpu_computes_in_the_faster_memory_layout(make, precision, last):
+    loop, seen = make(precision=precision), []
+    block = loop.model.input_blocks[1]
+    block.register_forward_hook(
+        lambda m, i, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    loop.run_step(*next(loop.data))
+    assert seen == [last]
+    assert all(p.is_contiguous() and p.grad.is_contiguous() for p in loop.model.parameters())
+
+
 def test_a_bfloat16_step_computes_in_bfloat16_and_keeps_float32_weights(make):
     seen = []
     found = {}

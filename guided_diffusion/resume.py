@@ -1,0 +1,59 @@
+"""Checkpoints that a training goes on from: their names, and the newest whole one.
+
+A checkpoint is modelNNNNNN.pt after NNNNNN steps, beside optNNNNNN.pt and ema_RATE_NNNNNN.pt.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from . import checkpoint, dist_util, logger
+from .flags import UserError
+
+
+def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
+    """Return NNNNNN of path/to/modelNNNNNN.pt, 0 for any other name."""
+    match = re.search(r"model(\d+)\.pt$", str(filename))
+    return int(match[1]) if match else 0
+
+
+def get_blob_logdir() -> str:
+    """Return the folder of checkpoints when none is named: the logger's, else the current one."""
+    return logger.get_dir() or "."
+
+
+def named_checkpoint(path: str) -> str:
+    """Return a checkpoint itself, or the newest whole one of a training run folder.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    if not os.path.isdir(path):
+        return path
+    found = dist_util.once(lambda: find_resume_checkpoint(path))
+    if not found:
+        raise UserError(f"--resume_checkpoint: expected a modelNNNNNN.pt in {path}, found none")
+    return found
+
+
+def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:
+    """Return the newest modelNNNNNN.pt that loads, with its optimizer; "" without one.
+
+    A checkpoint that was damaged after it was written is named in the log and passed over.
+    """
+    for path in checkpoint.checkpoint_files(Path(folder or get_blob_logdir())):
+        step = path.stem.removeprefix("model")
+        parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
+        try:
+            for part in parts:
+                dist_util.load_state_dict(part, map_location="cpu")
+            return str(path)
+        except Exception as error:
+            logger.warn(f"cannot resume from {path}: {part.name}: {checkpoint.first_line(error)}")
+    return ""
+
+
+def find_ema_checkpoint(main_checkpoint: str, step: int, rate: float | str) -> str | None:
+    """Return the averaged weights beside a checkpoint, or None."""
+    path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
+    return str(path) if path.exists() else None
