@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from cli import (
     SEQUENCES,
     TINY_MODEL,
@@ -384,3 +385,26 @@ def test_named_domains_name_folder_columns_and_labels(runs, tmp_path):
     rows = read_csv(tmp_path / "translation_polyp_cancer" / "manifest.csv")
     assert [row["label_cancer"] for row in rows][::AMOUNT] == ["0.0", "1.0"]
     assert [row["label_polyp"] for row in rows][::AMOUNT] == ["1.0", "0.0"]
+
+
+def test_compiled_networks_make_the_same_pictures_from_few_sizes(
+    runs, made, tmp_path, monkeypatch
+):
+    compile_, asked = torch.nn.Module.compile, []
+
+    def quickly(module, **how):  # the tracing of torch.compile without its code generation
+        asked.append(how["dynamic"])
+        compile_(module, backend="eager", dynamic=how["dynamic"])
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    folder = make(runs, tmp_path / "run", "--compile", "True", "--batch_size", 2)
+    assert asked == [False, False]
+    assert_same_pictures(folder, made)
+
+
+def test_without_a_compiler_nothing_is_written(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "")
+    result = call(SEQUENCES, *runs.sequences, "--compile", "True", "--out_dir", tmp_path / "run")
+    assert result.code == 2 and "--compile: expected a C++ compiler" in result.last
+    assert not (tmp_path / "run").exists()
