@@ -217,15 +217,9 @@ class Exporter:
         Args:
             tile_shape: (C, H, W).
         """
-        many = (self.recipe.amount, *tile_shape)
-        examples = {
-            "source": np.empty(tile_shape, np.uint8),
-            "target": np.empty(many, np.uint8),
-            "diffway": np.empty(self.recipe.amount, np.int64),
-            "latent": np.empty(many, np.float16),
-        }
+        entries = array_entries(self.recipe.amount, tile_shape)
         for name in self.arrays:
-            self._open_array(name, examples[name])
+            self._open_array(name, entries[name])
 
     def _append(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -269,6 +263,22 @@ class Exporter:
                         f"got {','.join(reader.fieldnames)}; choose another --out_dir"
                     )
                 yield from reader
+
+
+def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """Return what one sequence has in each array, {name: uninitialised entry}.
+
+    Args:
+        amount: images per sequence.
+        tile_shape: (C, H, W).
+    """
+    many = (amount, *tile_shape)
+    return {
+        "source": np.empty(tile_shape, np.uint8),
+        "target": np.empty(many, np.uint8),
+        "diffway": np.empty(amount, np.int64),
+        "latent": np.empty(many, np.float16),
+    }
 
 
 def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:

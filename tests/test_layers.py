@@ -21,7 +21,7 @@ depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge
 records likelihood
-report samples class_translation export
+report samples class_translation export cost
 image_sets features metrics
 """.split()
 HEAVY = {
