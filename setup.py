@@ -21,7 +21,7 @@ setup(
     ],
     extras_require={
         "mpi": ["mpich"],
-        "metrics": ["scipy"],
+        "metrics": ["scipy", "torchmetrics"],
         "inception": ["scipy", "torch-fidelity"],
         "safetensors": ["safetensors"],
         "plots": ["matplotlib"],

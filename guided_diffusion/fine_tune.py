@@ -1,11 +1,14 @@
 """Start a training with the weights of another model, of standard attention or of other classes."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from . import checkpoint, convert, logger, run
+from .attention import STARTS, priorities_of
+from .convert import Record
 from .signs import SignsOfFlags, State, shape_of
 
 # Weights that a network may have beside those of the model that it starts from, or do without.
@@ -28,9 +31,12 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
         UserError: if the file is damaged or of another network.
     """
     file = checkpoint.weights_file(Path(path))
-    found, own = _in_order_of(model, checkpoint.load_state(file), file), model.state_dict()
+    record = file.with_name("args.json")
+    recorded = run.read_args(record)["args"] if record.exists() else None
+    found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
+    own, differs = model.state_dict(), _other_roles(model, recorded)
     keys = [key for key in {**own, **found} if re.search(OPTIONAL, key)]
-    differing = [key for key in keys if shape_of(own, key) != shape_of(found, key)]
+    differing = [key for key in keys if differs(key) or shape_of(own, key) != shape_of(found, key)]
     loaded = {key: value for key, value in found.items() if key not in differing}
     anew = {key: own[key] for key in differing if key in own}
     checkpoint.fill(model, loaded | anew, file, signs_of_flags)
@@ -39,14 +45,20 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
                f"anew: {_listed(anew)}; left out: {_listed(left_out)}")  # fmt: skip
 
 
-def _in_order_of(model: nn.Module, state: State, file: Path) -> State:
+def _other_roles(model: nn.Module, recorded: Record | None) -> Callable[[str], bool]:
+    # Shares of another priority fit by their shape and start elsewhere.
+    held = STARTS.get((recorded or {}).get("attention_priority", "global"), {})
+    other = bool(recorded) and tuple(held) != priorities_of(model)
+    return lambda key: other and key.endswith(".blend")
+
+
+def _in_order_of(model: nn.Module, state: State, file: Path, recorded: Record | None) -> State:
     own = "new" if getattr(model, "use_new_attention_order", False) else "legacy"
-    record = file.with_name("args.json")
-    if not record.exists():
+    if recorded is None:
         logger.log(f"{file}: no args.json beside it; assuming the qkv order of "
                    f"--use_new_attention_order {own == 'new'}")  # fmt: skip
         return state
-    layout = convert.recorded_layout(run.read_args(record)["args"])
+    layout = convert.recorded_layout(recorded)
     if layout.order == own or not any(".qkv." in key for key in state):
         return state
     logger.log(f"{file}: qkv projections rewritten from the {layout.order} order to the {own} one")

@@ -75,6 +75,35 @@ class TissueOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class AblationOptions:
+    """Comparing kinds of attention."""
+
+    data_dir: str = option("", "folder of source images to train on; empty: drawn tissue")
+    target_data_dir: str = option("", "folder of target images to train on")
+    val_data_dir: str = option("", "folder of source images to measure on, seen by no model")
+    val_target_data_dir: str = option("", "folder of target images to measure on")
+    out_dir: str = option("results/ablation", "folder of models, table and picture")
+    num_images: int = option(60, "images of each folder to measure on at most", minimum=8)
+    amount: int = option(5, "images per sequence", minimum=1)
+    image_size: int = option(32, "side of the images, pixels", minimum=1)
+    num_channels: int = option(32, "width of the first level, channels", minimum=32)
+    attention_resolutions: str = option("16,8", "sides of the feature maps with attention, pixels")
+    attention_window: int = option(4, "side of the windows, positions", minimum=1)
+    max_steps: int = option(1500, "steps of each training", minimum=1)
+    batch_size: int = option(16, "images per step", minimum=1)
+    lr: float = option(1e-3, "learning rate at the start, falling to 0", minimum=0)
+    ema_rate: str = option("0.995", "decay of the averaged weights")
+    features: str = option(
+        "small", "network of the KID, as that of evaluate.py",
+        choices=("auto", "inception", "small"),
+    )  # fmt: skip
+    jobs: int = option(1, "trainings at once", minimum=1)
+    precision: str = option("auto", "arithmetic of the trainings", choices=("fp32", "bf16", "auto"))
+    seed: int = option(0, "base seed; every random draw follows from it", minimum=0)
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
     """Comparing engines."""
 

@@ -68,6 +68,18 @@ def test_one_set_of_shares_does_not_become_two(tmp_path, recorder):
     torch.testing.assert_close(model.middle_block[1].attention.blend.detach(), expected)
 
 
+@pytest.mark.parametrize(("recorded", "expected"), [("local", 0.5), ("global", 1.0)])
+def test_shares_are_taken_over_where_they_are_of_the_same_priority(
+    recorded, expected, tmp_path, recorder
+):
+    one = hybrid("local")
+    with torch.no_grad():
+        one.middle_block[1].attention.blend.fill_(0.5)
+    folder = save(one, tmp_path / "run", attention_kind="hybrid", attention_priority=recorded)
+    model = start(hybrid("local", seed=1), folder)
+    assert model.middle_block[1].attention.blend.detach().unique().tolist() == [expected]
+
+
 def test_another_network_is_refused(tmp_path):
     folder = save(build(num_res_blocks=2), tmp_path / "run")
     with pytest.raises(UserError, match="num_res_blocks"):

@@ -23,6 +23,7 @@ bridge synthetic_bridge
 records likelihood
 report samples class_translation export cost
 image_sets features metrics
+ablation
 timing published network_timing sequence_timing scaling quality
 """.split()
 HEAVY = {
