@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch as th
 
-from . import depth, dist_util, logger, walks
+from . import depth, logger, walks
 from .attention import priorities_of
 from .checkpoint import Domain
+from .dealing import Dealing
 from .depth import Depths
 from .flags import UserError, args_to_dict
 from .image_files import load_tile, to_model_range
@@ -62,14 +63,16 @@ class Recipe:
 
 
 class Sequences:
-    """The sequences of many source images, batch by batch; iterate, or ask for `len`.
+    """The sequences of many source images, of which each rank gets some, batch by batch.
+
+    Iterate on every rank; `len` is how many all ranks together make.
 
     Args:
         source: domain that encodes.
         target: domain that decodes.
         files: source images.
         recipe: how.
-        batches: lists of indices into `files` to do together; None: all, in order.
+        todo: indices into `files` that the ranks together are to do; None: all.
         watch: as in `encode` and `decode`.
 
     Raises:
@@ -82,7 +85,7 @@ class Sequences:
         target: Domain,
         files: Sequence[str],
         recipe: Recipe,
-        batches: Sequence[Sequence[int]] | None = None,
+        todo: Sequence[int] | None = None,
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         refuse_unequal(source, target)
@@ -94,13 +97,13 @@ class Sequences:
         self.encoder = Predictor(source, recipe.engine, "global")
         self.decoder = Predictor(target, recipe.engine, "local")
         self.files, self.recipe, self.watch = files, recipe, watch
-        self.batches = batches if batches is not None else deal(len(files), recipe.batch_size)
+        self.todo = range(len(files)) if todo is None else todo
 
     def __len__(self) -> int:
-        return sum(len(batch) for batch in self.batches)
+        return len(self.todo)
 
     def __iter__(self) -> Iterator[ImageSequence]:
-        for batch in self.batches:
+        for batch in Dealing(self.todo, self.recipe.batch_size):
             yield from self._batch(batch)
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:
@@ -142,21 +145,6 @@ def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
             f"{domain.origin}: the network predicts numbers that are not finite; its training may "
             "have diverged, or --precision does not suit it"
         )
-
-
-def deal(count: int, batch_size: int) -> list[list[int]]:
-    """Return 0..count-1 in batches of at most `batch_size`."""
-    return [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
-
-
-def deal_to_rank(indices: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return this rank's share of the indices, in batches of at most `batch_size`.
-
-    Batches are smaller where ranks would otherwise go without.
-    """
-    ranks = dist_util.world_size()
-    batches = deal(len(indices), min(batch_size, max(1, -(-len(indices) // ranks))))
-    return [[indices[i] for i in batch] for batch in batches[dist_util.rank() :: ranks]]
 
 
 def _refuse_recipe(recipe: Recipe, steps: int) -> None:

@@ -377,7 +377,9 @@ def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE
         raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
     asked = args_to_dict(args, kind.defaults())
     override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
-    return load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)
+    domain = load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)
+    run.compiled(domain.model, args.compile)
+    return domain
 
 
 def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:

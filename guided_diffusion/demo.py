@@ -11,6 +11,7 @@ PLACES = {
     "target_model": FOLDER / "carcinoma",
     "data_dir": FOLDER / "source",
 }
+WAY_BACK = FOLDER / "target"  # tiles from which --bidirectional goes back
 FLAGS = {
     "source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2, "precision": "auto",
     "depth_policy": "even",
@@ -39,3 +40,5 @@ def fill_in(args: argparse.Namespace, given: set[str]) -> None:
     for name, value in (FLAGS | PLACES).items():
         if name not in given or name in PLACES:
             setattr(args, name, str(value) if name in PLACES else value)
+    if getattr(args, "bidirectional", False) and not args.target_data_dir:
+        args.target_data_dir = str(WAY_BACK)

@@ -8,6 +8,7 @@ torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, ne
 
 import gc
 import io
+import itertools
 import os
 import re
 import socket
@@ -73,7 +74,19 @@ def setup_dist(device: str = "") -> None:
         return
     if how != "slurm":  # which binds its tasks to cores itself
         _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    dist.init_process_group(backend="nccl" if dev().type == "cuda" else "gloo", timeout=_PATIENCE)
+    _join("nccl" if dev().type == "cuda" else "gloo")
+
+
+_store: dist.Store | None = None  # of the counters
+
+
+def _join(backend: str) -> None:
+    # The group's store is made here, since torch would keep it to itself.
+    global _store
+    store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store.set_timeout(_PATIENCE)
+    group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
+    dist.init_process_group(backend, store=group, rank=place, world_size=size, timeout=_PATIENCE)
 
 
 def _agree_through_mpi() -> None:
@@ -245,6 +258,25 @@ class Ranks:
         return values
 
 
+class Counter:
+    """A number that all ranks add to, one at a time and without waiting for one another.
+
+    Every rank creates it, at the same place of the program.
+    """
+
+    _created = itertools.count()
+
+    def __init__(self) -> None:
+        self.key, self.alone = f"{next(self._created)}", 0
+
+    def add(self, amount: int) -> int:
+        """Add to the number, and return what it is now."""
+        if _store is not None:
+            return _store.add(self.key, amount)
+        self.alone += amount
+        return self.alone
+
+
 def broadcast_object(value: Any) -> Any:
     """Return rank 0's value on every rank."""
     if world_size() == 1:
@@ -256,9 +288,11 @@ def broadcast_object(value: Any) -> Any:
 
 def cleanup() -> None:
     """Leave the process group, so that launchers see a clean exit."""
+    global _store
     if dist.is_initialized():
         gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
         dist.destroy_process_group()
+        _store = None
 
 
 def open_bytes(path: str | os.PathLike) -> io.IOBase:

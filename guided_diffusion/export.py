@@ -8,7 +8,6 @@ loses at most the batch it was working on, and running it again makes what is mi
 import csv
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 from . import report, run
 from .bridge import ImageSequence, Recipe
 from .flags import UserError
-
-Row = dict[str, str]
+from .report import Row
+from .soft_labels import over_stages
+from .stages import check_names
 
 
 class Exporter:
@@ -29,13 +29,14 @@ class Exporter:
 
     Args:
         folder: translation_<source>_<target>.
-        names: of source and target domain, for the label columns.
+        names: of source and target domain.
         recipe: how the sequences are made.
         count: source images of all ranks.
         save_npy: write source.npy, target.npy and diffway.npy.
         save_latents: write latent.npy.
         provenance: facts for every row and picture, such as the checkpoints.
         part: number of the rank.
+        stages: all stages of the run in their order, for the label columns; None: the two.
     """
 
     def __init__(
@@ -49,19 +50,20 @@ class Exporter:
         save_latents: bool = False,
         provenance: dict[str, str] | None = None,
         part: int = 0,
+        stages: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.names, self.recipe, self.count = folder, names, recipe, count
         self.arrays = [*(["source", "target", "diffway"] if save_npy else []),
                        *(["latent"] if save_latents else [])]  # fmt: skip
         self.provenance = provenance or {}
+        self.stages = stages or names
         self.part = folder / f"manifest.part{part:03d}.csv"
         self.columns = [
             "file_name", "sequence", "step", "depth", "timestep", "source_file", "source", "target",
-            f"label_{names[0]}", f"label_{names[1]}", "depth_policy", "depth_fallback",
+            *(f"label_{stage}" for stage in self.stages), "depth_policy", "depth_fallback",
             "level_convention", *self.provenance,
         ]  # fmt: skip
         check_names(*names)
-        folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> set[int]:
         """Return the indices of the sequences that the manifest and its parts hold whole."""
@@ -161,8 +163,10 @@ class Exporter:
                 "step": str(step),
                 "depth": str(depth),
                 "timestep": str(timestep),
-                f"label_{self.names[0]}": f"{labels[0]!r}",
-                f"label_{self.names[1]}": f"{labels[1]!r}",
+                **{
+                    f"label_{stage}": repr(share)
+                    for stage, share in over_stages(labels, *self.names, self.stages).items()
+                },
             }
             for step, depth, timestep, labels in steps
         ]
@@ -234,22 +238,13 @@ class Exporter:
 
     def merge(self) -> list[Row]:
         """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         rows = self._finished_rows()
         merged = [row for index in sorted(rows) for row in rows[index]]
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
-        writer.writeheader()
-        writer.writerows(merged)
-        self._replace_manifest(text.getvalue().encode())
+        write_manifest(self.folder / "manifest.csv", self.columns, merged)
         for part in self.folder.glob("manifest.part*.csv"):
             part.unlink()
         return merged
-
-    def _replace_manifest(self, content: bytes) -> None:
-        path = self.folder / "manifest.csv"
-        if not path.exists() or path.read_bytes() != content:
-            with run.atomic_write(path) as file:
-                file.write(content)
 
     def _all_rows(self) -> Iterable[Row]:
         for path in [self.folder / "manifest.csv", *sorted(self.folder.glob("manifest.part*.csv"))]:
@@ -300,19 +295,13 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
     return file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def check_names(source: str, target: str) -> None:
-    """Check the names of two domains, which stand in the names of files and columns.
-
-    Raises:
-        UserError: if one cannot stand there, or both are the same.
-    """
-    for flag, name in (("source", source), ("target", target)):
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(
-                f"--{flag}: expected a name of letters, digits, _, . or -, got {name!r}"
-            )
-    if source == target:
-        raise UserError(f"--target: expected another name than that of --source, {source!r}")
+def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write a manifest, unless it stands there already."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    run.write_if_changed(path, text.getvalue().encode())
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:

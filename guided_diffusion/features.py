@@ -13,8 +13,8 @@ import torch as th
 import torch.nn.functional as F
 
 from . import dist_util, run
-from .bridge import deal
 from .checkpoint import first_line, load_state
+from .dealing import deal
 from .flags import UserError, require
 from .image_files import to_model_range
 from .image_sets import ImageSet

@@ -142,6 +142,12 @@ class RunOptions:
         "arithmetic of the network; auto: bf16 where the hardware has it",
         choices=("fp32", "bf16", "auto"),
     )
+    compile: bool = option(
+        False,
+        "compile the network by torch.compile, which takes a minute or more for each shape of "
+        "input before it saves time; for GPUs and long runs",
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +338,26 @@ class SequenceOptions:
 
     source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
     target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
-    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
+    data_dir: str = option(
+        "", "folder of source images, with --stages a subfolder of it for each; empty: the demo's"
+    )
+    target_data_dir: str = option(
+        "", "folder of target images, for the way back of --bidirectional; demo: drawn tiles"
+    )
+    bidirectional: bool = option(
+        False, "go back as well, from the target's images to the source (or down the --stages)"
+    )
+    stages: str = option(
+        "",
+        "two or more stages in their order, in place of source and target: NAME=RUN,NAME=RUN,..., "
+        "each with its checkpoint or training run folder",
+    )
+    pairs: str = option(
+        "adjacent",
+        "pairs of --stages to go between; all: also straight past stages, whose share in the soft "
+        "labels is then 0",
+        choices=("adjacent", "all"),
+    )
     source: str = option("0", "name of the source domain in files and labels")
     target: str = option("1", "name of the target domain in files and labels")
     num_images: int = option(
@@ -385,6 +410,10 @@ class SequenceOptions:
     )
     save_npy: bool = option(True, "write source.npy, target.npy and diffway.npy")
     save_latents: bool = option(False, "write latent.npy (float16)")
+    dry_run: bool = option(
+        False, "print forwards, FLOPs, bytes on disk and time of the run, and make nothing",
+        free=True,
+    )  # fmt: skip
 
 
 FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}

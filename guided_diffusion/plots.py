@@ -1,7 +1,7 @@
-"""Plots of points [N, 2], side by side, each point in a colour that it keeps from plot to plot."""
+"""Plots side by side: points [N, 2], each in a colour that it keeps, and curves with marks."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,32 @@ def heatmap_of(points: np.ndarray, path: str | os.PathLike, bins: int = 200) -> 
     """Save the density of points [N, 2] as a picture of `bins` cells a side."""
     figure, (axis,) = _row(1)
     axis.hist2d(*points.T, bins=bins, cmap="inferno")
+    _save(figure, path)
+
+
+def curve_row(
+    panels: Mapping[str, tuple[np.ndarray, Mapping[str, Sequence[int]]]],
+    path: str | os.PathLike,
+    x_name: str,
+    y_name: str,
+) -> None:
+    """Save curves side by side, with places on each marked by several choosers.
+
+    Args:
+        panels: title -> (values at 1..T, {chooser: places of 1..T, or 0 for the start}).
+        path: of the PNG.
+        x_name: of the places.
+        y_name: of the values.
+    """
+    figure, axes = _row(len(panels))
+    for axis, (title, (values, choosers)) in zip(axes, panels.items(), strict=True):
+        axis.set_aspect("auto")
+        axis.plot(np.arange(1, len(values) + 1), values, color="0.6")
+        for marker, (name, places) in zip("osv^", choosers.items(), strict=False):
+            heights = values[np.maximum(places, 1) - 1]
+            axis.plot(places, heights, marker, label=name, alpha=0.7)
+        axis.set(title=title, xlabel=x_name, ylabel=y_name)
+        axis.legend()
     _save(figure, path)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from . import dist_util, logger, run
-from .bridge import deal_to_rank
+from .dealing import Dealing
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
 
@@ -39,11 +39,10 @@ def fill(
     """
     todo = dist_util.once(lambda: _unfinished(path, fields, count))
     records = open_memmap(path, "r+")
-    mine = deal_to_rank(todo, batch_size)
-    for batch in run.progress(mine, unit="batch"):
-        _store(records, batch, make(batch))
-        if batch is not mine[-1]:
+    for number, batch in enumerate(run.progress(Dealing(todo, batch_size), unit="batch")):
+        if number:
             yield records
+        _store(records, batch, make(batch))
     dist_util.barrier()
     yield records
 

@@ -1,10 +1,12 @@
-"""Pictures of results: grids of samples and the contact sheet of sequences.
+"""Pictures of results: grids of samples, the contact sheet and the page of sequences.
 
 Images come in as NCHW in [-1, 1] and leave as 8-bit RGB.
 """
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch as th
@@ -13,7 +15,24 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from . import run
 from .flags import UserError
 
+Row = dict[str, str]
 GAP = 2  # pixels between tiles
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Progressive sequences</title>
+<style>
+body {{ font-family: sans-serif; margin: 2em; color: #222 }}
+figure {{ display: inline-block; margin: 2px; text-align: center; font-size: 12px }}
+img {{ min-width: 96px; image-rendering: pixelated; display: block }}
+.sequence {{ white-space: nowrap; overflow-x: auto }}
+</style>
+<h1>Progressive sequences</h1>
+<p>Each line is one source image (left) on its way. Below a picture: its soft label, and the
+depth d from which it was decoded.</p>
+{sections}
+</html>
+"""
 
 
 def to_uint8(images: th.Tensor) -> np.ndarray:
@@ -61,23 +80,77 @@ def square_grid(tiles: Sequence[np.ndarray]) -> Image.Image:
     return grid([tiles[i : i + columns] for i in range(0, len(tiles), columns)])
 
 
-def contact_sheet(folder: Path, rows: Sequence[dict[str, str]], sequences: int = 16) -> Image.Image:
+def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Image.Image:
     """Return the first sequences of a manifest as rows of captioned pictures, source first.
 
     Args:
         folder: of the manifest.
         rows: of the manifest, in order.
-        sequences: how many to show at most.
+        sequences: how many to show at most, shared evenly by the directions.
     """
-    names = list(dict.fromkeys(row["sequence"] for row in rows))[:sequences]
-    shown = [[row for row in rows if row["sequence"] == name] for name in names]
+    directions = by_direction(rows).values()
+    each = max(1, sequences // len(directions))
+    shown = [line for lines in directions for line in lines[:each]]
     tiles = [[read_tile(folder / row["file_name"]) for row in line] for line in shown]
-    scale = -(-96 // tiles[0][0].shape[1])  # captions need about 60 pixels
     captions = [[_caption(row) for row in line] for line in shown]
-    return grid(tiles, captions, scale)
+    return grid(tiles, captions, scale_of(tiles[0][0]))
 
 
-def save_contact_sheet(folder: Path, rows: Sequence[dict[str, str]], *, anew: bool) -> Path:
+def scale_of(tile: np.ndarray) -> int:
+    """Return the enlargement, in whole pixels, that gives the captions of tiles room."""
+    return -(-96 // tile.shape[1])  # they need about 60 pixels
+
+
+def by_direction(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Row]]]:
+    """Return {(source, target): rows of each sequence} of a manifest, in its order."""
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        lines = found.setdefault((row["source"], row["target"]), {})
+        lines.setdefault(row["sequence"], []).append(row)
+    return {ends: list(lines.values()) for ends, lines in found.items()}
+
+
+def page(rows: Sequence[Row], sequences: int = 100) -> str:
+    """Return a manifest as an HTML page, to be saved beside it: a section per direction.
+
+    Args:
+        rows: of the manifest, in order.
+        sequences: how many of each direction to show at most.
+    """
+    sections = []
+    for ends, lines in by_direction(rows).items():
+        shown = lines[:sequences]
+        title = escape(" to ".join(ends))
+        depths = "; ".join(f"{line[0]['sequence']}: {_depths(line)}" for line in shown)
+        sections.append(
+            f"<h2>{title}</h2>\n<p>{len(shown)} of {len(lines)} sequences.</p>\n"
+            + "\n".join(_line(line) for line in shown)
+            + f"\n<p>Depths: {escape(depths)}</p>"
+        )
+    return PAGE.format(sections="\n".join(sections))
+
+
+def _line(rows: Sequence[Row]) -> str:
+    figures = "".join(
+        f'<figure><img loading="lazy" src="{escape(quote(row["file_name"]))}" '
+        f'alt="{escape(row["sequence"])}, step {escape(row["step"])}">'
+        f"<figcaption>{escape(_caption(row))}<br>{escape(_label(row))}</figcaption></figure>"
+        for row in rows
+    )
+    title = escape(f"{rows[0]['sequence']}: {rows[0]['source_file']}")
+    return f'<div class="sequence"><p>{title}</p>{figures}</div>'
+
+
+def _depths(rows: Sequence[Row]) -> str:
+    return " ".join(row["depth"] for row in rows[1:])
+
+
+def _label(row: Row) -> str:
+    shares = {key[6:]: float(value) for key, value in row.items() if key.startswith("label_")}
+    return ", ".join(f"{name} {share:.2f}" for name, share in shares.items() if share)
+
+
+def save_contact_sheet(folder: Path, rows: Sequence[Row], *, anew: bool) -> Path:
     """Save the contact sheet beside a manifest, over an existing one only if `anew`.
 
     Returns:
@@ -106,6 +179,6 @@ def read_tile(path: Path) -> np.ndarray:
     return tile if tile.ndim == 3 else tile[..., None]
 
 
-def _caption(row: dict[str, str]) -> str:
+def _caption(row: Row) -> str:
     share = float(row[f"label_{row['target']}"])
     return f"{row['source']}" if row["step"] == "0" else f"{share:.2f}  d{row['depth']}"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import tempfile
@@ -44,6 +45,13 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file whole, unless it holds just that already."""
+    if not path.exists() or path.read_bytes() != content:
+        with atomic_write(path) as file:
+            file.write(content)
 
 
 def versions() -> dict[str, str]:
@@ -287,6 +295,40 @@ def settle_precision(precision: str, device: th.device) -> str:
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which a network of the given `--precision` runs."""
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+
+
+def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:
+    """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
+
+    It is the same object: its class and the keys of its state stay as they are.
+
+    Args:
+        module: on its device.
+        asked: the flag.
+        static: it will meet few shapes of input, for each of which it is compiled alone; on a GPU
+            as a CUDA graph, whose next call overwrites what the one before returned.
+
+    Raises:
+        UserError: if there is no C++ compiler.
+    """
+    if asked:
+        compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
+        if shutil.which(compiler) is None:
+            raise UserError(f"--compile: expected a C++ compiler, found no {compiler}; install "
+                            "one, name it in CXX, or go without --compile")  # fmt: skip
+        if static:
+            th._dynamo.config.recompile_limit = _SHAPES
+        graphs = static and next(module.parameters()).is_cuda
+        module.compile(
+            dynamic=False if static else None, mode="reduce-overhead" if graphs else None
+        )
+    return module
+
+
+_SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
+
+
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
 
 
 def progress(items: Iterable, **options: Any) -> Iterable:

@@ -23,6 +23,7 @@ import torch as th
 
 from . import bridge, cost, demo, depth, dist_util, flags, published, run, timing, walks
 from .checkpoint import Domain, load_domain
+from .dealing import Dealing
 from .flags import UserError, args_to_dict
 from .image_files import list_image_files, load_tile, to_model_range
 from .network_timing import NETWORK
@@ -205,7 +206,7 @@ def _our_sequences(
 def _walk(sequences: bridge.Sequences, depths: Depths) -> None:
     """Make what `sequences` would, but at given depths."""
     engine = sequences.recipe.engine
-    for batch in sequences.batches:
+    for batch in Dealing(sequences.todo, sequences.recipe.batch_size):
         clean = to_model_range(np.stack([sequences.tile(index) for index in batch]))
         trajectory, _ = walks.encode(sequences.encoder, clean, engine)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])

@@ -1,5 +1,18 @@
 """From the place in a sequence to a soft label: how much of each domain an image shows."""
 
+from collections.abc import Sequence
+
+
+def over_stages(
+    shares: tuple[float, float], source: str, target: str, stages: Sequence[str]
+) -> dict[str, float]:
+    """Return {stage: share} of a soft label between two of several stages; 0 for the others.
+
+    Between stages that are not neighbours those in the middle have no share either: the label
+    tells how far the image is on its way, not what it looks like there.
+    """
+    return {**dict.fromkeys(stages, 0.0), source: shares[0], target: shares[1]}
+
 
 def soft_label(step: int, amount: int) -> tuple[float, float]:
     """Return (share of the source, share of the target) of image `step` of `amount`; sum 1.

@@ -14,6 +14,7 @@ import torch as th
 
 from . import bridge, dist_util, flags, logger, plots, run
 from .checkpoint import POINTS, Domain, load_domain
+from .dealing import Dealing
 from .options import DiffusionOptions
 from .synthetic_datasets import Synthetic2DType, draw_points
 from .synthetic_options import SyntheticModelOptions
@@ -44,7 +45,9 @@ def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Do
     asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
     override = {name: value for name, value in asked.items() if name in given}
     label = Synthetic2DType(task).name.lower().replace("_", " ")
-    return load_domain(path, override, label, dist_util.dev(), asked, POINTS)
+    domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
+    run.compiled(domain.model, args.compile)
+    return domain
 
 
 def load_pair(args: argparse.Namespace, given: set[str]) -> tuple[Domain, Domain]:
@@ -91,14 +94,12 @@ def over_ranks(
     Returns:
         the tensors of all batches put together, [count, 2] each, on every rank.
     """
-    batches = bridge.deal(count, batch_size)
-    mine = range(dist_util.rank(), len(batches), dist_util.world_size())
-    moved = {i: [tensor.cpu().numpy() for tensor in move(batches[i])]
-             for i in run.progress(mine, unit="batch")}  # fmt: skip
+    mine = run.progress(Dealing(range(count), batch_size), unit="batch")
+    moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
     parts: dict[int, list[np.ndarray]] = {}
     for found in dist_util.Ranks().gather(moved):
         parts |= found
-    in_order = [parts[i] for i in range(len(batches))]
+    in_order = [parts[first] for first in sorted(parts)]
     return [np.concatenate(arrays) for arrays in zip(*in_order, strict=True)]
 
 

@@ -175,3 +175,20 @@ class ScalingOptions:
     batch_size: int = option(4, "source images encoded together", minimum=1)
     device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
     out: str = option("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareDepthsOptions:
+    """Policies of depth side by side."""
+
+    source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
+    target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
+    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
+    num_images: int = option(2, "images, the first by name", minimum=1)
+    amount: int = option(5, "images of each sequence", minimum=1)
+    steps: int = option(
+        40, "network evaluations of an encoding, and of a decoding at most; 0: every level",
+        minimum=0,
+    )  # fmt: skip
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out_dir: str = option("results/compare_depths", "folder to write the two pictures to")

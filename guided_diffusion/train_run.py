@@ -100,7 +100,7 @@ def create_loop(
 ) -> TrainLoop:
     """Return the loop of a run in this folder, resumed if it holds a checkpoint, without data."""
     return TrainLoop(
-        model=model.to(dist_util.dev()),
+        model=run.compiled(model.to(dist_util.dev()), args.compile),
         diffusion=diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),

@@ -46,6 +46,7 @@ class Engine:
     precision: str = "fp32"
     max_batch: int = 32
     trajectory_memory: float = 0.5
+    compile: bool = False
 
     @property
     def order(self) -> int:
@@ -150,6 +151,7 @@ class Predictor:
     ) -> None:
         self.priority = priority
         self.domain, self.precision, self.max_batch = domain, engine.precision, engine.max_batch
+        self.compiled = engine.compile
         self.forwards = 0
 
     def __call__(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
@@ -171,9 +173,19 @@ class Predictor:
         return parts[0] if len(parts) == 1 else th.cat(parts)
 
     def _predict(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
+        count = len(states)
+        if self.compiled:  # for every size anew: so only for powers of two
+            size = min(self.max_batch, 1 << (count - 1).bit_length())
+            states, timesteps = (_filled_up(values, size) for values in (states, timesteps))
         with run.autocast(states.device, self.precision):
             eps = self.domain.diffusion.predict_eps(self.domain.model, states, timesteps)
-        return eps.float()
+        # The next call may overwrite what compiled code returned.
+        return eps[:count].float().clone() if self.compiled else eps.float()
+
+
+def _filled_up(values: th.Tensor, size: int) -> th.Tensor:
+    # With repetitions of the first: [N, ...] to [size, ...].
+    return th.cat([values, values[:1].expand(size - len(values), *values.shape[1:])])
 
 
 @th.no_grad()

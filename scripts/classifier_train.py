@@ -70,7 +70,7 @@ def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
         out_channels=args.num_classes,
     )
     return ClassifierLoop(
-        model.to(dist_util.dev()),
+        run.compiled(model.to(dist_util.dev()), args.compile),
         diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion import class_translation, dist_util, flags, logger, options, run
-from guided_diffusion.bridge import deal
+from guided_diffusion.dealing import Dealing
 from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.guidance import Guided, load_guided
 
@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.claim(*identity)
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
-    batches = [[todo[i] for i in batch] for batch in deal(len(todo), args.batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    mine = Dealing(todo, args.batch_size)
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")

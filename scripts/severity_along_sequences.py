@@ -14,6 +14,7 @@ from PIL import Image
 from guided_diffusion import run
 from guided_diffusion.export import complete_sequences
 from guided_diffusion.flags import UserError, create_parser, require
+from guided_diffusion.report import by_direction
 from guided_diffusion.tissue import severity_of
 
 
@@ -58,6 +59,9 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    ways = [f"translation_{'_'.join(ends)}" for ends in by_direction(rows)]
+    if len(ways) > 1:
+        raise UserError(f"{folder}: expected the folder of one direction, such as {ways[0]} in it")
     amount = max((int(row["step"]) for row in rows), default=0)
     rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
     if not rows:

@@ -49,13 +49,6 @@ def test_labels_and_timesteps_of_a_sequence(pair, files):
     assert np.array_equal(found.source, np.asarray(Image.open(files[0])))
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 6])
-def test_dealing_covers_every_image_once(count):
-    batches = bridge.deal(count, 3)
-    assert [i for batch in batches for i in batch] == list(range(count))
-    assert all(len(batch) <= 3 for batch in batches)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -103,6 +103,27 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(runs, tmp_path
     assert losses(tmp_path) == losses(runs.source)
 
 
+def test_a_compiled_run_writes_the_same_files_and_may_go_on_without(runs, tmp_path, monkeypatch):
+    compiled = []
+
+    def quickly(module):  # the tracing of torch.compile without its code generation
+        compiled.append(module)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    flags = [*runs.training, "--sample_interval", 0, "--out_dir", tmp_path]
+    succeed("image_train", *flags, "--max_steps", 4, "--compile", "True")
+    assert len(compiled) == 1
+    states = [load(folder / "model000004.pt") for folder in (tmp_path, runs.source)]
+    assert states[0].keys() == states[1].keys()
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
+    assert json.loads((tmp_path / "args.json").read_text())["args"]["compile"] is True
+    succeed("image_train", *flags, "--max_steps", 5)
+    succeed("image_sample", "--model_path", tmp_path, "--num_samples", 1, "--batch_size", 1,
+            "--timestep_respacing", 2, "--out_dir", tmp_path / "drawn", "--compile", "True")
+    assert len(compiled) == 2
+
+
 def test_a_run_that_is_finished_does_nothing_more(runs, tmp_path):
     shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
     succeed("image_train", *runs.training, "--out_dir", tmp_path)

@@ -32,6 +32,16 @@ def test_the_default_makes_two_sequences_of_rising_severity(tmp_path):
         assert sequence[0] + 0.05 < sequence[1] <= sequence[2] + 0.05
 
 
+def test_the_way_back_starts_from_drawn_carcinoma_and_grows_less_severe(tmp_path):
+    flags = "--bidirectional True --num_images 1 --timestep_respacing ddim20 --amount 2".split()
+    succeed(SEQUENCES, *flags, "--out_dir", tmp_path)
+    folder = tmp_path / "translation_carcinoma_gland"
+    pictures = sorted(folder.glob("images/*/*.png"))
+    found = [severity_of(np.asarray(Image.open(path))) for path in pictures]
+    assert len(found) == 3 and found[0] > found[2] + 0.05
+    assert (tmp_path / "report.html").is_file()
+
+
 @pytest.mark.parametrize("missing", demo.PLACES)
 def test_a_part_of_models_and_data_is_not_enough(missing):
     named = {name: "" if name == missing else "place" for name in demo.PLACES}

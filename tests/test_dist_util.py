@@ -98,6 +98,8 @@ def test_a_torchrun_of_one_rank_joins_once_and_leaves(environment):
         assert torch.distributed.get_backend() == "gloo"
         assert (dist_util.rank(), dist_util.world_size()) == (0, 1)
         dist_util.barrier()
+        counters = dist_util.Counter(), dist_util.Counter()
+        assert [counters[i].add(n) for i, n in ((0, 1), (0, 5), (1, 2), (0, 0))] == [1, 6, 2, 6]
     finally:
         dist_util.cleanup()
     assert not torch.distributed.is_initialized()
@@ -200,6 +202,12 @@ def test_what_is_done_once_is_done_on_the_first_rank(monkeypatch, rank):
     monkeypatch.setattr(dist_util, "rank", lambda: rank)
     dist_util.once(lambda: done.append(1))
     assert len(done) == 1 - rank
+
+
+def test_alone_a_counter_counts():
+    counter = dist_util.Counter()
+    assert [counter.add(n) for n in (1, 4, 0)] == [1, 5, 5]
+    assert dist_util.Counter().add(0) == 0
 
 
 def test_alone_gathering_returns_the_own_value():

@@ -139,6 +139,7 @@ def test_arrays_are_written_as_asked(exporter, tmp_path, flags, files):
 
 def test_arrays_created_ahead_are_those_that_are_written_to(exporter, tmp_path):
     found = exporter(save_latents=True)
+    (tmp_path / "t").mkdir()
     found.create_arrays((3, SIZE, SIZE))
     before = {path: load(path).shape for path in (tmp_path / "t").glob("*.npy")}
     found.save(sequence(3))
@@ -231,6 +232,7 @@ def test_a_cut_off_line_is_dropped_and_its_sequence_made_again(exporter, tmp_pat
 @pytest.mark.parametrize("content", ["", "file_na", "file_name,sequence"])
 def test_a_part_whose_header_was_cut_off_gets_a_new_one(exporter, tmp_path, content):
     found = exporter()
+    (tmp_path / "t").mkdir()
     (tmp_path / "t" / "manifest.part000.csv").write_text(content)
     assert found.finished() == set()
     found.save(sequence(0))
@@ -342,6 +344,7 @@ def test_sequences_of_other_images_are_not_mixed(exporter, files, shown, message
 def test_an_array_that_is_something_else_is_refused_and_kept(exporter, tmp_path, array, message):
     found = exporter()
     path = tmp_path / "t" / "diffway.npy"
+    path.parent.mkdir()
     if isinstance(array, bytes):
         path.write_bytes(array)
     else:
@@ -374,6 +377,7 @@ def test_a_killed_creation_of_an_array_is_made_good(exporter, tmp_path, monkeypa
     def killed(*args):
         raise KeyboardInterrupt
 
+    (tmp_path / "t").mkdir()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
         exporter().create_arrays((3, SIZE, SIZE))

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-flags options tool_options synthetic_options demo
-log_formats logger dist_util run
+flags options tool_options synthetic_options stages demo
+log_formats logger dist_util dealing run
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 nn windows attention torso unet synthetic
 losses schedules spectrum solvers
@@ -21,7 +21,7 @@ depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge
 records likelihood
-report samples class_translation export cost
+report samples class_translation export cost pace generation dry_run
 image_sets features metrics
 ablation
 timing published network_timing sequence_timing scaling quality

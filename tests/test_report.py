@@ -147,3 +147,23 @@ def test_pictures_are_closed_after_reading(manifest, monkeypatch):
     monkeypatch.setattr(report.Image, "open", remember)
     report.contact_sheet(*manifest(1, 16))
     assert len(opened) == 3 and all(picture.fp is None for picture in opened)
+
+
+def test_a_contact_sheet_shares_its_rows_between_directions(manifest, monkeypatch):
+    folder, rows = manifest(3, 16)
+    back = [row | {"source": "tumour", "target": "polyp"} for row in rows]
+    found = []
+    monkeypatch.setattr(report, "grid", lambda rows, captions, scale: found.extend(captions))
+    report.contact_sheet(folder, rows + back, 4)
+    assert [line[0] for line in found] == ["polyp"] * 2 + ["tumour"] * 2
+    assert found[2][1:] == ["0.50  d10", "0.00  d20"]
+
+
+def test_text_and_places_on_a_page_are_escaped(manifest):
+    _, rows = manifest(2, 16)
+    odd = {"source_file": "<script>&.png", "file_name": 'a"#<b>/1.png'}
+    page = report.page([row | odd for row in rows], 1)
+    assert "<script>" not in page and "&lt;script&gt;&amp;.png" in page
+    assert 'src="a%22%23%3Cb%3E/1.png"' in page and "http" not in page
+    assert "1 of 2 sequences" in page and "0: 10 20" in page
+    assert "polyp 0.50, tumour 0.50" in page

@@ -283,6 +283,27 @@ def test_a_named_precision_stays(precision):
     assert run.settle_precision(precision, torch.device("cpu")) == precision
 
 
+def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.SiLU())
+    x, keys = torch.ones(4, 3), list(module.state_dict())
+    expected = module(x)
+    assert run.compiled(module, False) is module and module._compiled_call_impl is None
+    assert run.compiled(module, True) is module and module._compiled_call_impl is not None
+    assert list(module.state_dict()) == keys and type(module) is torch.nn.Sequential
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("variable", ["", "no-such-compiler -O3"])
+def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", variable)
+    module = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match=r"--compile: expected a C\+\+ compiler, found no "):
+        run.compiled(module, True)
+    assert module._compiled_call_impl is None
+    assert run.compiled(module, False) is module
+
+
 def test_a_reserved_file_has_its_size(tmp_path):
     with open(tmp_path / "file", "w+b") as file:
         run.reserve(file, 10_000, "--flag")

@@ -1,6 +1,6 @@
 import pytest
 
-from guided_diffusion.soft_labels import soft_label
+from guided_diffusion.soft_labels import over_stages, soft_label
 
 
 def test_the_labels_of_ten_images():
@@ -21,3 +21,8 @@ def test_labels_sum_to_one_and_rise(amount):
 def test_steps_outside_the_sequence_are_refused(step, amount):
     with pytest.raises(ValueError, match=f"step {step}, amount {amount}"):
         soft_label(step, amount)
+
+
+def test_a_label_between_two_of_several_stages_gives_the_others_nothing():
+    found = over_stages((0.25, 0.75), "c", "a", "abcd")
+    assert found == {"a": 0.75, "b": 0.0, "c": 0.25, "d": 0.0} and list(found) == list("abcd")

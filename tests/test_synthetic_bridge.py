@@ -72,27 +72,22 @@ def test_distances_of_a_round_trip():
     assert synthetic_bridge.round_trip(start, end) == {"mean": 3, "max": 5}
 
 
-def test_batches_are_dealt_to_the_ranks_and_put_together_in_order(monkeypatch):
+def test_what_every_rank_moved_is_put_together_in_order(monkeypatch):
     points = torch.arange(14.0).reshape(7, 2)
-    dealt = [{0: [0, 1], 3: [6]}, {1: [2, 3]}, {2: [4, 5]}]
-    monkeypatch.setattr(synthetic_bridge.dist_util, "world_size", lambda: 3)
-    for rank, batches in enumerate(dealt):
-        done = []
 
-        def move(batch, done=done):
-            done.append(list(batch))
-            return [points[batch], -points[batch]]
+    def move(batch):
+        return [points[batch], -points[batch]]
 
-        def gather(self, mine, rank=rank):
-            others = [{i: [points[b].numpy(), -points[b].numpy()] for i, b in part.items()}
-                      for part in dealt]  # fmt: skip
-            return [*others[:rank], mine, *others[rank + 1 :]]
+    def gather(self, mine):
+        # Of another rank, which took the second batch and, this one being slow, the last.
+        theirs = {i: [t.numpy() for t in move(b)] for i, b in ((2, [2, 3]), (6, [6]))}
+        assert mine.keys() == {0, 4}
+        return [theirs, mine]
 
-        monkeypatch.setattr(synthetic_bridge.dist_util, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(synthetic_bridge.dist_util.Ranks, "gather", gather)
-        whole, negative = synthetic_bridge.over_ranks(7, 2, move)
-        assert done == list(batches.values())
-        assert np.array_equal(whole, points) and np.array_equal(negative, -points)
+    monkeypatch.setattr(synthetic_bridge, "Dealing", lambda items, size: [[0, 1], [4, 5]])
+    monkeypatch.setattr(synthetic_bridge.dist_util.Ranks, "gather", gather)
+    whole, negative = synthetic_bridge.over_ranks(7, 2, move)
+    assert np.array_equal(whole, points) and np.array_equal(negative, -points)
 
 
 def test_domains_that_cannot_be_joined_are_refused():

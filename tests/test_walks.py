@@ -199,6 +199,24 @@ def test_a_device_that_runs_out_of_memory_gets_half_as_many_images(pair):
     assert (predict.max_batch, predict.forwards) == (2, 7)
 
 
+def test_compiled_networks_meet_few_sizes_and_say_the_same(pair):
+    met = []
+
+    class Noting(ReferenceTarget):
+        def forward(self, x, t):
+            met.append(len(x))
+            return super().forward(x, t)
+
+    engine = replace(FEW, max_batch=12, compile=True)
+    predict, depths = Predictor(domain(Noting(), 16, "40"), engine), list(range(1, 39, 2))
+    latents = torch.cat([blurred_noise(seed, 16) for seed in range(len(depths))])
+    plain = Predictor(pair[1], replace(engine, compile=False))
+    found, expected = (decode(p, latents, depths, engine) for p in (predict, plain))
+    torch.testing.assert_close(found, expected)
+    assert set(met) <= {1, 2, 4, 8, 12} and 12 in met
+    assert predict.forwards == plain.forwards < sum(met)
+
+
 def test_a_device_without_room_for_one_image_says_so(pair):
     class Full(ReferenceSource):
         def forward(self, x, t):

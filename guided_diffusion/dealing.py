@@ -1,0 +1,49 @@
+"""Work for many ranks: items in batches, which each rank takes as it finishes the one before.
+
+What comes of an item must not depend on its batch or its rank.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+from . import dist_util
+
+T = TypeVar("T")
+
+
+def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
+    """Return 0..count-1 in batches of at most `batch_size`, which several ranks can take by turns.
+
+    A batch is at most a rank's share of what is left, so that the last ones are small and all
+    ranks end at about the same time (guided self-scheduling).
+    """
+    batches, first = [], 0
+    while first < count:
+        size = min(batch_size, -(-(count - first) // ranks))
+        batches.append(list(range(first, first + size)))
+        first += size
+    return batches
+
+
+class Dealing(Generic[T]):
+    """Batches of items for this rank, which takes another whenever it has done one.
+
+    Every rank creates it, at the same place of the program, and iterates once.
+
+    Args:
+        items: what all ranks together are to do.
+        batch_size: items of a batch at most.
+    """
+
+    def __init__(self, items: Sequence[T], batch_size: int) -> None:
+        batches = deal(len(items), batch_size, dist_util.world_size())
+        self.batches = [[items[i] for i in batch] for batch in batches]
+        self.taken = dist_util.Counter()
+
+    def __len__(self) -> int:
+        """Return how many batches a rank gets if all are equally fast."""
+        return -(-len(self.batches) // dist_util.world_size())
+
+    def __iter__(self) -> Iterator[list[T]]:
+        while (turn := self.taken.add(1)) <= len(self.batches):
+            yield self.batches[turn - 1]
