@@ -117,6 +117,67 @@ class BenchmarkOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class TimingOptions:
+    """Measuring time."""
+
+    against: str = option(
+        "published", "what the ratios are over; published: the procedure of the published code, "
+        "eager, fp32, attention unfused", choices=("published",),
+    )  # fmt: skip
+    rounds: int = option(3, "times that each contestant is run, in turn with the others", minimum=1)
+    budget: float = option(
+        0.0, "seconds to keep the measurement within, by running less of what is long; 0: run "
+        "everything whole", minimum=0,
+    )  # fmt: skip
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = option("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceTimingOptions(TimingOptions):
+    """Time of sequences; with a flag of the network, it has fresh weights."""
+
+    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
+    num_images: int = option(1, "source images, the first by name", minimum=1)
+    amount: int = option(10, "images per sequence, besides its source", minimum=1)
+    batch_size: int = option(8, "source images that ours encode together", minimum=1)
+    max_batch: int = option(32, "images per forward of ours at most", minimum=1)
+    engines: str = option(
+        "fp32,bf16,fast,draft",
+        "ours; fp32, bf16: the published steps in that precision; fast, draft: the presets",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTimingOptions(TimingOptions):
+    """Time of training; a network of the demo's shape, unless a flag of the network is given."""
+
+    data_dir: str = option("", "folder of training images; empty: drawn demo tiles")
+    batch_size: int = option(8, "images per step, no more than there are", minimum=1)
+    steps: int = option(10, "training steps of a run at most", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardTimingOptions(TimingOptions):
+    """Time of a forward; a network of the demo's shape, unless a flag of the network is given."""
+
+    batch_sizes: str = option("1,8", "images per forward, several as 1,8")
+    repeats: int = option(10, "forwards of a run at most", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingOptions:
+    """Memory over the number of images, and time over the number of ranks; demo models."""
+
+    counts: str = option("8,64", "source images of the runs whose memory is compared")
+    rank_images: int = option(8, "source images of the runs on one and on two ranks", minimum=2)
+    steps: int = option(10, "network evaluations of each encoding and decoding", minimum=1)
+    batch_size: int = option(4, "source images encoded together", minimum=1)
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = option("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareDepthsOptions:
     """Policies of depth side by side."""
 

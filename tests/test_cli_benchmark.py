@@ -1,8 +1,30 @@
-"""The benchmark: a row per engine, and the converged one is nearest to itself."""
+"""The benchmark: a row per contestant with the promised numbers, and mistakes named."""
 
 import json
 
-from cli import succeed
+import pytest
+from cli import TINY_MODEL, call, snapshot, succeed
+
+from guided_diffusion import published
+from guided_diffusion.options import PRESETS
+from guided_diffusion.quality import engines
+
+KEYS = {"measurement", "against", "rows", "extrapolated", "matmul_peak", "device", "threads",
+        "seconds", "torch", "numpy", "python", "guided_diffusion"}  # fmt: skip
+ROW = {"name", "seconds", "median", "ratio", "forwards", "share_of_peak", "peak_memory"}
+FEW_ROUNDS = ["--rounds", 2, "--device", "cpu"]
+
+
+def measured(tmp_path, *argv):
+    out = tmp_path / "benchmark.jsonl"
+    result = succeed("benchmark", *argv, "--out", out)
+    record = json.loads(out.read_text().splitlines()[-1])
+    assert record["measurement"] == argv[0] and record.keys() >= KEYS
+    for row in record["rows"]:
+        assert row.keys() >= ROW and row["name"] in result.out
+        assert len(row["seconds"]) == record["rounds"] and min(row["seconds"]) > 0
+        assert row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+    return record, {row["name"]: row for row in record["rows"]}, result.out
 
 
 def test_engines_are_compared_with_the_converged_one(runs, tmp_path):
@@ -13,10 +35,85 @@ def test_engines_are_compared_with_the_converged_one(runs, tmp_path):
     record = json.loads(out.read_text())
     rows = {row["engine"]: row for row in record["rows"]}
     assert record["depths"] == [12, 24, 40] and record["images"] == 2
-    assert list(rows)[:4] == ["converged", "published", "published, bf16", "aligned"]
+    assert list(rows)[0] == "converged"
+    assert {"published", "published, bf16", "aligned"} < rows.keys()
     assert rows["converged"]["psnr"] == [float("inf")] * 3
     assert rows["published"]["forwards"] == 40 + 12 + 24 + 40
-    assert "mixed, order 2, 20 steps" in rows and "mixed, order 2, 40 steps" not in rows
-    few = [rows[f"mixed, order 2, {steps} steps"]["psnr"][2] for steps in (10, 20)]
+    few = [rows[name]["psnr"][2] for name in (
+        "mixed, order 2, 10 steps", "draft: mixed, order 2, 20 steps")]  # fmt: skip
     assert few[0] < few[1]
     assert all(name in result.out for name in rows)
+    halved = rows["converged, half the steps"]["psnr"]
+    assert f"is {halved[0]:.1f}, " in result.out.splitlines()[-2]
+    assert all(0 < value < float("inf") for value in halved)
+
+
+def test_presets_are_named_among_the_engines():
+    found = dict(engines(["mixed", "logsnr"], 1000))
+    assert len(found) == 5 + 2 * 3 * 4
+    for name, engine in found.items():
+        for preset in ("fast", "draft"):
+            same = all(getattr(engine, k) == v for k, v in PRESETS[preset].items())
+            assert name.startswith(preset) == (same and engine.grid == "mixed")
+
+
+@pytest.mark.parametrize("budget", [0, 0.1])
+def test_sequences_over_the_published_ones(tmp_path, budget):
+    flags = [*TINY_MODEL, "--amount", 3, "--num_images", 2, "--engines", "fp32,draft"]
+    record, rows, text = measured(tmp_path, "sequence", *flags, *FEW_ROUNDS, "--budget", budget)
+    assert list(rows) == ["published", "fp32", "draft"]
+    depths = rows["published"]["depths"]
+    assert len(depths) == 2 and rows["fp32"]["depths"] == depths
+    expected = sum(published.count_forwards(each, 40) for each in depths)
+    again = sum(max(each) for each in depths)
+    assert rows["published"]["forwards"] == expected == rows["fp32"]["forwards"] + again
+    # Within the budget ten of the levels were walked, and the published way for one image.
+    whole = not budget
+    timed = {name: row["forwards_timed"] for name, row in rows.items()}
+    assert record["levels_timed"] == (40 if whole else 10)
+    assert (timed["published"] == expected) == (timed["fp32"] == expected - again) == whole
+    assert record["extrapolated"] != whole and ("extrapolated from" in text) != whole
+    assert not rows["draft"]["extrapolated"]
+
+
+def test_training_over_the_published_one(runs, tmp_path):
+    flags = [*TINY_MODEL, "--data_dir", runs.images, "--batch_size", 4, "--steps", 2]
+    record, rows, _ = measured(tmp_path, "train", *flags, *FEW_ROUNDS)
+    assert list(rows) == ["published", "fp32", "bf16"]
+    assert record["steps"] == 2 and not record["extrapolated"]
+    for row in rows.values():
+        assert row["images_per_second"] == row["forwards"] / row["median"] == 8 / row["median"]
+
+
+def test_a_forward_in_its_variants(tmp_path):
+    flags = [*TINY_MODEL, "--batch_sizes", "1,2", "--repeats", 3]
+    record, _, _ = measured(tmp_path, "forward", *flags, *FEW_ROUNDS)
+    found = [(row["name"], row["batch_size"]) for row in record["rows"]]
+    assert ("published", 1) in found and ("fp32, hybrid blended", 2) in found
+    assert len(found) == len(set(found))
+    assert {row["forwards"] / row["batch_size"] for row in record["rows"]} == {3}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("speed", "expected one of sequence, train, forward, scaling, quality or no name"),
+        ("sequence --engines fp32,slow", "--engines: expected some of fp32,bf16,fast,draft"),
+        ("sequence --amount 50 --image_size 16 --diffusion_steps 40", "--amount: expected 1 to 40"),
+        ("forward --batch_sizes 0", "--batch_sizes: expected numbers above 0, got 0"),
+        ("train --batch_size 99", "--batch_size: expected at most the 16 images"),
+        ("train --against memory", "--against: invalid choice"),
+        ("scaling --counts many", "--counts: expected numbers"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing(argv, message, tmp_path):
+    result = call("benchmark", *argv.split(), "--out", tmp_path / "out", "--device", "cpu")
+    assert result.code == 2 and message in result.last
+    assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["sequence", "train", "forward", "scaling", "quality"])
+def test_help_lists_the_flags_of_a_measurement(name):
+    result = call("benchmark", name, "--help")
+    assert result.code == 0 and "--out" in result.out
+    assert ("--num_channels" in result.out) == (name in ("sequence", "train", "forward"))

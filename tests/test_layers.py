@@ -24,6 +24,7 @@ records likelihood
 report samples class_translation export cost pace generation dry_run
 image_sets features metrics
 ablation
+timing published network_timing sequence_timing scaling quality
 """.split()
 HEAVY = {
     "mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors",
