@@ -105,7 +105,8 @@ def measure(
     """
     count = len(images)
     depths = [depth for depth in depths_of(source) for _ in range(count)]
-    encoder, decoder, returner = (Predictor(d, engine) for d in (source, target, source))
+    encoder = Predictor(source, engine, "global")
+    decoder, returner = (Predictor(domain, engine, "local") for domain in (target, source))
     start = time.perf_counter()
     trajectory, _ = encode(encoder, images, engine)
     latents = th.cat([trajectory.at(i % count, [d]) for i, d in enumerate(depths)])
