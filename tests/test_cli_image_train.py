@@ -106,7 +106,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(runs, tmp_path
 def test_a_compiled_run_writes_the_same_files_and_may_go_on_without(runs, tmp_path, monkeypatch):
     compiled = []
 
-    def quickly(module):  # the tracing of torch.compile without its code generation
+    def quickly(module, **_):  # the tracing of torch.compile without its code generation
         compiled.append(module)
         module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
 
