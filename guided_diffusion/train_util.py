@@ -7,7 +7,6 @@ of b train as one process with batches of n * b.
 
 import contextlib
 import copy
-import functools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -18,11 +17,12 @@ import torch as th
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from . import checkpoint, dist_util, fine_tune, logger, run
+from . import checkpoint, dist_util, execution, fine_tune, logger, run
 from .attention import priorities_of, set_priority
 from .flags import UserError
 from .fp16_util import MixedPrecisionTrainer
 from .gaussian_diffusion import GaussianDiffusion
+from .loop_log import log_loss_dict
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
 from .resume import (
@@ -32,6 +32,7 @@ from .resume import (
     named_checkpoint,
     parse_resume_step_from_filename,
 )
+from .signs import SIGNS_OF_FLAGS
 
 Conditions = dict[str, th.Tensor]
 Batch = tuple[th.Tensor, Conditions]
@@ -69,7 +70,7 @@ class TrainLoop:
     """
 
     log_prefix = ""  # of the names of the losses
-    signs_of_flags = checkpoint.SIGNS_OF_FLAGS
+    signs_of_flags = SIGNS_OF_FLAGS
 
     def __init__(
         self,
@@ -249,7 +250,7 @@ class TrainLoop:
         noise: th.Tensor,
         share: float,
     ) -> None:
-        with run.autocast(self.device, self.precision):
+        with execution.autocast(self.device, self.precision):
             losses = self._losses(images, cond, t, noise)
         if isinstance(self.schedule_sampler, LossAwareSampler):
             self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
@@ -373,38 +374,3 @@ def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
         raise UserError(
             f"--precision: {precision} and --use_fp16 True exclude each other; choose one"
         )
-
-
-def log_loss_dict(
-    diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
-) -> None:
-    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`).
-
-    The values are read when the row is written, so that no step waits for its device.
-    """
-    found = {key: values.detach().clone() for key, values in losses.items()}
-    logger.defer(functools.partial(_log_losses, diffusion.num_timesteps, ts, found))
-
-
-def _log_losses(num_timesteps: int, ts: th.Tensor, losses: dict[str, th.Tensor]) -> None:
-    quartiles = (4 * ts.cpu().numpy() // num_timesteps).tolist()
-    for key, values in losses.items():
-        values = values.float().cpu().numpy()
-        logger.logkv_mean(key, float(values.mean()))
-        for quartile, value in zip(quartiles, values.tolist(), strict=True):
-            logger.logkv_mean(f"{key}_q{quartile}", value)
-
-
-def open_loop_log(out_dir: Path, *, together: bool = True) -> None:
-    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder.
-
-    Args:
-        out_dir: the run folder.
-        together: the ranks write each row together, the mean of theirs; otherwise ranks above 0
-            write their own rows to log-rankNNN.txt and so on.
-    """
-    formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
-    if dist_util.rank() > 0:
-        formats = [] if together else [name for name in formats if name != "stdout"]
-    comm = dist_util.Ranks() if together and dist_util.world_size() > 1 else None
-    logger.configure(str(out_dir), formats, comm)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from guided_diffusion import ablation, dist_util, flags, report, run, tool_options
 from guided_diffusion.bridge import Recipe
-from guided_diffusion.checkpoint import load_domain
+from guided_diffusion.domains import load_domain
 from guided_diffusion.features import create_extractor
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import fixed_images

@@ -13,6 +13,7 @@ from guided_diffusion import checkpoint, fp16_util, logger, train_util
 from guided_diffusion.checkpoint import load_state
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import load_data
+from guided_diffusion.loop_log import open_loop_log
 from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler, UniformSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint
@@ -673,7 +674,7 @@ def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorde
 
 
 def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
-    train_util.open_loop_log(tmp_path)
+    open_loop_log(tmp_path)
     logger.log("hello")
     logger.logkv("a", 1)
     logger.dumpkvs()
@@ -694,7 +695,7 @@ def test_a_further_rank_logs_to_files_of_its_own_or_not_at_all(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
     monkeypatch.setattr(train_util.dist_util, "rank", lambda: 1)
-    train_util.open_loop_log(tmp_path, together=together)
+    open_loop_log(tmp_path, together=together)
     logger.log("hello")
     logger.reset()
     assert files_of(tmp_path) == files and capsys.readouterr().out == ""
