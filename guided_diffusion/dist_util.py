@@ -6,10 +6,12 @@ to agree on an address; srun's own variables suffice for that. Tensors travel th
 torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 """
 
+import ctypes
 import gc
 import io
 import itertools
 import os
+import platform
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
 _MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 _SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: one task each
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PORTS = range(12000, 32000)  # below those that systems hand out by themselves
 
 
@@ -52,7 +55,7 @@ def _slurm_place() -> tuple[int, int] | None:
 
 
 def setup_dist(device: str = "") -> None:
-    """Join the ranks that were launched together; does nothing for a single process.
+    """Join the ranks that were launched together, if there are several, and choose the device.
 
     Args:
         device: the `--device` flag; empty picks cuda where there is one.
@@ -70,11 +73,28 @@ def setup_dist(device: str = "") -> None:
         _agree_through_slurm()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     _choose_device(device, local_rank)
+    keep_freed_memory()
     if how == "none":
         return
     if how != "slurm":  # which binds its tasks to cores itself
         _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     _join("nccl" if dev().type == "cuda" else "gloo")
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, up to 1 GiB, for what it allocates next.
+
+    glibc hands large blocks back to the system, which clears each page anew for the next tensor:
+    on a CPU that took a third of a forward of 10 images. Without glibc nothing is changed.
+
+    Reference: mallopt(3).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_TRIM_THRESHOLD, 2**30)
+    # Blocks above are pages of their own. Before version 2.35 no more than 32 MiB can be asked.
+    _ = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
 
 
 _store: dist.Store | None = None  # of the counters

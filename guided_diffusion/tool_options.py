@@ -86,7 +86,7 @@ class AblationOptions:
     num_images: int = option(60, "images of each folder to measure on at most", minimum=8)
     amount: int = option(5, "images per sequence", minimum=1)
     image_size: int = option(32, "side of the images, pixels", minimum=1)
-    num_channels: int = option(32, "width of the first level, channels", minimum=32)
+    num_channels: int = option(64, "width of the first level, channels", minimum=32)
     attention_resolutions: str = option("16,8", "sides of the feature maps with attention, pixels")
     attention_window: int = option(4, "side of the windows, positions", minimum=1)
     max_steps: int = option(1500, "steps of each training", minimum=1)

@@ -93,7 +93,7 @@ def test_the_command_prints_one_table_and_goes_on_where_it_stopped(two_rows, tmp
     result = succeed(script, *SMALL, *places, "--out_dir", out)
     rows = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row.name for row in ablation.ROWS]
-    assert all(len(row["ssim"]) == 2 and row["n"] == 8 for row in rows)
+    assert all(len(row["ssim"]) == len(row["kid"]) == 2 and row["n"] == 8 for row in rows)
     assert "mix-up: source in the other order" in result.out and "N = 8" in result.out
     assert (out / "ablation.png").exists()
     weights = out / "models" / "standard_source" / "model000001.pt"

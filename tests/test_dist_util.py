@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 import types
 
@@ -286,3 +287,32 @@ def test_remote_files_are_opened_through_blobfile(monkeypatch):
     with dist_util.open_bytes("gs://bucket/a") as file:
         assert file.read() == b"remote"
     assert opened == [("gs://bucket/a", "rb")]
+
+
+ALLOCATE_AGAIN = """
+import resource
+import torch
+from guided_diffusion import dist_util
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.zeros(6 * 2**20) for _ in range(4)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if {set_up}:
+    dist_util.setup_dist("cpu")
+print([faults() for _ in range(4)][-1])
+"""
+
+
+@pytest.mark.parametrize("set_up", [True, False])
+def test_freed_memory_is_used_again_rather_than_cleared_by_the_system(set_up):
+    code = ALLOCATE_AGAIN.format(set_up=set_up)  # in a process of its own: it cannot be undone
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (int(done.stdout) < 100) == set_up  # of 24,576 pages
+
+
+def test_memory_is_left_to_other_c_libraries(monkeypatch):
+    monkeypatch.setattr(dist_util.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(dist_util.ctypes, "CDLL", lambda _: pytest.fail("looked for mallopt"))
+    dist_util.keep_freed_memory()
