@@ -1,7 +1,6 @@
-"""How a network is executed: in which precision, compiled or not, with the memory kept."""
+"""How a network is executed: in which precision, compiled or not."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import sys
@@ -12,7 +11,6 @@ from .flags import UserError
 
 _SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 
 
 def settle_precision(precision: str, device: th.device) -> str:
@@ -57,15 +55,3 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
             dynamic=False if static else None, mode="reduce-overhead" if graphs else None
         )
     return module
-
-
-def keep_memory() -> None:
-    """Have the C library keep freed memory, so that a step finds that of the last one in place.
-
-    Where a CPU trains, pages that are given back and fetched again cost a tenth of the time.
-    Without effect where the library is not GNU's.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_TRIM_THRESHOLD, -1)
-        library.mallopt(_MMAP_MAX, 0)

@@ -80,7 +80,6 @@ def join(
         UserError: if the folder holds a run of other flags.
     """
     dist_util.setup_dist(args.device)
-    execution.keep_memory()
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}

@@ -119,24 +119,24 @@ class TrainLoop:
         self.resume_checkpoint = self.start = start = found or named_checkpoint(resume_checkpoint)
         self.resume_step = parse_resume_step_from_filename(start) if start else 0
         self.step = 0
-        if start:
-            logger.log(f"loading {start}")
-            checkpoint.load_weights(model, start, self.signs_of_flags)
-        elif init_checkpoint:
-            fine_tune.start_from(model, init_checkpoint, self.signs_of_flags)
-        dist_util.sync_params(model.parameters())
+        self._load_weights(start, init_checkpoint)
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
         )
         self.mp_trainer.step = self.resume_step
-        fused = self.device.type in FUSED or None
-        self.opt = AdamW(
-            self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay, fused=fused
-        )
         self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
+        self.opt = self._create_optimizer()
         self._load_optimizer(start)
         self.ddp_model = self._distribute()
         self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
+
+    def _load_weights(self, start: str, init_checkpoint: str) -> None:
+        if start:
+            logger.log(f"loading {start}")
+            checkpoint.load_weights(self.model, start, self.signs_of_flags)
+        elif init_checkpoint:
+            fine_tune.start_from(self.model, init_checkpoint, self.signs_of_flags)
+        dist_util.sync_params(self.model.parameters())
 
     def _start_of_average(self, start: str, rate: float) -> list[th.Tensor]:
         file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
@@ -150,25 +150,31 @@ class TrainLoop:
         state = {key: value.to(self.device, th.float32) for key, value in loaded}
         return self.mp_trainer.state_dict_to_master_params(state)
 
+    def _create_optimizer(self) -> AdamW:
+        fused = self.device.type in FUSED or None
+        params = self.mp_trainer.master_params
+        return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
     def _load_optimizer(self, start: str) -> None:
         file = Path(start).with_name(f"opt{self.resume_step:06d}.pt") if start else None
-        if file is not None and file.exists():
-            logger.log(f"loading {file}")
-            try:
-                state = checkpoint.load_file(file)
-                for group in state["param_groups"]:  # whatever kernels the file's run used
-                    group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
-                self.opt.load_state_dict(state)
-                self._lay_out_moments()
-                # Upstream's files have no such entry.
-                loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
-                self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
-                self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
-            except ValueError as error:
-                raise UserError(f"{file}: optimizer of another network or precision, {error}; "
-                                "to start without it, move it away") from None  # fmt: skip
-            for group in self.opt.param_groups:  # the flags of this run, not of the file's
-                group |= {"lr": self.lr, "weight_decay": self.weight_decay}
+        if file is None or not file.exists():
+            return
+        logger.log(f"loading {file}")
+        try:
+            state = checkpoint.load_file(file)
+            for group in state["param_groups"]:  # whatever kernels the file's run used
+                group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
+            self.opt.load_state_dict(state)
+            self._lay_out_moments()
+            # Upstream's files have no such entry.
+            loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
+            self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
+            self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
+        except ValueError as error:
+            raise UserError(f"{file}: optimizer of another network or precision, {error}; "
+                            "to start without it, move it away") from None  # fmt: skip
+        for group in self.opt.param_groups:  # the flags of this run, not of the file's
+            group |= {"lr": self.lr, "weight_decay": self.weight_decay}
 
     def _lay_out_moments(self) -> None:
         # The fused kernel reads memory in order, and the file's may be in another.

@@ -1,4 +1,4 @@
-"""Execution: precision, compilation and memory."""
+"""Execution: precision and compilation."""
 
 import pytest
 import torch
@@ -48,20 +48,3 @@ def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
         execution.compiled(module, True)
     assert module._compiled_call_impl is None
     assert execution.compiled(module, False) is module
-
-
-class Library:
-    """A C library; that of GNU has mallopt, others have not."""
-
-    def __init__(self, calls):
-        self.mallopt = lambda *call: calls.append(call)
-
-
-def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
-    execution.keep_memory()
-    calls = []
-    monkeypatch.setattr(execution.ctypes, "CDLL", lambda name: Library(calls))
-    execution.keep_memory()
-    assert calls == [(-1, -1), (-4, 0)]
-    monkeypatch.setattr(execution.ctypes, "CDLL", lambda name: object())
-    execution.keep_memory()
