@@ -16,7 +16,7 @@ from PIL import Image
 from . import run
 from .attention import Priority, set_priority
 from .bridge import ImageSequence, Recipe, Sequences
-from .checkpoint import Domain
+from .domains import Domain
 from .features import Extractor
 from .flags import require
 from .metrics import kid, psnr

@@ -9,9 +9,9 @@ import torch as th
 
 from . import depth, logger, walks
 from .attention import priorities_of
-from .checkpoint import Domain
 from .dealing import Dealing
 from .depth import Depths
+from .domains import Domain
 from .flags import UserError, args_to_dict
 from .image_files import load_tile, to_model_range
 from .soft_labels import soft_label

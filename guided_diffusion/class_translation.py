@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch as th
 
-from . import report, run
+from . import execution, report, run
 from .classes import class_names
 from .flags import UserError, numbers
 from .guidance import Guided
@@ -184,7 +184,7 @@ def translate(
     sources = {"y": th.tensor([item.source for item in batch], device=device)}
     targets = {"y": th.tensor([item.target for item in batch], device=device)}
     diffusion.noise_like = run.ImageNoise(seed, [item.index for item in batch])
-    with run.autocast(device, precision):
+    with execution.autocast(device, precision):
         latents = diffusion.ddim_reverse_sample_loop(
             guided.model, images, clip_denoised, model_kwargs=sources
         )

@@ -10,11 +10,13 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from . import checkpoint, run
+from . import execution
 from .classes import LABELS, class_names
 from .flags import UserError
 from .image_files import list_image_files
-from .train_util import Batch, Conditions, TrainLoop, log_loss_dict
+from .loop_log import log_loss_dict
+from .signs import CLASSIFIER_SIGNS
+from .train_util import Batch, Conditions, TrainLoop
 
 _VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`
 
@@ -61,7 +63,7 @@ class ClassifierLoop(TrainLoop):
     """
 
     log_prefix = "train_"
-    signs_of_flags = checkpoint.CLASSIFIER_SIGNS
+    signs_of_flags = CLASSIFIER_SIGNS
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class ClassifierLoop(TrainLoop):
             part = slice(start, start + self.microbatch)
             images, seen = batch[part].to(self.device), noise[part].to(self.device)
             labels = {"y": cond["y"][part].to(self.device)}
-            with run.autocast(self.device, self.precision):
+            with execution.autocast(self.device, self.precision):
                 found = self._losses(images, labels, timesteps[part], seen)
             named = {f"val_{key}": value for key, value in found.items()}
             log_loss_dict(self.diffusion, timesteps[part], named)

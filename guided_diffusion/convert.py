@@ -12,10 +12,10 @@ from typing import Any
 import torch as th
 
 from .attention import QKVOrder, count_heads, reorder_rows
-from .checkpoint import State
 from .flags import UserError, defaults
 from .options import ModelOptions
 from .script_util import CLASSIFIER_HEAD_CHANNELS
+from .signs import State
 
 Record = dict[str, Any]
 

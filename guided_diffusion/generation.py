@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import dist_util, report, run
 from .bridge import ImageSequence, Recipe, Sequences
-from .checkpoint import Domain
+from .domains import Domain
 from .export import Exporter, Row, write_manifest
 from .image_files import list_image_files
 from .stages import Plan, folder_name

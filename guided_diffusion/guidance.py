@@ -14,8 +14,8 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from . import run
-from .checkpoint import Domain, load_classifier, load_domain
+from . import execution
+from .domains import Domain, load_classifier, load_domain
 from .flags import UserError
 from .reverse_process import CondFn, Model
 from .script_util import classifier_and_diffusion_defaults, model_and_diffusion_defaults
@@ -112,7 +112,7 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
     own = {name: flags[name] for name in model_and_diffusion_defaults()}
     override = {name: value for name, value in own.items() if name in given}
     domain = load_domain(flags["model_path"], override, "", device, assumed=own)
-    run.compiled(domain.model, flags["compile"])
+    execution.compiled(domain.model, flags["compile"])
     if not flags["classifier_path"]:
         if domain.args["class_cond"]:
             return Guided(domain, None)
@@ -125,7 +125,7 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
     # A classifier without a record of its own: one made for this diffusion model.
     assumed = own | {name: value for name, value in domain.args.items() if name in own}
     classifier = load_classifier(flags["classifier_path"], override, device, assumed)
-    run.compiled(classifier.model, flags["compile"])
+    execution.compiled(classifier.model, flags["compile"])
     _refuse_unequal(classifier, domain)
     return Guided(domain, classifier, flags["classifier_scale"])
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import run
-from .checkpoint import Domain
+from . import execution, run
+from .domains import Domain
 from .image_datasets import ImageDataset
 
 TERMS = ("vb", "xstart_mse", "mse")  # of each timestep
@@ -46,7 +46,7 @@ def measure(
     """
     batch, conditions = images.batch(indices)
     domain.diffusion.noise_like = run.ImageNoise(seed, indices, run.ImageNoise.MEASURING)
-    with run.autocast(domain.device, precision):
+    with execution.autocast(domain.device, precision):
         found = domain.diffusion.calc_bpd_loop(
             domain.model,
             batch.to(domain.device),

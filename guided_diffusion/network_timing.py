@@ -17,9 +17,9 @@ from typing import Any
 
 import torch as th
 
-from . import cost, demo, dist_util, flags, logger, published, run, timing, train_run
+from . import cost, demo, dist_util, execution, flags, logger, published, timing, train_run
 from .attention import HybridAttention
-from .checkpoint import load_domain
+from .domains import load_domain
 from .flags import UserError, args_to_dict, numbers
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import ImageDataset, load_data
@@ -125,7 +125,7 @@ def _forwards(
     network: th.nn.Module, variant: Variant, states: th.Tensor, t: th.Tensor, repeats: int
 ) -> Timed:
     attention = contextlib.nullcontext() if variant.fused else published.unfused_attention()
-    with attention, run.autocast(states.device, variant.precision):
+    with attention, execution.autocast(states.device, variant.precision):
         return timing.timed(lambda: [network(states, t) for _ in range(repeats)], states.device)
 
 

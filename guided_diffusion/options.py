@@ -1,9 +1,6 @@
 """The groups of flags, one dataclass each; see `flags` for what follows from them."""
 
-import argparse
 import dataclasses
-from collections.abc import Set
-from typing import Any
 
 from .flags import option
 
@@ -282,35 +279,6 @@ class ClassOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassTranslationOptions:
-    """Translation between classes of one model."""
-
-    model_path: str = option(
-        "./models/imagenet/256x256_diffusion.pt",
-        "checkpoint file or training run folder of a class-conditional model",
-    )
-    source: str = option("260,261,282,283", "numbers of the classes to translate from")
-    target: str = option("261,262,283,284", "for each --source, the class to translate to")
-    val_dir: str = option("", "folder of source images, searched recursively")
-    label_map: str = option(
-        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
-    )
-    num_images: int = option(
-        0, "images of each pair to translate, in order of name; 0: all", minimum=0
-    )
-    clip_denoised: bool = option(True, "clip predicted images to [-1, 1]")
-    batch_size: int = option(8, "images per forward and per process", minimum=1, free=True)
-    eta: float = option(
-        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
-    )
-    out_channels: int = option(
-        NUM_CLASSES,
-        "classes of the classifier; read from its weights, which must agree where this is given",
-        minimum=2,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class LikelihoodOptions:
     """Bits per dimension of images under one model."""
 
@@ -321,112 +289,3 @@ class LikelihoodOptions:
     )
     batch_size: int = option(1, "images per forward and per process", minimum=1, free=True)
     model_path: str = option("", "checkpoint file or training run folder")
-
-
-def level_convention() -> Any:
-    return option(
-        "reference",
-        "level at which decoding reads a latent; reference: as published, one below the one that "
-        "encoding left it at; aligned: the same",
-        choices=("reference", "aligned"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SequenceOptions:
-    """Progressive sequences from a source to a target domain."""
-
-    source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
-    target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
-    data_dir: str = option(
-        "", "folder of source images, with --stages a subfolder of it for each; empty: the demo's"
-    )
-    target_data_dir: str = option(
-        "", "folder of target images, for the way back of --bidirectional; demo: drawn tiles"
-    )
-    bidirectional: bool = option(
-        False, "go back as well, from the target's images to the source (or down the --stages)"
-    )
-    stages: str = option(
-        "",
-        "two or more stages in their order, in place of source and target: NAME=RUN,NAME=RUN,..., "
-        "each with its checkpoint or training run folder",
-    )
-    pairs: str = option(
-        "adjacent",
-        "pairs of --stages to go between; all: also straight past stages, whose share in the soft "
-        "labels is then 0",
-        choices=("adjacent", "all"),
-    )
-    source: str = option("0", "name of the source domain in files and labels")
-    target: str = option("1", "name of the target domain in files and labels")
-    num_images: int = option(
-        0, "source images to use, in order of name; 0: all (demo: 2)", minimum=0
-    )
-    batch_size: int = option(
-        1,
-        "source images encoded together; results are the same up to rounding",
-        minimum=1,
-        free=True,
-    )
-    max_batch: int = option(32, "images per forward in decoding at most", minimum=1, free=True)
-    amount: int = option(10, "images per sequence, besides its source", minimum=1)
-    depth_policy: str = option(
-        "add",
-        "add: the published adaptive search; even: equal changes of the feature; uniform: "
-        "evenly spaced (demo: even)",
-        choices=("add", "even", "uniform"),
-    )
-    depth_feature: str = option(
-        "magnitude",
-        "what even measures; magnitude: the published 18 bins of low horizontal frequencies; "
-        "power: log power of all frequencies by radius",
-        choices=("magnitude", "power"),
-    )
-    preset: str = option(
-        "published",
-        "sets the flags of the engine that are not given; published: DDIM, all steps, reference "
-        "levels; aligned: the same at joined levels; fast, draft: few steps of dpmpp",
-        choices=("published", "aligned", "fast", "draft"),
-    )
-    solver: str = option(
-        "ddim", "ddim, or dpmpp: multistep, for few steps",
-        choices=("ddim", "dpmpp"),
-    )  # fmt: skip
-    solver_order: int = option(2, "order of dpmpp", minimum=1, maximum=3)
-    encode_steps: int = option(0, "network evaluations of an encoding; 0: every level", minimum=0)
-    decode_steps: int = option(
-        0, "network evaluations of a decoding from full depth; 0: every level", minimum=0
-    )
-    grid: str = option(
-        "mixed",
-        "levels that few steps visit; even in the timestep, its root, the log of the "
-        "signal-to-noise ratio, or the sum of the first and the third",
-        choices=("time", "quadratic", "logsnr", "mixed"),
-    )
-    level_convention: str = level_convention()
-    trajectory_memory: float = option(
-        0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
-    )
-    save_npy: bool = option(True, "write source.npy, target.npy and diffway.npy")
-    save_latents: bool = option(False, "write latent.npy (float16)")
-    dry_run: bool = option(
-        False, "print forwards, FLOPs, bytes on disk and time of the run, and make nothing",
-        free=True,
-    )  # fmt: skip
-
-
-FEW_STEPS = {"solver": "dpmpp", "level_convention": "aligned"}
-PRESETS: dict[str, dict[str, object]] = {
-    "published": {},
-    "aligned": {"level_convention": "aligned"},
-    "fast": {**FEW_STEPS, "solver_order": 3, "encode_steps": 40, "decode_steps": 40},
-    "draft": {**FEW_STEPS, "solver_order": 2, "encode_steps": 20, "decode_steps": 20},
-}
-
-
-def apply_preset(args: argparse.Namespace, given: Set[str]) -> None:
-    """Set the flags of `args.preset` in `args`, except those given on the command line."""
-    for name, value in PRESETS[args.preset].items():
-        if name not in given:
-            setattr(args, name, value)

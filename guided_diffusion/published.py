@@ -18,7 +18,7 @@ import torch as th
 from torch.utils.data import DataLoader
 
 from . import attention, depth, logger
-from .checkpoint import Domain
+from .domains import Domain
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import ImageDataset
 from .resample import UniformSampler

@@ -15,10 +15,10 @@ from typing import Any
 import torch as th
 
 from . import demo, dist_util, run
-from .checkpoint import Domain, load_domain
+from .domains import Domain, load_domain
 from .image_datasets import fixed_images
 from .metrics import psnr
-from .options import PRESETS
+from .translation_options import PRESETS
 from .walks import Engine, Predictor, decode, encode
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth

@@ -5,12 +5,10 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import platform
-import shutil
 import signal
 import sys
 import tempfile
@@ -280,71 +278,6 @@ class ImageNoise:
     def __call__(self, x: th.Tensor) -> th.Tensor:
         """Return the next noise in the shape and on the device of states x [N, ...]."""
         return self.draw(x.shape[1:]).to(x)
-
-
-def settle_precision(precision: str, device: th.device) -> str:
-    """Return "fp32" or "bf16" for a `--precision`: what `auto` comes to on this machine."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if th.cuda.is_bf16_supported() else "fp32"
-    # CPUs without these instructions compute in bfloat16, but slower than in float32.
-    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return "bf16" if any(getattr(th.cpu, unit, bool)() for unit in units) else "fp32"
-
-
-def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
-    """Return the context in which a network of the given `--precision` runs."""
-    return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
-
-
-def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:
-    """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
-
-    It is the same object: its class and the keys of its state stay as they are.
-
-    Args:
-        module: on its device.
-        asked: the flag.
-        static: it will meet few shapes of input, for each of which it is compiled alone; on a GPU
-            as a CUDA graph, whose next call overwrites what the one before returned.
-
-    Raises:
-        UserError: if there is no C++ compiler.
-    """
-    if asked:
-        compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
-        if shutil.which(compiler) is None:
-            raise UserError(f"--compile: expected a C++ compiler, found no {compiler}; install "
-                            "one, name it in CXX, or go without --compile")  # fmt: skip
-        if static:
-            th._dynamo.config.recompile_limit = _SHAPES
-        graphs = static and next(module.parameters()).is_cuda
-        module.compile(
-            dynamic=False if static else None, mode="reduce-overhead" if graphs else None
-        )
-    return module
-
-
-_SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
-
-
-_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
-
-
-def keep_memory() -> None:
-    """Have the C library keep freed memory, so that a step finds that of the last one in place.
-
-    Where a CPU trains, pages that are given back and fetched again cost a tenth of the time.
-    Without effect where the library is not GNU's.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_TRIM_THRESHOLD, -1)
-        library.mallopt(_MMAP_MAX, 0)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 
 
 def progress(items: Iterable, **options: Any) -> Iterable:

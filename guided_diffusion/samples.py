@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from . import dist_util, logger, records, report, run
-from .checkpoint import Domain
+from . import dist_util, execution, logger, records, report, run
+from .domains import Domain
 from .options import NUM_CLASSES
 from .reverse_process import CondFn, Model, ModelKwargs
 
@@ -108,7 +108,7 @@ def draw(
     domain.diffusion.noise_like = noise
     start = noise.draw(shape)
     loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop
-    with run.autocast(domain.device, precision):
+    with execution.autocast(domain.device, precision):
         return loop(
             model or domain.model,
             start.shape,

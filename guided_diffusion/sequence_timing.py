@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from . import bridge, cost, demo, depth, dist_util, flags, published, run, timing, walks
-from .checkpoint import Domain, load_domain
+from . import bridge, cost, demo, depth, dist_util, execution, flags, published, timing, walks
 from .dealing import Dealing
+from .domains import Domain, load_domain
 from .flags import UserError, args_to_dict
 from .image_files import list_image_files, load_tile, to_model_range
 from .network_timing import NETWORK
-from .options import PRESETS, DiffusionOptions
+from .options import DiffusionOptions
 from .script_util import create_gaussian_diffusion, create_model_and_diffusion
 from .timing import BASELINE, Timed
+from .translation_options import PRESETS
 from .walks import Engine
 
 # What --engines can name: flags of the engine.
@@ -162,7 +163,7 @@ def contestant(
         images = tiles(pair[0], args.data_dir, args.num_images)
         return partial(_published_sequences, pair, images, args.amount)
     engine = replace(Engine(max_batch=args.max_batch), **ENGINES[name])
-    precision = run.settle_precision(engine.precision, dist_util.dev())
+    precision = execution.settle_precision(engine.precision, dist_util.dev())
     engine = replace(engine, precision=precision)
     recipe = bridge.Recipe(args.amount, batch_size=args.batch_size, engine=engine)
     files = list_image_files(args.data_dir)[: args.num_images]
@@ -259,7 +260,7 @@ def _rows(
     rows = []
     for name in runs:
         precision = ENGINES.get(name, {}).get("precision", "fp32")
-        peak = peaks[run.settle_precision(precision, dist_util.dev())]
+        peak = peaks[execution.settle_precision(precision, dist_util.dev())]
         row = {
             "name": name,
             "extrapolated": scales[name] != 1,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch as th
 
-from . import bridge, dist_util, flags, logger, plots, run
-from .checkpoint import POINTS, Domain, load_domain
+from . import bridge, dist_util, execution, flags, logger, plots, run
 from .dealing import Dealing
+from .domains import POINTS, Domain, load_domain
 from .options import DiffusionOptions
 from .synthetic_datasets import Synthetic2DType, draw_points
 from .synthetic_options import SyntheticModelOptions
@@ -46,7 +46,7 @@ def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Do
     override = {name: value for name, value in asked.items() if name in given}
     label = Synthetic2DType(task).name.lower().replace("_", " ")
     domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
-    run.compiled(domain.model, args.compile)
+    execution.compiled(domain.model, args.compile)
     return domain
 
 

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from .flags import option
-from .options import DenoisingOptions, level_convention
+from .options import DenoisingOptions
+from .translation_options import level_convention
 
 
 def _task(default: int, what: str) -> Any:

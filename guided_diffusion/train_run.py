@@ -13,15 +13,16 @@ from typing import Any
 import torch as th
 from PIL import Image
 
-from . import dist_util, flags, logger, run
+from . import dist_util, execution, flags, logger, run
 from .attention import set_priority
 from .classes import record_classes
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
+from .loop_log import open_loop_log
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
 from .script_util import create_gaussian_diffusion
-from .train_util import TrainLoop, open_loop_log, refuse_flags
+from .train_util import TrainLoop, refuse_flags
 
 Identity = tuple[Path, str, dict[str, Any], set[str]]
 
@@ -79,13 +80,12 @@ def join(
         UserError: if the folder holds a run of other flags.
     """
     dist_util.setup_dist(args.device)
-    run.keep_memory()
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
     identity = (Path(folder), script, asked, flags.free_flags(*groups) | {"batch_size"} | free)
     run.refuse_other_run(*identity)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
     th.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))
     return identity
@@ -101,7 +101,7 @@ def create_loop(
 ) -> TrainLoop:
     """Return the loop of a run in this folder, resumed if it holds a checkpoint, without data."""
     return TrainLoop(
-        model=run.compiled(model.to(dist_util.dev()), args.compile),
+        model=execution.compiled(model.to(dist_util.dev()), args.compile),
         diffusion=diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
@@ -188,6 +188,6 @@ def draw_samples(
     diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
     noise = run.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
     conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
-    with loop.averaged_weights() as model, run.autocast(loop.device, args.precision):
+    with loop.averaged_weights() as model, execution.autocast(loop.device, args.precision):
         set_priority(model, "local")
         return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)

@@ -7,7 +7,6 @@ of b train as one process with batches of n * b.
 
 import contextlib
 import copy
-import functools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -18,11 +17,12 @@ import torch as th
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from . import checkpoint, dist_util, fine_tune, logger, run
+from . import checkpoint, dist_util, execution, fine_tune, logger, run
 from .attention import priorities_of, set_priority
 from .flags import UserError
 from .fp16_util import MixedPrecisionTrainer
 from .gaussian_diffusion import GaussianDiffusion
+from .loop_log import log_loss_dict
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
 from .resume import (
@@ -32,6 +32,7 @@ from .resume import (
     named_checkpoint,
     parse_resume_step_from_filename,
 )
+from .signs import SIGNS_OF_FLAGS
 
 Conditions = dict[str, th.Tensor]
 Batch = tuple[th.Tensor, Conditions]
@@ -69,7 +70,7 @@ class TrainLoop:
     """
 
     log_prefix = ""  # of the names of the losses
-    signs_of_flags = checkpoint.SIGNS_OF_FLAGS
+    signs_of_flags = SIGNS_OF_FLAGS
 
     def __init__(
         self,
@@ -118,24 +119,24 @@ class TrainLoop:
         self.resume_checkpoint = self.start = start = found or named_checkpoint(resume_checkpoint)
         self.resume_step = parse_resume_step_from_filename(start) if start else 0
         self.step = 0
-        if start:
-            logger.log(f"loading {start}")
-            checkpoint.load_weights(model, start, self.signs_of_flags)
-        elif init_checkpoint:
-            fine_tune.start_from(model, init_checkpoint, self.signs_of_flags)
-        dist_util.sync_params(model.parameters())
+        self._load_weights(start, init_checkpoint)
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
         )
         self.mp_trainer.step = self.resume_step
-        fused = self.device.type in FUSED or None
-        self.opt = AdamW(
-            self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay, fused=fused
-        )
         self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
+        self.opt = self._create_optimizer()
         self._load_optimizer(start)
         self.ddp_model = self._distribute()
         self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
+
+    def _load_weights(self, start: str, init_checkpoint: str) -> None:
+        if start:
+            logger.log(f"loading {start}")
+            checkpoint.load_weights(self.model, start, self.signs_of_flags)
+        elif init_checkpoint:
+            fine_tune.start_from(self.model, init_checkpoint, self.signs_of_flags)
+        dist_util.sync_params(self.model.parameters())
 
     def _start_of_average(self, start: str, rate: float) -> list[th.Tensor]:
         file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
@@ -149,25 +150,31 @@ class TrainLoop:
         state = {key: value.to(self.device, th.float32) for key, value in loaded}
         return self.mp_trainer.state_dict_to_master_params(state)
 
+    def _create_optimizer(self) -> AdamW:
+        fused = self.device.type in FUSED or None
+        params = self.mp_trainer.master_params
+        return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
     def _load_optimizer(self, start: str) -> None:
         file = Path(start).with_name(f"opt{self.resume_step:06d}.pt") if start else None
-        if file is not None and file.exists():
-            logger.log(f"loading {file}")
-            try:
-                state = checkpoint.load_file(file)
-                for group in state["param_groups"]:  # whatever kernels the file's run used
-                    group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
-                self.opt.load_state_dict(state)
-                self._lay_out_moments()
-                # Upstream's files have no such entry.
-                loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
-                self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
-                self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
-            except ValueError as error:
-                raise UserError(f"{file}: optimizer of another network or precision, {error}; "
-                                "to start without it, move it away") from None  # fmt: skip
-            for group in self.opt.param_groups:  # the flags of this run, not of the file's
-                group |= {"lr": self.lr, "weight_decay": self.weight_decay}
+        if file is None or not file.exists():
+            return
+        logger.log(f"loading {file}")
+        try:
+            state = checkpoint.load_file(file)
+            for group in state["param_groups"]:  # whatever kernels the file's run used
+                group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
+            self.opt.load_state_dict(state)
+            self._lay_out_moments()
+            # Upstream's files have no such entry.
+            loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
+            self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
+            self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
+        except ValueError as error:
+            raise UserError(f"{file}: optimizer of another network or precision, {error}; "
+                            "to start without it, move it away") from None  # fmt: skip
+        for group in self.opt.param_groups:  # the flags of this run, not of the file's
+            group |= {"lr": self.lr, "weight_decay": self.weight_decay}
 
     def _lay_out_moments(self) -> None:
         # The fused kernel reads memory in order, and the file's may be in another.
@@ -249,7 +256,7 @@ class TrainLoop:
         noise: th.Tensor,
         share: float,
     ) -> None:
-        with run.autocast(self.device, self.precision):
+        with execution.autocast(self.device, self.precision):
             losses = self._losses(images, cond, t, noise)
         if isinstance(self.schedule_sampler, LossAwareSampler):
             self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
@@ -373,38 +380,3 @@ def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
         raise UserError(
             f"--precision: {precision} and --use_fp16 True exclude each other; choose one"
         )
-
-
-def log_loss_dict(
-    diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
-) -> None:
-    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`).
-
-    The values are read when the row is written, so that no step waits for its device.
-    """
-    found = {key: values.detach().clone() for key, values in losses.items()}
-    logger.defer(functools.partial(_log_losses, diffusion.num_timesteps, ts, found))
-
-
-def _log_losses(num_timesteps: int, ts: th.Tensor, losses: dict[str, th.Tensor]) -> None:
-    quartiles = (4 * ts.cpu().numpy() // num_timesteps).tolist()
-    for key, values in losses.items():
-        values = values.float().cpu().numpy()
-        logger.logkv_mean(key, float(values.mean()))
-        for quartile, value in zip(quartiles, values.tolist(), strict=True):
-            logger.logkv_mean(f"{key}_q{quartile}", value)
-
-
-def open_loop_log(out_dir: Path, *, together: bool = True) -> None:
-    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder.
-
-    Args:
-        out_dir: the run folder.
-        together: the ranks write each row together, the mean of theirs; otherwise ranks above 0
-            write their own rows to log-rankNNN.txt and so on.
-    """
-    formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
-    if dist_util.rank() > 0:
-        formats = [] if together else [name for name in formats if name != "stdout"]
-    comm = dist_util.Ranks() if together and dist_util.world_size() > 1 else None
-    logger.configure(str(out_dir), formats, comm)

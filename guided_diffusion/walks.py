@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from . import run
+from . import execution, run
 from .attention import Priority, set_priority
-from .checkpoint import Domain
+from .domains import Domain
 from .flags import UserError
 from .gaussian_diffusion import GaussianDiffusion
 from .schedules import timestep_grid
@@ -177,7 +177,7 @@ class Predictor:
         if self.compiled:  # for every size anew: so only for powers of two
             size = min(self.max_batch, 1 << (count - 1).bit_length())
             states, timesteps = (_filled_up(values, size) for values in (states, timesteps))
-        with run.autocast(states.device, self.precision):
+        with execution.autocast(states.device, self.precision):
             eps = self.domain.diffusion.predict_eps(self.domain.model, states, timesteps)
         # The next call may overwrite what compiled code returned.
         return eps[:count].float().clone() if self.compiled else eps.float()

@@ -8,7 +8,6 @@ Running the same command again goes on where it stopped.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from guided_diffusion import ablation, dist_util, flags, report, run, tool_options
 from guided_diffusion.bridge import Recipe
-from guided_diffusion.checkpoint import load_domain
+from guided_diffusion.domains import load_domain
 from guided_diffusion.features import create_extractor
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import fixed_images
@@ -25,8 +24,8 @@ from guided_diffusion.walks import Engine
 
 PLACES = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
 NETWORK = "--num_res_blocks 1 --channel_mult 1,2,2 --num_head_channels 32 --dropout 0".split()
+SAME = "image_size num_channels attention_resolutions lr batch_size ema_rate precision seed device"
 LOOP = "--augment dihedral --sample_interval 0 --log_interval 100 --save_interval 500".split()
-# Of the table: a published depth control, few steps.
 ENGINE = Engine("dpmpp", 3, 40, 40, level_convention="aligned", max_batch=64)
 SHOWN = 3  # source images of the picture
 
@@ -92,18 +91,16 @@ def find_folders(args: argparse.Namespace) -> dict[str, Path]:
 def train(chain: list, args: argparse.Namespace, folders: dict[str, Path]) -> None:
     """Train the models of a chain, one after another, by the project's own command."""
     for name, domain, network, start in chain:
-        words = [*NETWORK, *LOOP, "--image_size", args.image_size, "--lr", args.lr,
-                 "--num_channels", args.num_channels, "--batch_size", args.batch_size,
-                 "--attention_resolutions", args.attention_resolutions, "--seed", args.seed,
-                 "--lr_anneal_steps", args.max_steps, "--ema_rate", args.ema_rate,
-                 "--precision", args.precision, "--device", args.device]  # fmt: skip
-        window = {"attention_window": args.attention_window} if "attention_kind" in network else {}
-        words += [word for k, v in (network | window).items() for word in (f"--{k}", v)]
+        asked = flags.args_to_dict(args, SAME.split()) | network
+        asked["lr_anneal_steps"] = args.max_steps
+        asked["data_dir"] = folders["data_dir" if domain == "source" else "target_data_dir"]
+        asked["out_dir"] = folder_of(args, name, domain)
+        if "attention_kind" in network:
+            asked["attention_window"] = args.attention_window
         if start:
-            words += ["--init_checkpoint", folder_of(args, start, "source")]
-        data = folders["data_dir" if domain == "source" else "target_data_dir"]
-        command("image_train", *words, "--data_dir", data, "--out_dir",
-                folder_of(args, name, domain))  # fmt: skip
+            asked["init_checkpoint"] = folder_of(args, start, "source")
+        words = [word for flag, value in asked.items() for word in (f"--{flag}", value)]
+        command("image_train", *NETWORK, *LOOP, *words)
 
 
 def folder_of(args: argparse.Namespace, name: str, domain: str) -> Path:
@@ -114,7 +111,7 @@ def folder_of(args: argparse.Namespace, name: str, domain: str) -> Path:
 def command(script: str, *words: object) -> None:
     """Run one of the scripts beside this one; its error ends this one too."""
     line = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{script}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
 

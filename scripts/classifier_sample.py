@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, flags, logger, options, run, samples
+from guided_diffusion import dist_util, execution, flags, logger, options, run, samples
 from guided_diffusion.guidance import Guided, load_guided
 
 GROUPS = (
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
 
     # Load the networks, and see whether they know the classes.
     guided = load_guided(vars(args), flags.given_flags(argv), dist_util.dev())

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from guided_diffusion import dist_util, flags, options, run, train_run
+from guided_diffusion import dist_util, execution, flags, options, run, train_run
 from guided_diffusion.classifier_util import ClassifierLoop, check_data
 from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.image_datasets import load_data
@@ -70,7 +70,7 @@ def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
         out_channels=args.num_classes,
     )
     return ClassifierLoop(
-        run.compiled(model.to(dist_util.dev()), args.compile),
+        execution.compiled(model.to(dist_util.dev()), args.compile),
         diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),

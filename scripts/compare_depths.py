@@ -14,8 +14,8 @@ import torch
 
 from guided_diffusion import demo, dist_util, flags, logger, plots, report, run, tool_options
 from guided_diffusion.bridge import refuse_unequal
-from guided_diffusion.checkpoint import load_domain
 from guided_diffusion.depth import POLICIES, Depths, choose
+from guided_diffusion.domains import load_domain
 from guided_diffusion.image_datasets import fixed_images
 from guided_diffusion.walks import Engine, Predictor, decode, encode, encode_moves
 

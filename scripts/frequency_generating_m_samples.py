@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion import demo, dist_util, dry_run, flags, logger, options, run
-from guided_diffusion.checkpoint import Domain, load_domain
+from guided_diffusion import demo, dist_util, dry_run, execution, flags, logger, options, run
+from guided_diffusion.domains import Domain, load_domain
 from guided_diffusion.flags import args_to_dict
 from guided_diffusion.generation import Generation
+from guided_diffusion.loop_log import open_loop_log
 from guided_diffusion.pace import Pace
 from guided_diffusion.stages import Plan, Stage
-from guided_diffusion.train_util import open_loop_log
+from guided_diffusion.translation_options import SequenceOptions, apply_preset
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
-GROUPS = (options.SequenceOptions, options.RunOptions, *NETWORK)
+GROUPS = (SequenceOptions, options.RunOptions, *NETWORK)
 # Encoding and decoding draw nothing; models are known by their digests, not by their places.
 FREE = flags.free_flags(*GROUPS) | {"seed", "source_model", "target_model", "stages"}
 
@@ -35,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = flags.given_flags(argv)
     if not args.stages:
         demo.fill_in(args, given)
-    options.apply_preset(args, given)
+    apply_preset(args, given)
     plan = Plan.of(args, given)
     dist_util.setup_dist(args.device)
     asked = dict(vars(args))
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or run.default_folder(plan.name, asked, FREE))
 
     # Check everything that can be wrong, before the first forward.
@@ -90,7 +91,7 @@ def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | stage.assumed
     domain = load_domain(stage.model, override, stage.name, dist_util.dev(), assumed)
-    run.compiled(domain.model, args.compile, static=True)
+    execution.compiled(domain.model, args.compile, static=True)
     return domain
 
 

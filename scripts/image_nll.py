@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from guided_diffusion import dist_util, flags, likelihood, logger, options, records, run
-from guided_diffusion.checkpoint import load_asked
+from guided_diffusion import dist_util, execution, flags, likelihood, logger, options, records, run
+from guided_diffusion.domains import load_asked
 from guided_diffusion.image_datasets import fixed_images
 
 GROUPS = (
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
 
     # Load the model and list the images.
     domain = load_asked(args, argv)

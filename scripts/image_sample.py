@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, flags, logger, options, run, samples
-from guided_diffusion.checkpoint import Domain, load_asked
+from guided_diffusion import dist_util, execution, flags, logger, options, run, samples
+from guided_diffusion.domains import Domain, load_asked
 
 GROUPS = (
     options.SampleOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
 
     # Load the model; flags on the command line go before those of its training.
     domain = load_asked(args, argv)

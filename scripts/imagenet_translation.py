@@ -13,14 +13,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion import class_translation, dist_util, flags, logger, options, run
+from guided_diffusion import class_translation, dist_util, execution, flags, logger, options, run
 from guided_diffusion.dealing import Dealing
 from guided_diffusion.flags import UserError, args_to_dict
 from guided_diffusion.guidance import Guided, load_guided
+from guided_diffusion.translation_options import ClassTranslationOptions
 
 NETWORKS = (options.ModelOptions, options.ClassifierOptions, options.DiffusionOptions)
 GROUPS = (
-    options.ClassTranslationOptions, options.GuidanceOptions, *NETWORKS, options.RunOptions,
+    ClassTranslationOptions, options.GuidanceOptions, *NETWORKS, options.RunOptions,
 )  # fmt: skip
 FREE = flags.free_flags(*GROUPS)
 DEFAULTS = {"classifier_path": "./models/imagenet/256x256_classifier.pt"}  # as published
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or run.default_folder("class_translation", vars(args), FREE))
 
     # Check everything that can be wrong, before the first forward.

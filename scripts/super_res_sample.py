@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion import dist_util, flags, logger, options, run, samples
-from guided_diffusion.checkpoint import SUPER_RES, Domain, digest, load_asked
+from guided_diffusion import dist_util, execution, flags, logger, options, run, samples
+from guided_diffusion.checkpoint import digest
+from guided_diffusion.domains import SUPER_RES, Domain, load_asked
 from guided_diffusion.image_datasets import ImageDataset
 from guided_diffusion.super_res import BaseSamples, open_base_samples
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
 
     # Load the model and the small images.
     domain = load_asked(args, argv, SUPER_RES)

@@ -14,6 +14,7 @@ import torch
 
 from guided_diffusion import (
     dist_util,
+    execution,
     flags,
     logger,
     options,
@@ -22,7 +23,7 @@ from guided_diffusion import (
     synthetic_bridge,
     synthetic_options,
 )
-from guided_diffusion.checkpoint import Domain
+from guided_diffusion.domains import Domain
 from guided_diffusion.walks import Predictor, translate
 
 GROUPS = (synthetic_options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     plots.figure_class()
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"cycle_{args.source}_{args.target}"
     out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free))

@@ -14,6 +14,7 @@ import torch
 
 from guided_diffusion import (
     dist_util,
+    execution,
     flags,
     logger,
     options,
@@ -22,7 +23,7 @@ from guided_diffusion import (
     synthetic_bridge,
     synthetic_options,
 )
-from guided_diffusion.checkpoint import Domain
+from guided_diffusion.domains import Domain
 
 GROUPS = (synthetic_options.SyntheticSampleOptions, *synthetic_bridge.NETWORK, options.RunOptions)
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     plots.figure_class()
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or f"results/samples_2d_{args.task}")
 
     # Load the model: a checkpoint or run, or the run of the task in a folder of runs.
@@ -63,7 +64,7 @@ def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> to
     noise = run.ImageNoise(args.seed, indices)
     domain.diffusion.noise_like = noise
     start = noise.draw((domain.args["in_channels"],))
-    with run.autocast(domain.device, args.precision):
+    with execution.autocast(domain.device, args.precision):
         # Points reach beyond [-1, 1], to which images would be clipped.
         return domain.diffusion.p_sample_loop(
             domain.model, start.shape, start, clip_denoised=False

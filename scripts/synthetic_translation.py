@@ -11,6 +11,7 @@ from pathlib import Path
 
 from guided_diffusion import (
     dist_util,
+    execution,
     flags,
     logger,
     options,
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     plots.figure_class()
     dist_util.setup_dist(args.device)
-    args.precision = run.settle_precision(args.precision, dist_util.dev())
+    args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"translation_{args.source}_{args.target}"
     out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free))

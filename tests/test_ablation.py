@@ -13,6 +13,7 @@ from guided_diffusion import ablation
 from guided_diffusion.bridge import ImageSequence
 from guided_diffusion.depth import Depths
 from guided_diffusion.features import SmallNetwork
+from guided_diffusion.walks import Engine
 
 SMALL = (
     "--image_size 16 --num_channels 32 --attention_resolutions 8 --max_steps 1 --batch_size 2 "
@@ -84,12 +85,15 @@ def two_rows(monkeypatch):
     monkeypatch.setattr(ablation, "ROWS", (ablation.ROWS[0], ablation.ROWS[-1]))
 
 
-def test_the_command_prints_one_table_and_goes_on_where_it_stopped(two_rows, tmp_path):
+def test_the_command_prints_one_table_and_goes_on_where_it_stopped(
+    two_rows, tmp_path, monkeypatch
+):
     folders = [draw_images(tmp_path / name, 8, seed=i) for i, name in enumerate("abcd")]
     names = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
     places = [word for n, path in zip(names, folders, strict=True) for word in (f"--{n}", path)]
     out = tmp_path / "out"
     script = load_script("ablate_attention")
+    monkeypatch.setattr(script, "ENGINE", Engine("dpmpp", 1, 4, 4, level_convention="aligned"))
     result = succeed(script, *SMALL, *places, "--out_dir", out)
     rows = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row.name for row in ablation.ROWS]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference_weights import draw, load_drawn_weights
 
-from guided_diffusion import checkpoint
+from guided_diffusion import checkpoint, domains
 from guided_diffusion.flags import UserError, defaults
 from guided_diffusion.options import DiffusionOptions, ModelOptions
 from guided_diffusion.script_util import (
@@ -72,7 +72,7 @@ def run_folder(tmp_path):
 
 
 def test_a_run_folder_gives_the_longest_average_of_its_newest_whole_step(run_folder):
-    domain = checkpoint.load_domain(run_folder)
+    domain = domains.load_domain(run_folder)
     assert domain.origin == run_folder / "ema_0.9999_001000.pt"
     assert scale_of(domain) == 5
     assert domain.label == "polyp"
@@ -103,11 +103,11 @@ def test_the_newest_weights_are_known_by_number(tmp_path, files, newest):
 def test_a_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "opt000100.pt").touch()
     with pytest.raises(UserError, match=f"{tmp_path}: expected a training run with modelNNNNNN.pt"):
-        checkpoint.load_domain(tmp_path)
+        domains.load_domain(tmp_path)
 
 
 def test_a_file_is_loaded_with_the_args_beside_it_and_ready_for_use(run_folder):
-    domain = checkpoint.load_domain(str(run_folder / "model000900.pt"), label="source")
+    domain = domains.load_domain(str(run_folder / "model000900.pt"), label="source")
     assert (scale_of(domain), domain.label) == (1, "source")
     assert domain.diffusion.num_timesteps == 40
     assert not domain.model.training and domain.device == torch.device("cpu")
@@ -117,7 +117,7 @@ def test_a_file_is_loaded_with_the_args_beside_it_and_ready_for_use(run_folder):
 
 
 def test_given_flags_go_before_those_of_the_training(run_folder):
-    domain = checkpoint.load_domain(
+    domain = domains.load_domain(
         run_folder, {"timestep_respacing": "10"}, assumed={"image_size": 999}
     )
     assert domain.diffusion.num_timesteps == 10
@@ -126,7 +126,7 @@ def test_given_flags_go_before_those_of_the_training(run_folder):
 
 def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, tmp_path):
     with pytest.raises(UserError, match="those of image_train and of super_res_train$"):
-        checkpoint.load_domain(run_folder, kind=checkpoint.SUPER_RES)
+        domains.load_domain(run_folder, kind=domains.SUPER_RES)
     args = {name: value for name, value in FLAGS.items() if name != "image_size"}
     args |= sr_model_and_diffusion_defaults() | args | {"large_size": 16, "small_size": 8}
     model, _ = sr_create_model_and_diffusion(**args)
@@ -134,17 +134,17 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
     record = {"script": "super_res_train", "args": args}
     (tmp_path / "args.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="those of super_res_train and of image_train$"):
-        checkpoint.load_domain(tmp_path)
+        domains.load_domain(tmp_path)
     with pytest.raises(UserError, match=r"and of classifier_train \(check --classifier_path\)$"):
-        checkpoint.load_classifier(tmp_path)
-    domain = checkpoint.load_domain(tmp_path, {"small_size": 4}, kind=checkpoint.SUPER_RES)
+        domains.load_classifier(tmp_path)
+    domain = domains.load_domain(tmp_path, {"small_size": 4}, kind=domains.SUPER_RES)
     assert isinstance(domain.model, SuperResModel) and not domain.model.training
     assert domain.args == args | {"small_size": 4, "sigma_small": False}
 
 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):
     path = save(tmp_path / "model.pt")
-    domain = checkpoint.load_domain(path, assumed=FLAGS | {"amount": 10})
+    domain = domains.load_domain(path, assumed=FLAGS | {"amount": 10})
     assert domain.args == defaults(ModelOptions, DiffusionOptions) | FLAGS
     assert f"{path}: no args.json beside it" in recorder.text
     for part in ("--num_channels 32", "--channel_mult '1,1'", "--learn_sigma False"):
@@ -153,14 +153,14 @@ def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_pa
 
 
 def test_a_file_with_args_assumes_nothing(run_folder, recorder):
-    checkpoint.load_domain(run_folder)
+    domains.load_domain(run_folder)
     assert recorder.lines == []
 
 
 def test_broken_args_are_refused(run_folder):
     (run_folder / "args.json").write_text("{")
     with pytest.raises(UserError, match="args.json: expected JSON"):
-        checkpoint.load_domain(run_folder)
+        domains.load_domain(run_folder)
 
 
 def damaged(tmp_path, content):
@@ -212,14 +212,14 @@ def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path):
     made = tmp_path / "made"
     path = damaged(tmp_path, {"a": Payload(made)})
     with pytest.raises(UserError, match=r"bad\.pt: .*could run code") as refused:
-        checkpoint.load_domain(path, assumed=FLAGS)
+        domains.load_domain(path, assumed=FLAGS)
     assert "weights_only" not in str(refused.value)
     assert not made.exists()
     torch.load(path, weights_only=False)
     assert made.exists()  # the code would have run
 
 
-@pytest.mark.parametrize("load", [checkpoint.load_domain, checkpoint.load_state])
+@pytest.mark.parametrize("load", [domains.load_domain, checkpoint.load_state])
 def test_a_missing_file_is_refused_by_name(tmp_path, load):
     with pytest.raises(UserError, match=r"no\.pt: (no such|expected a) checkpoint"):
         load(tmp_path / "no.pt")
@@ -260,7 +260,7 @@ def test_shapes_of_the_first_difference_are_told(tmp_path):
         r"the file holds \(256, 64\) \(check --num_channels\)"
     )
     with pytest.raises(UserError, match=expected):
-        checkpoint.load_domain(path, assumed=FLAGS)
+        domains.load_domain(path, assumed=FLAGS)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_weights_of_another_network_leave_the_model_alone(tmp_path):
 @pytest.mark.parametrize("use_fp16", [False, True])
 def test_a_half_precision_checkpoint_runs_in_float32_on_a_cpu(tmp_path, use_fp16):
     path = save(tmp_path / "half.pt", model=network().half())
-    domain = checkpoint.load_domain(path, assumed=FLAGS | {"use_fp16": use_fp16})
+    domain = domains.load_domain(path, assumed=FLAGS | {"use_fp16": use_fp16})
     assert {p.dtype for p in domain.model.parameters()} == {torch.float32}
     x, t = draw(0, 1, 3, 16, 16), torch.tensor([3])
     out = domain.model(x, t)
@@ -316,7 +316,7 @@ def test_a_saved_state_is_whole_or_absent(tmp_path, monkeypatch):
 
 
 def test_a_domain_without_parameters_is_on_the_cpu(tmp_path):
-    domain = checkpoint.Domain(torch.nn.Identity(), None, "toy", tmp_path, {})
+    domain = domains.Domain(torch.nn.Identity(), None, "toy", tmp_path, {})
     assert domain.device == torch.device("cpu")
 
 
@@ -341,7 +341,7 @@ def test_a_run_of_half_precision_weights_is_a_domain_in_float32_on_the_cpu(tmp_p
     half = network()
     half.convert_to_fp16()
     save(tmp_path / "model000001.pt", model=half)
-    model = checkpoint.load_domain(tmp_path).model
+    model = domains.load_domain(tmp_path).model
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model(draw(0, 1, 3, 16, 16), torch.tensor([3])).isfinite().all()
 

@@ -6,8 +6,8 @@ import pytest
 from cli import TINY_MODEL, call, snapshot, succeed
 
 from guided_diffusion import published
-from guided_diffusion.options import PRESETS
 from guided_diffusion.quality import engines
+from guided_diffusion.translation_options import PRESETS
 
 KEYS = {"measurement", "against", "rows", "extrapolated", "matmul_peak", "device", "threads",
         "seconds", "torch", "numpy", "python", "guided_diffusion"}  # fmt: skip

@@ -5,7 +5,8 @@ import torch
 from cli import DRAWING, SEQUENCES, call, command, launch, read_csv, succeed
 
 from guided_diffusion import attention
-from guided_diffusion.checkpoint import load_domain, load_state
+from guided_diffusion.checkpoint import load_state
+from guided_diffusion.domains import load_domain
 
 HYBRID = "--attention_kind hybrid --attention_window 3 --max_steps 4 --sample_interval 0".split()
 BLEND = "middle_block.1.attention.blend"

@@ -19,7 +19,7 @@ from cli import (
 )
 
 from guided_diffusion import synthetic_datasets, walks
-from guided_diffusion.checkpoint import POINTS, load_domain
+from guided_diffusion.domains import POINTS, load_domain
 from guided_diffusion.synthetic_datasets import Synthetic2DType
 
 TRAIN, SAMPLE = "synthetic_train", "synthetic_sample"

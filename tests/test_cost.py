@@ -7,9 +7,9 @@ from toy_domains import ReferenceSource, ReferenceTarget, domain
 
 from guided_diffusion import bridge, cost
 from guided_diffusion.bridge import Recipe
-from guided_diffusion.checkpoint import IMAGE
+from guided_diffusion.domains import IMAGE
 from guided_diffusion.export import Exporter
-from guided_diffusion.options import PRESETS
+from guided_diffusion.translation_options import PRESETS
 from guided_diffusion.walks import Engine, Predictor, decode
 
 AMOUNT, STEPS = 4, 40

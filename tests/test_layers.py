@@ -8,15 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-flags options tool_options synthetic_options stages demo
-log_formats logger dist_util dealing run
+flags options translation_options tool_options synthetic_options stages demo
+log_formats logger dist_util dealing run execution
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 group_norm nn windows attention torso unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
-network_flags script_util signs checkpoint convert
+network_flags script_util signs checkpoint domains convert
 guidance
-fine_tune fp16_util resume train_util train_run classifier_util
+fine_tune fp16_util resume loop_log train_util train_run classifier_util
 depth fourier_trans soft_labels
 walks
 bridge synthetic_bridge

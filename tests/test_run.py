@@ -171,14 +171,6 @@ def test_noise_follows_dtype_seed_and_is_standard_normal():
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
-)
-def test_autocast_follows_the_precision(precision, dtype):
-    with run.autocast(torch.device("cpu"), precision):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-
-
 @pytest.mark.parametrize("error", [UserError, MissingExtraError])
 def test_a_user_error_becomes_one_line_and_code_2(capsys, error):
     @run.command
@@ -267,58 +259,6 @@ def test_paths_may_be_text(tmp_path):
     with run.atomic_write(str(tmp_path / "file"), "w") as file:
         file.write("x")
     assert Path(tmp_path / "file").read_text() == "x"
-
-
-@pytest.mark.parametrize(
-    ("amx", "avx", "expected"), [(0, 0, "fp32"), (0, 1, "bf16"), (1, 0, "bf16")]
-)
-def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, amx, avx, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx), raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx), raising=False)
-    assert run.settle_precision("auto", torch.device("cpu")) == expected
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_named_precision_stays(precision):
-    assert run.settle_precision(precision, torch.device("cpu")) == precision
-
-
-def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.SiLU())
-    x, keys = torch.ones(4, 3), list(module.state_dict())
-    expected = module(x)
-    assert run.compiled(module, False) is module and module._compiled_call_impl is None
-    assert run.compiled(module, True) is module and module._compiled_call_impl is not None
-    assert list(module.state_dict()) == keys and type(module) is torch.nn.Sequential
-    torch.testing.assert_close(module(x), expected)
-
-
-@pytest.mark.parametrize("variable", ["", "no-such-compiler -O3"])
-def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("CXX", variable)
-    module = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match=r"--compile: expected a C\+\+ compiler, found no "):
-        run.compiled(module, True)
-    assert module._compiled_call_impl is None
-    assert run.compiled(module, False) is module
-
-
-class Library:
-    """A C library; that of GNU has mallopt, others have not."""
-
-    def __init__(self, calls):
-        self.mallopt = lambda *call: calls.append(call)
-
-
-def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
-    run.keep_memory()
-    calls = []
-    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: Library(calls))
-    run.keep_memory()
-    assert calls == [(-1, -1), (-4, 0)]
-    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: object())
-    run.keep_memory()
 
 
 def test_a_reserved_file_has_its_size(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guided_diffusion import bridge, synthetic_bridge, walks
-from guided_diffusion.checkpoint import Domain
+from guided_diffusion.domains import Domain
 from guided_diffusion.flags import UserError
 from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults_2d
 

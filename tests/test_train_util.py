@@ -13,6 +13,7 @@ from guided_diffusion import checkpoint, fp16_util, logger, train_util
 from guided_diffusion.checkpoint import load_state
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import load_data
+from guided_diffusion.loop_log import open_loop_log
 from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler, UniformSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint
@@ -132,16 +133,16 @@ def test_a_killed_run_goes_on_bit_for_bit(make, tmp_path, network, changes):
 
 
 @pytest.mark.parametrize("changes", [
-    {"sampler": LossSecondMomentResampler,
+    {"sampler": LossSecondMomentResampler, "save_interval": 12, "batch_size": 6,
      "network": {"diffusion_steps": 2, "noise_schedule": "cosine"}},
-    {"network": {"use_fp16": True}, "fp16_scale_growth": 0.5},
+    {"network": {"use_fp16": True}, "fp16_scale_growth": 0.5, "save_interval": 2, "batch_size": 1},
 ])  # fmt: skip
 def test_a_killed_run_remembers_losses_and_loss_scale(make, changes):
-    common = {"save_interval": 12, "batch_size": 6, **changes}
-    whole = advance(make("whole", **common), 14)
-    advance(make("killed", **common), 13)
-    resumed = advance(make("killed", **common), 14)
-    assert resumed.resume_step == 12
+    saved = changes["save_interval"]
+    whole = advance(make("whole", **changes), saved + 2)
+    advance(make("killed", **changes), saved + 1)
+    resumed = advance(make("killed", **changes), saved + 2)
+    assert resumed.resume_step == saved
     state = whole.schedule_sampler.state_dict()
     assert all(counts.all() for counts in state.values())
     assert equal(state.values(), resumed.schedule_sampler.state_dict().values())
@@ -673,7 +674,7 @@ def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorde
 
 
 def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
-    train_util.open_loop_log(tmp_path)
+    open_loop_log(tmp_path)
     logger.log("hello")
     logger.logkv("a", 1)
     logger.dumpkvs()
@@ -694,7 +695,7 @@ def test_a_further_rank_logs_to_files_of_its_own_or_not_at_all(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
     monkeypatch.setattr(train_util.dist_util, "rank", lambda: 1)
-    train_util.open_loop_log(tmp_path, together=together)
+    open_loop_log(tmp_path, together=together)
     logger.log("hello")
     logger.reset()
     assert files_of(tmp_path) == files and capsys.readouterr().out == ""

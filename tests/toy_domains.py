@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion.checkpoint import Domain
+from guided_diffusion.domains import Domain
 from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults
 
 

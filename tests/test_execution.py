@@ -1,0 +1,50 @@
+"""Execution: precision and compilation."""
+
+import pytest
+import torch
+
+from guided_diffusion import execution
+from guided_diffusion.flags import UserError
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_autocast_follows_the_precision(precision, dtype):
+    with execution.autocast(torch.device("cpu"), precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx", "expected"), [(0, 0, "fp32"), (0, 1, "bf16"), (1, 0, "bf16")]
+)
+def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, amx, avx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx), raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx), raising=False)
+    assert execution.settle_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_named_precision_stays(precision):
+    assert execution.settle_precision(precision, torch.device("cpu")) == precision
+
+
+def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.SiLU())
+    x, keys = torch.ones(4, 3), list(module.state_dict())
+    expected = module(x)
+    assert execution.compiled(module, False) is module and module._compiled_call_impl is None
+    assert execution.compiled(module, True) is module and module._compiled_call_impl is not None
+    assert list(module.state_dict()) == keys and type(module) is torch.nn.Sequential
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("variable", ["", "no-such-compiler -O3"])
+def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", variable)
+    module = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match=r"--compile: expected a C\+\+ compiler, found no "):
+        execution.compiled(module, True)
+    assert module._compiled_call_impl is None
+    assert execution.compiled(module, False) is module
