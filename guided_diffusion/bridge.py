@@ -75,6 +75,9 @@ class Sequences:
         todo: indices into `files` that the ranks together are to do; None: all.
         watch: as in `encode` and `decode`.
 
+    Attributes:
+        decoded: how many sequences this rank has made; a batch is made before its first is given.
+
     Raises:
         UserError: if the two domains, the recipe and the images cannot work together.
     """
@@ -98,6 +101,12 @@ class Sequences:
         self.decoder = Predictor(target, recipe.engine, "local")
         self.files, self.recipe, self.watch = files, recipe, watch
         self.todo = range(len(files)) if todo is None else todo
+        self.decoded = 0
+
+    @property
+    def forwards(self) -> int:
+        """How many images have gone through the two networks on this rank."""
+        return self.encoder.forwards + self.decoder.forwards
 
     def __len__(self) -> int:
         return len(self.todo)
@@ -120,6 +129,7 @@ class Sequences:
         _refuse_infinite(self.source, latents)
         images = walks.decode(self.decoder, th.cat(latents), flat, engine, self.watch)
         _refuse_infinite(self.target, images)
+        self.decoded += len(batch)
         per_image = images.split(recipe.amount)
         for index, tile, d, states, decoded in zip(
             batch, tiles, chosen, latents, per_image, strict=True

@@ -183,13 +183,18 @@ def _averaged_files(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(order, reverse=True)]
 
 
-def weights_file(path: Path) -> Path:
+def weights_file(path: Path, flag: str = "") -> Path:
     """Return a checkpoint file itself, or the newest weights of a training run folder.
+
+    Args:
+        path: of either.
+        flag: that names it, for the message.
 
     Raises:
         UserError: if there is none.
     """
     if not path.exists():
-        raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
+        place = f"--{flag}: {path}" if flag else path
+        raise UserError(f"{place}: expected a checkpoint or a training run folder, found nothing")
     # Asked once: a training beside us may save between the questions of two ranks.
     return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path

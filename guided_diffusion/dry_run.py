@@ -33,7 +33,7 @@ def _lines(generation: Generation) -> Iterator[str]:
     yield f"FLOPs      {' and '.join(per_forward)} per forward, {about}{readable(total, 'FLOP')}"
     sizes = (sum(getattr(job, f"{kind}_bytes") for job in jobs) for kind in ("array", "picture"))
     arrays, pictures = (readable(size, "B") for size in sizes)
-    yield f"disk       {arrays} of arrays, about {pictures} of pictures"
+    yield f"disk       {arrays} of arrays, about {pictures} of pictures, in all"
     seconds = sum(job.seconds() for job in jobs) / ranks
     yield (f"time       about {duration(seconds)} on this machine with {ranks} "
            f"rank{'s' * (ranks > 1)}, by {TIMED} forwards of each network")  # fmt: skip

@@ -30,7 +30,7 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     Raises:
         UserError: if the file is damaged or of another network.
     """
-    file = checkpoint.weights_file(Path(path))
+    file = checkpoint.weights_file(Path(path), "init_checkpoint")
     record = file.with_name("args.json")
     recorded = run.read_args(record)["args"] if record.exists() else None
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from . import cost, dist_util, run
-from .bridge import ImageSequence, Sequences
+from .bridge import Sequences
 
 
 class Pace:
@@ -23,21 +23,25 @@ class Pace:
         self.made, self.passed = dist_util.Counter(), dist_util.Counter()
         self.bar = run.progress((), total=self.planned, unit="forward", unit_scale=True)
         self.start = time.monotonic()
+        self.seen: dict[int, tuple[int, int]] = {}  # forwards and sequences of each part
 
     @staticmethod
     def _plan(part: Sequences) -> int:
         return cost.forwards(part.source.diffusion, part.target.diffusion, part.recipe).total
 
-    def after(self, part: Sequences, sequence: ImageSequence) -> dict[str, float]:
-        """Count a finished sequence, and return what the log says of the run.
+    def after(self, part: Sequences) -> dict[str, float]:
+        """Count what this rank has made since the last call, and return what the log says.
+
+        Args:
+            part: the sequences that it works on.
 
         Returns:
             `forwards` done, `forwards_left` and `minutes_left`, of all ranks together.
         """
-        engine, depths = part.recipe.engine, sequence.depths.values
-        decoding = cost.decoding_forwards(part.target.diffusion, engine, depths)
-        encoding = cost.forwards(part.source.diffusion, part.target.diffusion, part.recipe).encoding
-        made, passed = self.made.add(encoding + decoding), self.passed.add(self._plan(part))
+        before = self.seen.get(id(part), (0, 0))
+        self.seen[id(part)] = now = (part.forwards, part.decoded)
+        made = self.made.add(now[0] - before[0])
+        passed = self.passed.add((now[1] - before[1]) * self._plan(part))
         left = round((self.planned - passed) * made / passed)
         self.bar.total = made + left
         self.bar.update(made - self.bar.n)

@@ -92,7 +92,8 @@ def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Ima
     each = max(1, sequences // len(directions))
     shown = [line for lines in directions for line in lines[:each]]
     tiles = [[read_tile(folder / row["file_name"]) for row in line] for line in shown]
-    captions = [[_caption(row) for row in line] for line in shown]
+    several = len(directions) > 1
+    captions = [[_caption(row, named=several) for row in line] for line in shown]
     return grid(tiles, captions, scale_of(tiles[0][0]))
 
 
@@ -179,6 +180,7 @@ def read_tile(path: Path) -> np.ndarray:
     return tile if tile.ndim == 3 else tile[..., None]
 
 
-def _caption(row: Row) -> str:
-    share = float(row[f"label_{row['target']}"])
-    return f"{row['source']}" if row["step"] == "0" else f"{share:.2f}  d{row['depth']}"
+def _caption(row: Row, named: bool = False) -> str:
+    share = f"{float(row['label_' + row['target']]):.2f}"
+    share = f"{row['target'][:9]} {share}" if named else share
+    return f"{row['source']}" if row["step"] == "0" else f"{share}  d{row['depth']}"

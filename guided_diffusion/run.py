@@ -12,15 +12,16 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
 import torch as th
 from numpy.lib.format import open_memmap
 
-from . import dist_util, logger
+from . import dist_util, flags, logger
 from .flags import UserError
 
 VERSION = "0.1.0"
@@ -63,9 +64,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def default_folder(name: str, args: dict[str, Any], free: set[str]) -> Path:
-    """Return results/<name>_<digest of the flags that are not free>: a folder for each choice."""
-    fixed = {flag: value for flag, value in args.items() if flag not in free}
+def default_folder(
+    name: str, args: dict[str, Any], free: set[str], groups: Sequence[type]
+) -> Path:
+    """Return results/<name>_<digest of the flags that decide>: a folder for each choice.
+
+    Flags at the defaults of their groups have no part in it: a flag more changes no folder.
+    """
+    defaults = flags.defaults(*groups)
+    fixed = {
+        flag: value
+        for flag, value in args.items()
+        if flag not in free and (flag not in defaults or value != defaults[flag])
+    }
     return Path("results") / f"{name}_{fingerprint(fixed)}"
 
 
@@ -74,7 +85,13 @@ def fingerprint(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+def claim(
+    folder: Path,
+    script: str,
+    args: dict[str, Any],
+    free: set[str],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Make a run folder ours: write `args.json`, or check that it asks for the same.
 
     Call it when nothing can go wrong any more, so that a mistake leaves no folder behind.
@@ -84,13 +101,14 @@ def claim(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> No
         script: name of the command.
         args: its flags.
         free: names of flags that may differ when a run is continued.
+        defaults: what a record means that is older than a flag.
 
     Raises:
         UserError: if the folder holds a run of other flags, naming each difference.
     """
     record = {"script": script, "args": args, "versions": versions()}
     make_folder(folder)
-    refuse_other_run(folder, script, args, free)
+    refuse_other_run(folder, script, args, free, defaults)
     dist_util.once(lambda: _remove_partial_files(folder))
     dist_util.once(lambda: _write_record(folder / "args.json", record))
 
@@ -185,7 +203,13 @@ def _make(folder: Path, flag: str) -> None:
         ) from None
 
 
-def refuse_other_run(folder: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+def refuse_other_run(
+    folder: Path,
+    script: str,
+    args: dict[str, Any],
+    free: set[str],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Stop if a folder holds a run of other flags; writes nothing.
 
     Args:
@@ -193,22 +217,25 @@ def refuse_other_run(folder: Path, script: str, args: dict[str, Any], free: set[
         script: name of the command.
         args: its flags.
         free: names of flags that may differ when a run is continued.
+        defaults: what a record means that is older than a flag.
 
     Raises:
         UserError: naming each difference.
     """
     if (folder / "args.json").exists():
-        _refuse_differences(folder / "args.json", script, args, free)
+        _refuse_differences(folder / "args.json", script, args, free, defaults)
 
 
-def _refuse_differences(path: Path, script: str, args: dict[str, Any], free: set[str]) -> None:
+def _refuse_differences(
+    path: Path, script: str, args: dict[str, Any], free: set[str], defaults: Mapping[str, Any]
+) -> None:
     record = read_args(path)
     if record.get("script") != script:
         raise UserError(
             f"--out_dir: {path.parent} holds a run of {record.get('script')!r}, not of {script!r}; "
             "choose another folder"
         )
-    before = record["args"]
+    before = {**defaults, **record["args"]}
     differing = [
         f"--{name} was {before[name]!r}, is {args[name]!r}"
         for name in args

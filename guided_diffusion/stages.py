@@ -60,6 +60,8 @@ class Plan:
         Raises:
             UserError: if the flags do not go together, or a name cannot stand in files.
         """
+        if args.pairs == "all" and not args.stages:
+            raise UserError("--pairs: expected together with --stages, got all without it")
         stages = _listed(args, given) if args.stages else _two(args)
         last = len(stages) if args.pairs == "all" else 1
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
@@ -74,6 +76,11 @@ def _two(args: argparse.Namespace) -> list[Stage]:
     if args.target_data_dir and not args.bidirectional:
         raise UserError(
             "--target_data_dir: expected together with --bidirectional True, got it alone"
+        )
+    if args.bidirectional and not args.target_data_dir:
+        raise UserError(
+            "--bidirectional: expected together with --target_data_dir, the images that the way "
+            "back starts from, got none"
         )
     return [
         Stage(
@@ -94,7 +101,7 @@ def _listed(args: argparse.Namespace, given: Set[str]) -> list[Stage]:
     if not args.data_dir:
         raise UserError("--data_dir: expected a folder with a subfolder of images for each of "
                         "--stages, got none")  # fmt: skip
-    parts = [part.partition("=") for part in args.stages.split(",")]
+    parts = [part.strip().partition("=") for part in args.stages.split(",")]
     names = [name for name, _, _ in parts]
     if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
         raise UserError(

@@ -24,7 +24,7 @@ from .resample import create_named_schedule_sampler
 from .script_util import create_gaussian_diffusion
 from .train_util import TrainLoop, refuse_flags
 
-Identity = tuple[Path, str, dict[str, Any], set[str]]
+Identity = tuple[Path, str, dict[str, Any], set[str], dict[str, Any]]
 
 PER_STEP = "batch_size x processes"
 _LOOP_FLAGS = (
@@ -83,7 +83,8 @@ def join(
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
-    identity = (Path(folder), script, asked, flags.free_flags(*groups) | {"batch_size"} | free)
+    free = flags.free_flags(*groups) | {"batch_size"} | free
+    identity = (Path(folder), script, asked, free, flags.defaults(*groups))
     run.refuse_other_run(*identity)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.

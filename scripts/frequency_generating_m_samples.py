@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion import demo, dist_util, dry_run, execution, flags, logger, options, run
+from guided_diffusion.checkpoint import weights_file
 from guided_diffusion.domains import Domain, load_domain
 from guided_diffusion.flags import args_to_dict
 from guided_diffusion.generation import Generation
@@ -23,6 +24,7 @@ from guided_diffusion.translation_options import SequenceOptions, apply_preset
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
 GROUPS = (SequenceOptions, options.RunOptions, *NETWORK)
+DEFAULTS, DEFAULTS_OF_MODELS = flags.defaults(*GROUPS), flags.defaults(*NETWORK)
 # Encoding and decoding draw nothing; models are known by their digests, not by their places.
 FREE = flags.free_flags(*GROUPS) | {"seed", "source_model", "target_model", "stages"}
 
@@ -41,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     dist_util.setup_dist(args.device)
     asked = dict(vars(args))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    out_dir = Path(args.out_dir or run.default_folder(plan.name, asked, FREE))
+    out_dir = Path(args.out_dir or run.default_folder(plan.name, asked, FREE, GROUPS))
 
     # Check everything that can be wrong, before the first forward.
     domains = {stage.name: load(args, stage, given) for stage in plan.stages}
-    identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, domains), FREE)
+    models = {name: domain.args | {"sha256": domain.sha256} for name, domain in domains.items()}
+    older = record(DEFAULTS, plan, dict.fromkeys(models, DEFAULTS_OF_MODELS))
+    identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, models), FREE, older)
     run.refuse_other_run(*identity)
     generation = Generation(plan, domains, args, out_dir)
     dist_util.everywhere(generation.open_every_image)
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         direction.exporter.save(sequence)
         failed, depths = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": depths})
-        logger.logkvs(generation.where(direction) | pace.after(direction.sequences, sequence))
+        logger.logkvs(generation.where(direction) | pace.after(direction.sequences))
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
@@ -87,7 +91,8 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
     """Load the model of a stage; flags on the command line go before those of its training."""
-    own = args_to_dict(args, flags.defaults(*NETWORK))
+    weights_file(Path(stage.model), stage.key.replace(".", " "))
+    own = args_to_dict(args, DEFAULTS_OF_MODELS)
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | stage.assumed
     domain = load_domain(stage.model, override, stage.name, dist_util.dev(), assumed)
@@ -95,19 +100,19 @@ def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
     return domain
 
 
-def record(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> dict[str, Any]:
+def record(
+    asked: Mapping[str, Any], plan: Plan, models: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return what decides the files of a run: its own flags, and those that its models have."""
+    own = {name: value for name, value in asked.items() if name not in DEFAULTS_OF_MODELS}
+    # The text of --stages has places in it, which may change; the names may not.
+    names = {"stages.names": plan.name if asked["stages"] else ""}
     of_models = {
         f"{stage.key}.{name}": value
         for stage in plan.stages
-        for name, value in (
-            domains[stage.name].args | {"sha256": domains[stage.name].sha256}
-        ).items()
+        for name, value in models[stage.name].items()
     }
-    network = flags.defaults(*NETWORK)
-    own = {name: value for name, value in asked.items() if name not in network}
-    # The text of --stages has places in it, which may change; the names may not.
-    return own | of_models | ({"stages.names": plan.name} if asked["stages"] else {})
+    return own | names | of_models
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    out_dir = Path(args.out_dir or run.default_folder("class_translation", vars(args), FREE))
+    default = run.default_folder("class_translation", vars(args), FREE, GROUPS)
+    out_dir = Path(args.out_dir or default)
 
     # Check everything that can be wrong, before the first forward.
     items = class_translation.list_translations(args.val_dir, **args_to_dict(args, WHICH_FLAGS))

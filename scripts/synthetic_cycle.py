@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"cycle_{args.source}_{args.target}"
-    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free))
+    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free, GROUPS))
 
     # Load the models and claim the run folder.
     source, target = synthetic_bridge.load_pair(args, flags.given_flags(argv))
