@@ -162,8 +162,8 @@ class HybridAttention(nn.Module):
     """Attention between all positions, blended with attention inside windows.
 
     [N, 3 * H * D, T] -> [N, H * D, T], and no more parameters than H a priority: `blend`
-    [priorities, H] is the share of the windows in each head's result. Where no gradient is asked
-    for, a share of 0 or 1 in all heads saves the other kind of attention.
+    [priorities, H] is the share of the windows in each head's result, a free number. Where no
+    gradient is asked for, a share of exactly 0 or 1 in all heads saves the other kind of attention.
 
     Args:
         n_heads: H.
@@ -227,7 +227,8 @@ class HybridAttention(nn.Module):
         # Here rather than in every forward: to read a share makes the host wait for the device.
         self._used = [(True, True)] * len(self.priorities)
         if not self.blend.is_meta:
-            self._used = [(min(row) < 1, max(row) > 0) for row in self.blend.detach().tolist()]
+            rows = self.blend.detach().tolist()
+            self._used = [(any(s != 1 for s in row), any(s != 0 for s in row)) for row in rows]
 
     def train(self, mode: bool = True) -> "HybridAttention":
         """As any module's; the blend is looked at, see `forward`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from . import dist_util, run
@@ -21,10 +22,12 @@ from .image_files import (  # noqa: F401  (upstream's names of crops live here)
     AUGMENTS,
     augment_tile,
     center_crop_arr,
+    halved,
     list_image_files,
     load_tile,
     open_image,
     random_crop_arr,
+    scaled_side,
     to_model_range,
 )
 from .imagenet import get_image_filenames_for_label  # noqa: F401  (upstream's name lives here)
@@ -46,7 +49,9 @@ class ImageDataset(Dataset):
         in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
         augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
-        cache: keep decoded centre crops in memory.
+        cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
+            the pictures at less than twice the largest size that is cut from. A file that changes
+            on disk afterwards is not looked at again.
     """
 
     def __init__(
@@ -72,7 +77,8 @@ class ImageDataset(Dataset):
         self.augment = augment or ("flip" if random_flip else "none")
         if self.augment not in AUGMENTS:
             raise UserError(f"--augment: expected one of {AUGMENTS}, got {augment!r}")
-        self.cache: dict[int, np.ndarray] | None = {} if cache and not random_crop else None
+        self.cache: dict[int, np.ndarray] | None = {} if cache else None
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self.local_images)
@@ -84,7 +90,10 @@ class ImageDataset(Dataset):
 
     def tile(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """Return one augmented tile, [H, W, C] uint8, drawn with `rng` if at random."""
-        tile = self._random_crop(index, rng) if self.random_crop else self._centre_crop(index)
+        tile = self._source(index)
+        if self.random_crop:
+            tile = random_crop_arr(Image.fromarray(tile), self.resolution, rng=rng)
+            tile = tile.reshape(self.resolution, self.resolution, self.in_channels)
         return augment_tile(tile, self.augment, rng)
 
     def batch(
@@ -109,7 +118,7 @@ class ImageDataset(Dataset):
             UserError: on every rank, for a file that cannot be used.
         """
         if self.cache is not None:
-            dist_util.everywhere(lambda: [self._centre_crop(index) for index in range(len(self))])
+            dist_util.everywhere(lambda: [self._source(index).size for index in range(len(self))])
             return
         mine = self.local_images[dist_util.rank() :: dist_util.world_size()]
         files = run.progress(mine, desc="checking", unit="image", leave=False)
@@ -124,18 +133,21 @@ class ImageDataset(Dataset):
             found["filepath"] = self.local_filepaths[index]
         return found
 
-    def _random_crop(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        image = open_image(self.local_images[index], self.in_channels)
-        tile = random_crop_arr(image, self.resolution, rng=rng)
-        return tile.reshape(self.resolution, self.resolution, self.in_channels)
-
-    def _centre_crop(self, index: int) -> np.ndarray:
+    def _source(self, index: int) -> np.ndarray:
+        """What the tiles of an image are made from: its centre crop, or the picture to cut from."""
         if self.cache is not None and index in self.cache:
             return self.cache[index]
-        tile = load_tile(self.local_images[index], self.resolution, self.in_channels)
-        if self.cache is not None:
-            self.cache[index] = tile
-        return tile
+        array = self._read(self.local_images[index])
+        if self.cache is not None and self._cached_bytes + array.nbytes <= CACHE_BYTES:
+            self.cache[index] = array
+            self._cached_bytes += array.nbytes
+        return array
+
+    def _read(self, path: str) -> np.ndarray:
+        if not self.random_crop:
+            return load_tile(path, self.resolution, self.in_channels)
+        picture = open_image(path, self.in_channels)
+        return np.array(halved(picture, scaled_side(self.resolution)))
 
 
 CACHE_BYTES = 2**30
@@ -181,6 +193,7 @@ def load_data(
             so that a broken one shows before the first step.
     """
     files = list_image_files(data_dir)
+    side = 2 * scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
         files,
@@ -189,7 +202,7 @@ def load_data(
         random_flip=random_flip,
         in_channels=in_channels,
         augment=augment,
-        cache=len(files) * image_size**2 * in_channels <= CACHE_BYTES,
+        cache=len(files) * side**2 * in_channels <= CACHE_BYTES,
     )
     dataset.check()
     return _batches(dataset, batch_size, deterministic, seed, start_step)

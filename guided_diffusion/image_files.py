@@ -127,16 +127,30 @@ def random_crop_arr(
 ) -> np.ndarray:
     """Resize so that a square of `image_size` covers a random fraction, and cut one at random."""
     rng = rng or np.random.default_rng()
-    smallest, largest = (int(np.ceil(image_size / f)) for f in (max_crop_frac, min_crop_frac))
+    smallest, largest = (scaled_side(image_size, f) for f in (max_crop_frac, min_crop_frac))
     array = _resize_short_side(pil_image, int(rng.integers(smallest, largest + 1)))
     top, left = (int(rng.integers(side - image_size + 1)) for side in array.shape[:2])
     return array[top : top + image_size, left : left + image_size]
 
 
-def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
-    # Halving by box filter first, then bicubic, keeps large photographs free of aliasing.
+def scaled_side(image_size: int, crop_frac: float = 0.8) -> int:
+    """Return the short side of which a square of `image_size` is this fraction, or nearly."""
+    return int(np.ceil(image_size / crop_frac))
+
+
+def halved(image: Image.Image, target: int) -> Image.Image:
+    """Halve a picture while its short side is at least twice the target.
+
+    To halve for one target, and then for a smaller one, is the same as for the smaller one at once.
+    """
     while min(image.size) >= 2 * target:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
+def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
+    # Halving by box filter first, then bicubic, keeps large photographs free of aliasing.
+    image = halved(image, target)
     scale = target / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return np.array(image.resize(size, Image.Resampling.BICUBIC))

@@ -94,6 +94,16 @@ def test_every_head_has_a_share_of_its_own():
     torch.testing.assert_close(block(qkv, (4, 5)), attention.merge_heads(expected))
 
 
+@pytest.mark.parametrize("shares", [(-0.3, -0.2), (0.0, -0.2), (1.3, 1.2), (1.0, 1.2), (0.0, 1.0)])
+def test_learned_shares_count_the_same_with_and_without_gradients(shares):
+    block = HybridAttention(2, "legacy", 2, False, "global")
+    block.load_state_dict({"blend": torch.tensor([shares])})
+    qkv = torch.randn(1, 24, 16)
+    learning = block.eval()(qkv, (4, 4)).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(block(qkv, (4, 4)), learning)
+
+
 def test_both_priorities_are_one_network_with_two_sets_of_weights():
     model, x = hybrid("both"), pictures()
     assert attention.priorities_of(model) == ("global", "local")

@@ -286,14 +286,66 @@ def test_shards_part_the_files_and_their_labels(noise_folder):
 
 
 @pytest.mark.parametrize("random_crop", [False, True])
-def test_kept_tiles_equal_those_that_are_read_again(noise_folder, random_crop):
-    files = image_files.list_image_files(noise_folder)
-    kept, read = (ImageDataset(6, files, random_crop=random_crop, cache=c) for c in (True, False))
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("limit", [2**30, 200])  # all pictures, or but the first few
+def test_kept_tiles_equal_those_that_are_read_again(
+    tmp_path, monkeypatch, random_crop, channels, limit
+):
+    monkeypatch.setattr(image_datasets, "CACHE_BYTES", limit)
+    sides = [(6, 6), (7, 40), (16, 9), (61, 33), (8, 8)]
+    for index, (height, width) in enumerate(sides):
+        noise = np.random.default_rng(index).integers(256, size=(height, width, 4), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{index}.png")
+    files = image_files.list_image_files(tmp_path)
+    kept, read = (
+        ImageDataset(6, files, random_crop=random_crop, in_channels=channels, cache=c)
+        for c in (True, False)
+    )
     kept.check()
-    for _ in range(2):
-        for index in range(5):
-            tiles = [d.tile(index, np.random.default_rng(index)) for d in (kept, read)]
-            assert np.array_equal(*tiles)
+    for seed in range(8):
+        rngs = [[np.random.default_rng([seed, index]) for index in range(5)] for _ in range(2)]
+        batches = [d.batch(range(5), r)[0] for d, r in zip((kept, read), rngs, strict=True)]
+        assert torch.equal(*batches)
+
+    assert sum(array.nbytes for array in kept.cache.values()) <= limit
+    assert len(kept.cache) == 5 or limit == 200
+    assert not read.cache
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_random_crops_of_a_data_set_are_those_of_the_whole_picture(tmp_path, channels):
+    noise = np.random.default_rng(0).integers(256, size=(71, 95, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    dataset = ImageDataset(
+        8, [tmp_path / "a.png"], None, random_crop=True, in_channels=channels, augment="none"
+    )
+    picture = image_files.open_image(tmp_path / "a.png", channels)
+    for seed in range(20):
+        tile = dataset.tile(0, np.random.default_rng(seed))
+        whole = image_files.random_crop_arr(picture, 8, rng=np.random.default_rng(seed))
+        assert np.array_equal(tile, whole.reshape(8, 8, channels))
+
+
+@pytest.mark.parametrize("random_crop", [False, True])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_kept_file_is_not_looked_at_again(noise_folder, random_crop, cache):
+    files = image_files.list_image_files(noise_folder)
+    dataset = ImageDataset(6, files, random_crop=random_crop, cache=cache)
+    dataset.check()
+    before = dataset.tile(0, np.random.default_rng(0))
+    Image.new("RGB", (9, 9), "red").save(files[0], format="PNG")
+    after = dataset.tile(0, np.random.default_rng(0))
+    assert np.array_equal(before, after) == cache
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(5 * 6**2 * 3, (True, False)), (10, (False, False))])
+def test_training_data_is_kept_if_it_fits(noise_folder, monkeypatch, limit, kept):
+    seen = []
+    monkeypatch.setattr(image_datasets, "CACHE_BYTES", limit)
+    monkeypatch.setattr(ImageDataset, "check", lambda self: seen.append(self.cache is not None))
+    for random_crop in (False, True):
+        load_data(data_dir=str(noise_folder), batch_size=2, image_size=6, random_crop=random_crop)
+    assert tuple(seen) == kept
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
