@@ -55,24 +55,21 @@ class Generation:
         self, plan: Plan, domains: Mapping[str, Domain], args: argparse.Namespace, out_dir: Path
     ) -> None:
         self.out_dir, self.recipe = out_dir, Recipe.of(args)
-        names = [stage.name for stage in plan.stages]
-        starts = {source.name: source for source, _ in plan.pairs}.values()
+        starts = {source.name: source for source, _ in plan.pairs}
         files = {
-            stage.name: list_image_files(stage.data_dir, stage.flag)[: args.num_images or None]
-            for stage in starts
+            name: list_image_files(stage.data_dir, stage.flag)[: args.num_images or None]
+            for name, stage in starts.items()
         }
         self.directions = []
-        for pair in plan.pairs:
-            ends = [domains[stage.name] for stage in pair]
-            source, target = (stage.name for stage in pair)
-            sequences = Sequences(*ends, files[source], self.recipe, watch=run.inner_progress)
+        for names in ((source.name, target.name) for source, target in plan.pairs):
+            source, target = (domains[name] for name in names)
+            tiles = files[names[0]]
+            sequences = Sequences(source, target, tiles, self.recipe, watch=run.inner_progress)
             exporter = Exporter(
-                out_dir / folder_name(source, target), (source, target), self.recipe,
-                len(files[source]), save_npy=args.save_npy, save_latents=args.save_latents,
-                part=dist_util.rank(), stages=names, provenance={
-                    f"{role}_model": str(domain.origin)
-                    for role, domain in zip(("source", "target"), ends, strict=True)
-                },
+                out_dir / folder_name(*names), names, self.recipe, len(tiles),
+                save_npy=args.save_npy, save_latents=args.save_latents, part=dist_util.rank(),
+                provenance={"source_model": str(source.origin), "target_model": str(target.origin)},
+                stages=[stage.name for stage in plan.stages],
             )  # fmt: skip
             self.directions.append(Direction(sequences, exporter))
 

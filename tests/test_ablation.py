@@ -1,6 +1,8 @@
 """The ablation of attention: what is trained, what is measured, and the whole command."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +87,11 @@ def two_rows(monkeypatch):
     monkeypatch.setattr(ablation, "ROWS", (ablation.ROWS[0], ablation.ROWS[-1]))
 
 
+def no_pool(jobs):
+    """Stand in for a pool of threads: the work is done at once, by the caller."""
+    return contextlib.nullcontext(SimpleNamespace(map=map))
+
+
 def test_the_command_prints_one_table_and_goes_on_where_it_stopped(
     two_rows, tmp_path, monkeypatch
 ):
@@ -94,6 +101,8 @@ def test_the_command_prints_one_table_and_goes_on_where_it_stopped(
     out = tmp_path / "out"
     script = load_script("ablate_attention")
     monkeypatch.setattr(script, "ENGINE", Engine("dpmpp", 1, 4, 4, level_convention="aligned"))
+    monkeypatch.setattr(script, "ThreadPoolExecutor", no_pool)
+    monkeypatch.setattr(script, "command", succeed)  # spares the start of four processes
     result = succeed(script, *SMALL, *places, "--out_dir", out)
     rows = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row.name for row in ablation.ROWS]

@@ -19,7 +19,7 @@ from cli import (
     succeed,
 )
 
-from guided_diffusion import checkpoint, export, walks
+from guided_diffusion import checkpoint, domains, export, walks
 
 AMOUNT = 3
 ENDS = (("0", "1", 3), ("1", "0", 2))  # source, target, sequences
@@ -132,8 +132,8 @@ def test_the_page_shows_every_picture_of_both_directions_and_nothing_from_elsewh
 
 def test_models_and_their_digests_are_read_once(flags, tmp_path, monkeypatch):
     read = []
-    digest, load = checkpoint.digest, checkpoint.load_state
-    monkeypatch.setattr(checkpoint, "digest", lambda path: read.append(path) or digest(path))
+    digest, load = domains.digest, checkpoint.load_state
+    monkeypatch.setattr(domains, "digest", lambda path: read.append(path) or digest(path))
     monkeypatch.setattr(checkpoint, "load_state", lambda path: read.append(path) or load(path))
     succeed(SEQUENCES, *flags, "--num_images", 1, "--out_dir", tmp_path)
     assert len(read) == 4 and len(set(read)) == 2
