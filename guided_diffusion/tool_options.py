@@ -104,15 +104,21 @@ class AblationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
-    """Comparing engines."""
+class PairOptions:
+    """A source and a target model, and images to take there."""
 
     source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
     target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
     data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions(PairOptions):
+    """Comparing engines."""
+
     num_images: int = option(4, "images, the first by name", minimum=1)
     grids: str = option("mixed,logsnr,quadratic", "grids of few steps to compare")
-    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
     out: str = option("", "file that a line of JSON is appended to; empty: none")
 
 
@@ -178,17 +184,13 @@ class ScalingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareDepthsOptions:
+class CompareDepthsOptions(PairOptions):
     """Policies of depth side by side."""
 
-    source_model: str = option("", "source checkpoint or training run folder; empty: the demo")
-    target_model: str = option("", "target checkpoint or training run folder; empty: the demo")
-    data_dir: str = option("", "folder of source images; empty: drawn demo tiles")
     num_images: int = option(2, "images, the first by name", minimum=1)
     amount: int = option(5, "images of each sequence", minimum=1)
     steps: int = option(
         40, "network evaluations of an encoding, and of a decoding at most; 0: every level",
         minimum=0,
     )  # fmt: skip
-    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
     out_dir: str = option("results/compare_depths", "folder to write the two pictures to")
