@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = [images.batch(range(min(len(images), args.num_images)))[0] for images in sets]
     files = sets[2].local_images[: args.num_images]
     material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files)
-    recipe = Recipe(args.amount, "even", "power", batch_size=16, engine=ENGINE)
+    recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
     extractor = create_extractor(args.features, "", dist_util.dev())
     table, pictures = [], []
     for row in ablation.ROWS:

@@ -1,6 +1,7 @@
 """`frequency_generating_m_samples.py` in both directions and between several stages."""
 
 import html.parser
+import json
 import shutil
 
 import pytest
@@ -245,7 +246,9 @@ def test_a_run_of_stages_is_continued_with_the_same_names_and_weights_only(
     ("more", "message"),
     [
         ("--target_data_dir {images}/no", "--target_data_dir: expected a folder of images, got"),
-        ("--target_data_dir=", "--target_data_dir: expected a folder of images, got ''"),
+        ("--target_data_dir=", "--bidirectional: expected together with --target_data_dir"),
+        ("--pairs all", "--pairs: expected together with --stages"),
+        ("--source_model {images}/no", "--source_model: "),
         ("--target_data_dir {broken}", "broken.png: expected a readable image"),
         ("--bidirectional False", "--target_data_dir: expected together with --bidirectional"),
         ("--stages a={source},b={target}", "--source_model: expected without --stages"),
@@ -270,7 +273,7 @@ def test_mistakes_of_the_way_back_are_told_before_the_first_forward(
         ("a={source},a={target}", "--stages: expected NAME=RUN,NAME=RUN,... of two or more"),
         ("a={source},b", "--stages: expected NAME=RUN,NAME=RUN,... of two or more"),
         ("a={source},b/c={target}", "--stages: expected a name of letters"),
-        ("a={source},b={source}/no", "/no: expected a checkpoint or a training run folder"),
+        ("a={source}, b={source}/no", "/no: expected a checkpoint or a training run folder"),
         ("a={source},a_b={target},b={source},b_a={target}", "--stages: expected names that make"),
         ("d={source},a={target}", "--data_dir, stage d: expected a folder of images, got"),
     ],
@@ -283,6 +286,27 @@ def test_mistakes_of_stages_are_told_before_the_first_forward(
     result = call(SEQUENCES, *stages, *pairs, "--out_dir", tmp_path / "out")
     assert result.code == 2 and message in result.last
     assert not (tmp_path / "out").exists()
+
+
+def test_stages_and_two_ends_do_not_share_a_run_folder(runs, tmp_path):
+    for name in "01":
+        draw_images(tmp_path / "data" / name, 1)
+    common = ["--data_dir", tmp_path / "data", "--amount", 1, *DRAWING, "--out_dir", tmp_path / "r"]
+    ends = ["--source_model", runs.source, "--target_model", runs.target]
+    succeed(SEQUENCES, *ends, *common)
+    result = call(SEQUENCES, "--stages", f"0={runs.target},1={runs.source}", *common)
+    assert result.code == 2 and "--stages.names was '', is '0_to_1'" in result.last
+
+
+def test_a_run_folder_older_than_a_flag_holds_a_run_at_its_default(runs, flags, tmp_path):
+    succeed(SEQUENCES, *runs.sequences, "--out_dir", tmp_path)
+    record = json.loads((tmp_path / "args.json").read_text())
+    new = ("bidirectional", "stages.names", "source_model.attention_kind")
+    assert all(record["args"].pop(name) in (False, "", "standard") for name in new)
+    (tmp_path / "args.json").write_text(json.dumps(record))
+    result = call(SEQUENCES, *flags, "--out_dir", tmp_path)
+    assert result.code == 2 and "--bidirectional was False, is True" in result.last
+    succeed(SEQUENCES, *runs.sequences, "--out_dir", tmp_path)
 
 
 def test_severity_is_measured_in_the_folder_of_one_direction(made):

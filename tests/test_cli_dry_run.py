@@ -71,6 +71,12 @@ def test_the_log_counts_forwards_and_ends_without_any_left(runs, made, tmp_path)
     assert rows(tmp_path)[-1]["forwards_left"] == 0
 
 
+def test_the_images_of_a_batch_are_counted_together(runs, tmp_path):
+    succeed(SEQUENCES, *runs.sequences, *UNIFORM, "--batch_size", 2, "--out_dir", tmp_path)
+    counted = [(row["forwards"], row["forwards_left"]) for row in rows(tmp_path)]
+    assert counted == [(2 * PER_IMAGE, PER_IMAGE)] * 2 + [(3 * PER_IMAGE, 0)]
+
+
 @pytest.mark.parametrize("launcher", ["mpiexec", "torchrun"])
 def test_two_ranks_announce_once_and_count_together(launcher, runs, tmp_path):
     flags = [*runs.sequences, *UNIFORM, "--out_dir", tmp_path / "run"]

@@ -156,7 +156,7 @@ def test_a_contact_sheet_shares_its_rows_between_directions(manifest, monkeypatc
     monkeypatch.setattr(report, "grid", lambda rows, captions, scale: found.extend(captions))
     report.contact_sheet(folder, rows + back, 4)
     assert [line[0] for line in found] == ["polyp"] * 2 + ["tumour"] * 2
-    assert found[2][1:] == ["0.50  d10", "0.00  d20"]
+    assert found[2][1:] == ["polyp 0.50  d10", "polyp 0.00  d20"]
 
 
 def test_text_and_places_on_a_page_are_escaped(manifest):
