@@ -6,6 +6,7 @@ the demo's shape, unless a flag of the network is given.
 """
 
 import argparse
+import atexit
 import contextlib
 import tempfile
 import time
@@ -182,6 +183,7 @@ def training(
         steps = _published_steps(network, diffusion, args, asked)
     else:
         steps = _our_steps(network, diffusion, args, asked | {"precision": name}, folder)
+    atexit.register(steps.close)  # ended at the interpreter's end, it would miss what it imports
     return partial(_advance, steps)
 
 
