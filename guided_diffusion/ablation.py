@@ -20,8 +20,8 @@ from .domains import Domain
 from .features import Extractor
 from .flags import require
 from .metrics import kid, psnr
-from .report import grid, to_uint8
-from .walks import Predictor, decode, encode
+from .report import grid, scale_of, to_uint8
+from .walks import Predictor, translate
 
 HYBRID = {"attention_kind": "hybrid"}
 # Flags of the training, by name of the model.
@@ -43,6 +43,11 @@ class Row:
     source: str
     target: str
     read_with: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> tuple[tuple[str, str, dict[str, Any]], ...]:
+        """(name of the model, domain, flags that it is read with) of both."""
+        return (self.source, "source", self.read_with), (self.target, "target", {})
 
 
 ROWS = (
@@ -99,10 +104,8 @@ def mean_loss(
 def round_trip(source: Domain, images: th.Tensor, recipe: Recipe) -> float:
     """Return the PSNR in dB of images [N, C, H, W] after a walk to noise and back."""
     predict = Predictor(source, recipe.engine, "global")
-    trajectory, _ = encode(predict, images, recipe.engine)
-    depths = [source.diffusion.num_timesteps] * len(images)
-    latents = th.cat([trajectory.at(i, [depth]) for i, depth in enumerate(depths)])
-    return psnr(decode(predict, latents, depths, recipe.engine), images)
+    _, returned = translate(predict, predict, images, recipe.engine)
+    return psnr(returned.cpu(), images)
 
 
 def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
@@ -132,19 +135,31 @@ def _grey(tiles: np.ndarray) -> th.Tensor:
     return (values[:, : len(weights)] * weights[:, None, None]).sum(1, keepdim=True)
 
 
-def distance(extractor: Extractor, reference: np.ndarray, tiles: np.ndarray, seed: int) -> float:
-    """Return the KID of tiles [N, H, W, C] uint8 to a reference."""
-    rows = [extractor(images)[0].double() for images in (reference, tiles)]
-    return kid(*rows, seed=seed)["value"]
+def distance(extractor: Extractor, reference: th.Tensor, tiles: np.ndarray, seed: int) -> float:
+    """Return the KID of tiles [N, H, W, C] uint8 to the features [M, D] of a reference."""
+    return kid(reference, features_of(extractor, tiles), seed)["value"]
+
+
+def features_of(extractor: Extractor, tiles: np.ndarray) -> th.Tensor:
+    """Return the features [N, D] float64 of tiles [N, H, W, C] uint8."""
+    return extractor(tiles)[0].double()
 
 
 @dataclass(frozen=True)
 class Material:
-    """Images [N, C, H, W] of the two domains, seen in training and held out, and their files."""
+    """What every row is measured on.
+
+    Attributes:
+        trained: images [N, C, H, W] of the two domains that were seen in training.
+        held_out: those that were not.
+        files: of the held-out source images.
+        reference: features [N, D] of the target's images that were seen in training.
+    """
 
     trained: tuple[th.Tensor, th.Tensor]
     held_out: tuple[th.Tensor, th.Tensor]
     files: Sequence[str]
+    reference: th.Tensor
 
 
 def measure(
@@ -160,13 +175,12 @@ def measure(
     ]  # fmt: skip
     sequences = list(Sequences(source, target, material.files, recipe))
     steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
-    reference = to_uint8(material.trained[1])
     return {
         "training_loss": losses[0],
         "held_out_loss": losses[1],
         "round_trip": round_trip(source, material.held_out[0], recipe),
         "ssim": structure_kept(sequences),
-        "kid": [distance(extractor, reference, tiles, seed) for tiles in steps],
+        "kid": [distance(extractor, material.reference, tiles, seed) for tiles in steps],
         "n": len(sequences),
     }, sequences
 
@@ -208,4 +222,4 @@ def picture(names: Sequence[str], shown: Sequence[Sequence[ImageSequence]]) -> I
             tiles.append([sequence.source, *to_uint8(sequence.images)])
             captions.append([name.replace("hybrid, ", "hy. ")[:20],
                              *(f"d{depth}" for depth in sequence.depths.values)])  # fmt: skip
-    return grid(tiles, captions, scale=-(-96 // tiles[0][0].shape[0]))
+    return grid(tiles, captions, scale_of(tiles[0][0]))

@@ -210,14 +210,14 @@ class HybridAttention(nn.Module):
             all_heads = attend(q, k, v)
             if not nearby:
                 return merge_heads(all_heads)
-        window_heads = all_heads if one_window else self._attend_nearby(q, k, v, spatial)
+        window_heads = (
+            all_heads if one_window
+            else attend_in_windows(q, k, v, spatial, self.window, self.shifted)
+        )  # fmt: skip
         if not everywhere:
             return merge_heads(window_heads)
         share = self.blend[self.row].to(q.dtype)[:, None, None]
         return merge_heads(torch.lerp(all_heads, window_heads, share))
-
-    def _attend_nearby(self, q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int]) -> Tensor:
-        return attend_in_windows(q, k, v, spatial, self.window, self.shifted)
 
     def _learns(self) -> bool:
         # A share that stands at 0 moves from there by what the windows would have changed.

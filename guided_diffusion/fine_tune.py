@@ -1,7 +1,6 @@
 """Start a training with the weights of another model, of standard attention or of other classes."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -34,9 +33,12 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     record = file.with_name("args.json")
     recorded = run.read_args(record)["args"] if record.exists() else None
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
-    own, differs = model.state_dict(), _other_roles(model, recorded)
+    own, unfit = model.state_dict(), ".blend" if _has_other_roles(model, recorded) else ()
     keys = [key for key in {**own, **found} if re.search(OPTIONAL, key)]
-    differing = [key for key in keys if differs(key) or shape_of(own, key) != shape_of(found, key)]
+    differing = [
+        key for key in keys
+        if key.endswith(unfit) or shape_of(own, key) != shape_of(found, key)
+    ]  # fmt: skip
     loaded = {key: value for key, value in found.items() if key not in differing}
     anew = {key: own[key] for key in differing if key in own}
     checkpoint.fill(model, loaded | anew, file, signs_of_flags)
@@ -45,11 +47,10 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
                f"anew: {_listed(anew)}; left out: {_listed(left_out)}")  # fmt: skip
 
 
-def _other_roles(model: nn.Module, recorded: Record | None) -> Callable[[str], bool]:
+def _has_other_roles(model: nn.Module, recorded: Record | None) -> bool:
     # Shares of another priority fit by their shape and start elsewhere.
     held = STARTS.get((recorded or {}).get("attention_priority", "global"), {})
-    other = bool(recorded) and tuple(held) != priorities_of(model)
-    return lambda key: other and key.endswith(".blend")
+    return bool(recorded) and tuple(held) != priorities_of(model)
 
 
 def _in_order_of(model: nn.Module, state: State, file: Path, recorded: Record | None) -> State:

@@ -19,29 +19,29 @@ class Pace:
     """
 
     def __init__(self, parts: Iterable[Sequences]) -> None:
-        self.planned = sum(len(part) * self._plan(part) for part in parts)
+        self.parts = {part: self._plan(part) for part in parts}
+        self.planned = sum(len(part) * plan for part, plan in self.parts.items())
         self.made, self.passed = dist_util.Counter(), dist_util.Counter()
+        self.counted = (0, 0)  # what this rank has added to the two
         self.bar = run.progress((), total=self.planned, unit="forward", unit_scale=True)
         self.start = time.monotonic()
-        self.seen: dict[int, tuple[int, int]] = {}  # forwards and sequences of each part
 
     @staticmethod
     def _plan(part: Sequences) -> int:
         return cost.forwards(part.source.diffusion, part.target.diffusion, part.recipe).total
 
-    def after(self, part: Sequences) -> dict[str, float]:
+    def after(self) -> dict[str, float]:
         """Count what this rank has made since the last call, and return what the log says.
-
-        Args:
-            part: the sequences that it works on.
 
         Returns:
             `forwards` done, `forwards_left` and `minutes_left`, of all ranks together.
         """
-        before = self.seen.get(id(part), (0, 0))
-        self.seen[id(part)] = now = (part.forwards, part.decoded)
-        made = self.made.add(now[0] - before[0])
-        passed = self.passed.add((now[1] - before[1]) * self._plan(part))
+        before, self.counted = self.counted, (
+            sum(part.forwards for part in self.parts),
+            sum(part.decoded * plan for part, plan in self.parts.items()),
+        )  # fmt: skip
+        made = self.made.add(self.counted[0] - before[0])
+        passed = self.passed.add(self.counted[1] - before[1])
         left = round((self.planned - passed) * made / passed)
         self.bar.total = made + left
         self.bar.update(made - self.bar.n)

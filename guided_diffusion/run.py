@@ -222,17 +222,12 @@ def refuse_other_run(
     Raises:
         UserError: naming each difference.
     """
-    if (folder / "args.json").exists():
-        _refuse_differences(folder / "args.json", script, args, free, defaults)
-
-
-def _refuse_differences(
-    path: Path, script: str, args: dict[str, Any], free: set[str], defaults: Mapping[str, Any]
-) -> None:
-    record = read_args(path)
+    if not (folder / "args.json").exists():
+        return
+    record = read_args(folder / "args.json")
     if record.get("script") != script:
         raise UserError(
-            f"--out_dir: {path.parent} holds a run of {record.get('script')!r}, not of {script!r}; "
+            f"--out_dir: {folder} holds a run of {record.get('script')!r}, not of {script!r}; "
             "choose another folder"
         )
     before = {**defaults, **record["args"]}
@@ -243,7 +238,7 @@ def _refuse_differences(
     ]
     if differing:
         raise UserError(
-            f"--out_dir: {path.parent} holds a run of other flags ({'; '.join(differing)}); "
+            f"--out_dir: {folder} holds a run of other flags ({'; '.join(differing)}); "
             "give the same flags to continue it, or another folder"
         )
 

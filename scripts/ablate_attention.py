@@ -46,22 +46,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Measure every row on the held-out images.
     sets = [fixed_images(folders[place], args.image_size) for place in PLACES]
     batches = [images.batch(range(min(len(images), args.num_images)))[0] for images in sets]
-    files = sets[2].local_images[: args.num_images]
-    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files)
-    recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
     extractor = create_extractor(args.features, "", dist_util.dev())
+    tiles = [report.to_uint8(images) for images in batches]
+    reference = ablation.features_of(extractor, tiles[1])
+    files = sets[2].local_images[: args.num_images]
+    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files, reference)
+    recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
     table, pictures = [], []
     for row in ablation.ROWS:
-        ends = [load_domain(folder_of(args, *end), row.read_with if end[1] == "source" else {},
-                            device=dist_util.dev())
-                for end in ((row.source, "source"), (row.target, "target"))]  # fmt: skip
+        ends = [load_domain(folder_of(args, name, domain), read_with, device=dist_util.dev())
+                for name, domain, read_with in row.ends]  # fmt: skip
         numbers, sequences = ablation.measure(*ends, material, recipe, extractor, args.seed)
         table.append({"name": row.name, **numbers})
         pictures.append(sequences[:SHOWN])
 
     # Print the table, and keep it with a picture.
-    tiles = [report.to_uint8(images) for images in batches]
-    limits = [ablation.distance(extractor, tiles[1], tiles[k], args.seed) for k in (2, 3)]
+    limits = [ablation.distance(extractor, reference, tiles[k], args.seed) for k in (2, 3)]
     print("\n".join(ablation.lines(table, limits)))
     record = {"rows": table, "kid_of_sources_and_of_targets": limits, "args": vars(args)}
     with run.atomic_write(Path(args.out_dir) / "ablation.json", "w") as file:

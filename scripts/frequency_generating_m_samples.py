@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         direction.exporter.save(sequence)
         failed, depths = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": depths})
-        logger.logkvs(generation.where(direction) | pace.after(direction.sequences))
+        logger.logkvs(generation.where(direction) | pace.after())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
@@ -91,11 +91,11 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
     """Load the model of a stage; flags on the command line go before those of its training."""
-    weights_file(Path(stage.model), stage.key.replace(".", " "))
+    file = weights_file(Path(stage.model), stage.key.replace(".", " "))
     own = args_to_dict(args, DEFAULTS_OF_MODELS)
     override = {name: value for name, value in own.items() if name in given}
     assumed = own | stage.assumed
-    domain = load_domain(stage.model, override, stage.name, dist_util.dev(), assumed)
+    domain = load_domain(file, override, stage.name, dist_util.dev(), assumed)
     execution.compiled(domain.model, args.compile, static=True)
     return domain
 

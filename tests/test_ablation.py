@@ -75,8 +75,9 @@ def test_structure_is_kept_by_a_copy_and_not_by_noise():
 def test_distance_of_equal_sets_is_about_none():
     tiles = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 16, 3), dtype=np.uint8)
     extractor = SmallNetwork(torch.device("cpu"))
-    near = ablation.distance(extractor, tiles[0], tiles[1], seed=0)
-    far = ablation.distance(extractor, tiles[0], tiles[1] // 2, seed=0)
+    reference = ablation.features_of(extractor, tiles[0])
+    near = ablation.distance(extractor, reference, tiles[1], seed=0)
+    far = ablation.distance(extractor, reference, tiles[1] // 2, seed=0)
     assert abs(near) < 0.1 * far
 
 
