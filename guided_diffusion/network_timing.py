@@ -42,7 +42,7 @@ class Variant:
     Attributes:
         precision: "fp32" or "bf16".
         channels_last: layout of the memory; else NCHW.
-        fused: attention by a fused kernel; else as published.
+        fused: attention, SiLU and enlarging convolutions by fused kernels; else as published.
         flags: of the network, that differ from those asked for.
         blend: share of the windows in hybrid attention; None: as it starts.
     """
@@ -125,8 +125,8 @@ def _inputs(asked: dict[str, Any], size: int) -> tuple[th.Tensor, th.Tensor]:
 def _forwards(
     network: th.nn.Module, variant: Variant, states: th.Tensor, t: th.Tensor, repeats: int
 ) -> Timed:
-    attention = contextlib.nullcontext() if variant.fused else published.unfused_attention()
-    with attention, execution.autocast(states.device, variant.precision):
+    layers = contextlib.nullcontext() if variant.fused else published.unfused()
+    with layers, execution.autocast(states.device, variant.precision):
         return timing.timed(lambda: [network(states, t) for _ in range(repeats)], states.device)
 
 

@@ -16,6 +16,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from . import group_norm
+from .upsampling import convolve_doubled, double
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 AVERAGE_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -208,14 +209,12 @@ class Upsample(nn.Module):
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
     ) -> None:
         super().__init__()
-        self.scale = (1.0, 2.0, 2.0) if dims == 3 else 2.0
         self.use_conv = use_conv
         if use_conv:
             self.conv = conv_nd(dims, channels, out_channels or channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
-        return self.conv(x) if self.use_conv else x
+        return convolve_doubled(self.conv, x) if self.use_conv else double(x)
 
 
 class Downsample(nn.Module):
@@ -306,7 +305,9 @@ class ResBlock(TimestepBlock):
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         in_norm, in_act, in_conv = self.in_layers
-        h = in_conv(self.h_upd(in_act(in_norm(x))))
+        h = in_act(in_norm(x))
+        doubles = isinstance(self.h_upd, Upsample)
+        h = convolve_doubled(in_conv, h) if doubles else in_conv(self.h_upd(h))
         e = self.emb_layers(emb).to(h.dtype)
         e = e.reshape(*e.shape, *[1] * (h.ndim - 2))  # [N, out or 2 * out, 1, ...]
         if self.use_scale_shift_norm:

@@ -1,11 +1,12 @@
 """The published procedures, for the benchmark to measure against; nothing else uses them.
 
-Everything is eager float32 on contiguous NCHW memory with attention as a product of matrices, a
-softmax and another product. A sequence is made of one image at a time: the encoding is walked to
-its end to measure it, walked again to take the latents from it, and every depth is decoded alone.
-A training step decodes its pictures afresh, updates parameter by parameter, and reads every loss
-and every norm on the host. Where the present process and layers are quicker than the published
-ones (tables kept on the device, fused activations), the published procedure is given that too.
+Everything is eager float32 on contiguous NCHW memory, with attention as a product of matrices, a
+softmax and another product, SiLU as a sigmoid and a product, and enlarged images written out before
+they are convolved. A sequence is made of one image at a time: the encoding is walked to its end to
+measure it, walked again to take the latents from it, and every depth is decoded alone. A training
+step decodes its pictures afresh, updates parameter by parameter, and reads every loss and every
+norm on the host. Where the present process is quicker than the published one (tables kept on the
+device), the published procedure is given that too.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from typing import Any
 import torch as th
 from torch.utils.data import DataLoader
 
-from . import attention, depth, logger
+from . import attention, depth, logger, nn, upsampling
 from .domains import Domain
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import ImageDataset
@@ -37,15 +38,32 @@ def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = No
     return th.einsum("nhts,nhsd->nhtd", weights.softmax(dim=-1).to(v.dtype), v)
 
 
+def silu(_: nn.SiLU, x: th.Tensor) -> th.Tensor:
+    """`nn.SiLU.forward` without a fused kernel."""
+    return x * th.sigmoid(x)
+
+
+def convolve_doubled(conv: th.nn.Module, x: th.Tensor) -> th.Tensor:
+    """`upsampling.convolve_doubled` in two steps."""
+    return conv(upsampling.double(x))
+
+
 @contextlib.contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Let every network attend as published inside a block."""
-    fused = attention.attend
-    attention.attend = attend
+def unfused() -> Iterator[None]:
+    """Let every network attend, activate and enlarge as published inside a block."""
+    published = (
+        (attention, "attend", attend),
+        (nn.SiLU, "forward", silu),
+        (nn, "convolve_doubled", convolve_doubled),
+    )
+    ours = [(owner, name, getattr(owner, name)) for owner, name, _ in published]
+    for layer in published:
+        setattr(*layer)
     try:
         yield
     finally:
-        attention.attend = fused
+        for layer in ours:
+            setattr(*layer)
 
 
 @contextlib.contextmanager
@@ -54,7 +72,7 @@ def arithmetic(*models: th.nn.Module) -> Iterator[None]:
     for model in models:
         model.to(memory_format=th.contiguous_format)
     try:
-        with unfused_attention():
+        with unfused():
             yield
     finally:
         for model in models:

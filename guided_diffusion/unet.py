@@ -90,7 +90,9 @@ class UNetModel(TimestepUNet):
         *skips, h = self._encode(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h.to(x.dtype)).to(x.dtype)  # autocast may have left x's dtype
+        if self.dtype != x.dtype:  # a float16 torso; what autocast chose stays
+            h = h.to(x.dtype)
+        return self.out(h).to(x.dtype)
 
     def get_feature_vectors(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> dict:
         """Return what every block computes, in x's dtype; arguments as in `forward`.

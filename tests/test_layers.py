@@ -11,7 +11,7 @@ ORDER = """
 flags options translation_options tool_options synthetic_options stages demo
 log_formats logger dist_util dealing run execution
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
-group_norm nn windows attention torso unet synthetic
+group_norm upsampling nn windows attention torso unet synthetic
 losses schedules spectrum solvers
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 network_flags script_util signs checkpoint domains convert

@@ -8,7 +8,7 @@ import torch
 from reference_images import blurred_noise
 from toy_domains import ReferenceSource, ReferenceTarget, domain
 
-from guided_diffusion import attention, depth, logger, published
+from guided_diffusion import attention, depth, logger, nn, published
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.walks import Engine, Predictor, decode, encode
 
@@ -55,13 +55,15 @@ def test_a_network_computes_the_same_in_either_arithmetic_and_is_left_as_it_was(
     network.to(memory_format=torch.channels_last).eval()
     for parameter in network.parameters():  # some start at 0
         parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
-    states, t, fused = blurred_noise(0, 16), torch.tensor([3]), attention.attend
+    states, t = blurred_noise(0, 16), torch.tensor([3])
+    fused = attention.attend, nn.SiLU.forward, nn.convolve_doubled
     ours = network(states, t)
     with published.arithmetic(network):
-        assert attention.attend is published.attend
+        used = attention.attend, nn.SiLU.forward, nn.convolve_doubled
+        assert used == (published.attend, published.silu, published.convolve_doubled)
         assert network.input_blocks[0][0].weight.is_contiguous()
         torch.testing.assert_close(network(states, t), ours, atol=1e-4, rtol=1e-4)
-    assert attention.attend is fused
+    assert (attention.attend, nn.SiLU.forward, nn.convolve_doubled) == fused
     layout = torch.channels_last
     assert network.input_blocks[0][0].weight.is_contiguous(memory_format=layout)
 
