@@ -79,16 +79,15 @@ def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, Engine]]:
     half = max(1, levels // 2)
     yield "converged", CONVERGED
     yield HALF, replace(CONVERGED, grid="time", encode_steps=half, decode_steps=half)
-    yield "published", PUBLISHED
-    yield "published, bf16", replace(PUBLISHED, precision="bf16")
-    yield "aligned", replace(PUBLISHED, level_convention="aligned")
-    presets = {replace(PUBLISHED, **PRESETS[name]): name for name in ("fast", "draft")}
+    for name, preset in PRESETS.items():
+        engine = replace(PUBLISHED, **preset).within(levels)
+        yield name, engine
+        yield f"{name}, bf16", replace(engine, precision="bf16")
     for grid, order, steps in product(grids, (1, 2, 3), STEPS):
         few = replace(CONVERGED, solver_order=order, grid=grid)
-        few = replace(few, encode_steps=steps, decode_steps=steps)
         if steps < levels:
-            name = f"{grid}, order {order}, {steps} steps"
-            yield f"{presets[few]}: {name}" if few in presets else name, few
+            few = replace(few, encode_steps=steps, decode_steps=steps)
+            yield f"{grid}, order {order}, {steps} steps", few
 
 
 def depths_of(domain: Domain) -> list[int]:

@@ -95,7 +95,7 @@ def sequence(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
 def search_depths(source: Domain, args: argparse.Namespace) -> Depths:
     """Return the depths of each image that the published search finds on a short encoding."""
     levels = source.diffusion.num_timesteps
-    engine = short(replace(Engine(max_batch=args.max_batch), **PRESETS["fast"]), levels)
+    engine = replace(Engine(max_batch=args.max_batch), **PRESETS["fast"]).within(levels)
     clean = to_model_range(np.stack(tiles(source, args.data_dir, args.num_images)))
     _, features = walks.encode(walks.Predictor(source, engine, "global"), clean, engine)
     return [depth.choose("add", curve, args.amount).values for curve in features]
@@ -105,12 +105,6 @@ def tiles(source: Domain, data_dir: str, count: int | None = None) -> list[np.nd
     """Return the first images of a folder, [H, W, C] uint8 each, as the source model takes them."""
     size, channels = source.args["image_size"], source.args["in_channels"]
     return [load_tile(file, size, channels) for file in list_image_files(data_dir)[:count]]
-
-
-def short(engine: Engine, levels: int) -> Engine:
-    """Return an engine that takes no more steps than there are levels."""
-    names = ("encode_steps", "decode_steps")
-    return replace(engine, **{name: min(getattr(engine, name), levels) for name in names})
 
 
 def shorter(depths: Depths, levels: int, whole: int) -> Depths:
@@ -194,7 +188,7 @@ def _our_sequences(
     levels: int,
     depths: Depths | None = None,
 ) -> Sequenced:
-    recipe = replace(recipe, engine=short(recipe.engine, levels))
+    recipe = replace(recipe, engine=recipe.engine.within(levels))
     source, target = (on_levels(domain, levels) for domain in pair)
     sequences = bridge.Sequences(source, target, files, recipe)
     if depths is None:

@@ -15,7 +15,7 @@ The multistep solver, "dpmpp", asks at the level where the state is in both dire
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch as th
@@ -52,6 +52,11 @@ class Engine:
     def order(self) -> int:
         """Order of the solver; DDIM is the first."""
         return 1 if self.solver == "ddim" else self.solver_order
+
+    def within(self, levels: int) -> "Engine":
+        """Return an engine that takes no more steps than there are levels."""
+        steps = {"encode_steps": self.encode_steps, "decode_steps": self.decode_steps}
+        return replace(self, **{name: min(count, levels) for name, count in steps.items()})
 
 
 @dataclass(frozen=True)
