@@ -42,11 +42,14 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     images, _ = tiles.batch(range(min(args.num_images, len(tiles))))
     print("\n".join(_head(len(images))), flush=True)
     converged, rows = None, []
-    for name, engine in engines(args.grids.split(","), source.diffusion.num_timesteps):
+    grids = args.grids.split(",") if args.grids else ()
+    for name, engine in engines(grids, source.diffusion.num_timesteps):
         row, decoded, returned = measure(source, target, images, engine)
         converged = converged or decoded
         rows.append({"engine": name} | row)
-        rows[-1]["psnr"] = [psnr(*pair) for pair in zip(decoded, converged, strict=True)]
+        pairs = list(zip(decoded, converged, strict=True))  # of each depth
+        rows[-1]["psnr"] = [psnr(*pair) for pair in pairs]
+        rows[-1]["psnr_of_each"] = [list(map(psnr, *pair)) for pair in pairs]
         rows[-1]["round_trip"] = [psnr(image, images) for image in returned]
         print(_line(rows[-1]), flush=True)
     found = {"images": len(images), "depths": depths_of(source), "rows": rows}

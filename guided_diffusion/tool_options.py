@@ -118,7 +118,9 @@ class BenchmarkOptions(PairOptions):
     """Comparing engines."""
 
     num_images: int = option(4, "images, the first by name", minimum=1)
-    grids: str = option("mixed,logsnr,quadratic", "grids of few steps to compare")
+    grids: str = option(
+        "mixed,logsnr,quadratic", "grids of few steps to compare; empty: the presets alone"
+    )
     out: str = option("", "file that a line of JSON is appended to; empty: none")
 
 
@@ -176,7 +178,7 @@ class ScalingOptions:
     """Memory over the number of images, and time over the number of ranks; demo models."""
 
     counts: str = option("8,64", "source images of the runs whose memory is compared")
-    rank_images: int = option(8, "source images of the runs on one and on two ranks", minimum=2)
+    rank_images: int = option(64, "source images of the runs on one and on two ranks", minimum=2)
     steps: int = option(10, "network evaluations of each encoding and decoding", minimum=1)
     batch_size: int = option(4, "source images encoded together", minimum=1)
     device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")

@@ -58,6 +58,8 @@ def test_engines_are_compared_with_the_converged_one(runs, tmp_path):
     assert {"published", "published, bf16", "aligned"} < rows.keys()
     assert rows["converged"]["psnr"] == [float("inf")] * 3
     assert rows["published"]["forwards"] == 40 + 12 + 24 + 40
+    for pooled, each in zip(rows["fast"]["psnr"], rows["fast"]["psnr_of_each"], strict=True):
+        assert len(each) == 2 and min(each) < pooled < max(each)
     few = [rows[name]["psnr"][2] for name in ("mixed, order 2, 10 steps", "fast")]
     assert few[0] < few[1]
     assert all(name in result.out for name in rows)
