@@ -7,6 +7,7 @@ Its images are copies of the demo's tiles. On two ranks and on one, each process
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,12 +41,17 @@ def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         tiles = _copy_tiles(place / "tiles", max(*counts, args.rank_images))
-        memory = {n: _peak(args, tiles, n, place / f"memory{n}") for n in counts}
+        runs = [
+            {n: _peak(args, tiles, n, place / f"memory{n}_{turn}") for n in counts}
+            for turn in range(args.rounds)
+        ]
         ranks = {n: _times(args, tiles, n, place / f"ranks{n}") for n in (1, 2)}
+    memory = {n: statistics.median(peaks[n] for peaks in runs) for n in counts}
     whole, made = ([ranks[n][key] for n in (1, 2)] for key in ("whole", "without_start"))
     return {
         "measurement": "scaling",
         "peak_memory": memory,
+        "peak_memory_of_each": {n: [peaks[n] for peaks in runs] for n in counts},
         "memory_ratio": max(memory.values()) / min(memory.values()),
         "ranks": ranks,
         "ratio": whole[0] / whole[1],
@@ -59,7 +65,11 @@ def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Return the record as lines of text."""
-    found = [f"{n} images: peak memory {b / 1e6:.1f} MB" for n, b in record["peak_memory"].items()]
+    found = []
+    for n, peak in record["peak_memory"].items():
+        each = record["peak_memory_of_each"][n]
+        found.append(f"{n} images: peak memory {peak / 1e6:.0f} MB, median of {len(each)} runs "
+                     f"({min(each) / 1e6:.0f} to {max(each) / 1e6:.0f})")  # fmt: skip
     found.append(f"largest over smallest: {record['memory_ratio']:.3f}")
     for n, times in record["ranks"].items():
         found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, "

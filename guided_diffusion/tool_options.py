@@ -178,6 +178,7 @@ class ScalingOptions:
     """Memory over the number of images, and time over the number of ranks; demo models."""
 
     counts: str = option("8,64", "source images of the runs whose memory is compared")
+    rounds: int = option(3, "runs of each of these, of which the median is taken", minimum=1)
     rank_images: int = option(64, "source images of the runs on one and on two ranks", minimum=2)
     steps: int = option(10, "network evaluations of each encoding and decoding", minimum=1)
     batch_size: int = option(4, "source images encoded together", minimum=1)

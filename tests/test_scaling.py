@@ -10,7 +10,8 @@ from guided_diffusion.flags import UserError
 
 
 def asked(**flags):
-    usual = {"counts": "1,2", "rank_images": 2, "steps": 1, "batch_size": 1, "device": "cpu"}
+    usual = {"counts": "1,2", "rank_images": 2, "steps": 1, "batch_size": 1,
+             "rounds": 3, "device": "cpu"}  # fmt: skip
     return argparse.Namespace(**usual | flags)
 
 
@@ -23,12 +24,13 @@ def test_each_figure_is_a_run_of_the_sampler(monkeypatch):
 
     monkeypatch.setattr(scaling, "_run", run)
     record = scaling.scaling(asked(), set())
-    assert record["peak_memory"] == {1: 1000, 2: 2000} and record["memory_ratio"] == 2
+    assert record["peak_memory_of_each"] == {1: [1000, 3000, 5000], 2: [2000, 4000, 6000]}
+    assert record["peak_memory"] == {1: 3000, 2: 4000} and record["memory_ratio"] == 4 / 3
     images = [int(flags.partition("--num_images=")[2].split()[0]) for _, flags, _ in runs]
-    assert images == [1, 2, 2, 2, 2, 2]
+    assert images == [1, 2] * 3 + [2] * 4
     launched = ["--nproc_per_node=2" in program for program, _, _ in runs]
-    assert launched == [False] * 4 + [True] * 2
-    assert [env.get("OMP_NUM_THREADS") for _, _, env in runs] == [None] * 2 + ["1"] * 4
+    assert launched == [False] * 8 + [True] * 2
+    assert [env.get("OMP_NUM_THREADS") for _, _, env in runs] == [None] * 6 + ["1"] * 4
     assert record["ratio"] == record["ranks"][1]["whole"] / record["ranks"][2]["whole"]
     assert len(scaling.lines(record)) == 6
 
