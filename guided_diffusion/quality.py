@@ -87,10 +87,9 @@ def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, Engine]]:
         yield name, engine
         yield f"{name}, bf16", replace(engine, precision="bf16")
     for grid, order, steps in product(grids, (1, 2, 3), STEPS):
-        few = replace(CONVERGED, solver_order=order, grid=grid)
         if steps < levels:
-            few = replace(few, encode_steps=steps, decode_steps=steps)
-            yield f"{grid}, order {order}, {steps} steps", few
+            few = {"solver_order": order, "encode_steps": steps, "decode_steps": steps}
+            yield f"{grid}, order {order}, {steps} steps", replace(CONVERGED, grid=grid, **few)
 
 
 def depths_of(domain: Domain) -> list[int]:
