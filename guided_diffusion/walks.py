@@ -31,6 +31,7 @@ from .spectrum import FEATURES
 
 CONVENTIONS = ("reference", "aligned")
 SOLVERS = ("ddim", "dpmpp")
+_SMALL = 8  # images; what is left below goes through the network at once
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Predictor:
             set_priority(self.domain.model, self.priority)
         parts, first = [], 0
         while first < len(states):
-            part = slice(first, first + self.max_batch)
+            part = slice(first, first + self._size(len(states) - first))
             try:
                 parts.append(self._predict(states[part], timesteps[part].to(states.device)))
             except th.cuda.OutOfMemoryError:
@@ -176,6 +177,14 @@ class Predictor:
             first = part.stop
         self.forwards += len(states)
         return parts[0] if len(parts) == 1 else th.cat(parts)
+
+    def _size(self, left: int) -> int:
+        # A CPU's freed memory is used again only by what fits in: halves do, other sizes cut it up
+        # ever more. A GPU's allocator sees to that by itself, and small forwards cost it more.
+        size = self.max_batch
+        while self.domain.device.type == "cpu" and size > max(left, _SMALL):
+            size //= 2
+        return min(size, left)
 
     def _predict(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
         count = len(states)

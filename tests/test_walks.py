@@ -199,22 +199,44 @@ def test_a_device_that_runs_out_of_memory_gets_half_as_many_images(pair):
     assert (predict.max_batch, predict.forwards) == (2, 7)
 
 
+class Noting(ReferenceTarget):
+    """Keeps the number of images of each forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.met = []
+
+    def forward(self, x, t):
+        self.met.append(len(x))
+        return super().forward(x, t)
+
+
+@pytest.mark.parametrize(
+    ("most", "images", "sizes"),
+    [
+        (32, 80, [32, 32, 16]),
+        (32, 27, [16, 8, 3]),
+        (32, 7, [7]),
+        (12, 23, [12, 6, 5]),
+        (3, 7, [3, 3, 1]),
+    ],
+)
+def test_a_cpu_gets_forwards_of_few_sizes(most, images, sizes):
+    network = Noting()
+    predict = Predictor(domain(network, 16, "40"), replace(PUBLISHED, max_batch=most))
+    predict(torch.zeros(images, 3, 16, 16), torch.zeros(images, dtype=torch.long))
+    assert network.met == sizes
+
+
 def test_compiled_networks_meet_few_sizes_and_say_the_same(pair):
-    met = []
-
-    class Noting(ReferenceTarget):
-        def forward(self, x, t):
-            met.append(len(x))
-            return super().forward(x, t)
-
-    engine = replace(FEW, max_batch=12, compile=True)
-    predict, depths = Predictor(domain(Noting(), 16, "40"), engine), list(range(1, 39, 2))
+    network, engine = Noting(), replace(FEW, max_batch=12, compile=True)
+    predict, depths = Predictor(domain(network, 16, "40"), engine), list(range(1, 39, 2))
     latents = torch.cat([blurred_noise(seed, 16) for seed in range(len(depths))])
     plain = Predictor(pair[1], replace(engine, compile=False))
     found, expected = (decode(p, latents, depths, engine) for p in (predict, plain))
     torch.testing.assert_close(found, expected)
-    assert set(met) <= {1, 2, 4, 8, 12} and 12 in met
-    assert predict.forwards == plain.forwards < sum(met)
+    assert set(network.met) <= {1, 2, 4, 8, 12} and 12 in network.met
+    assert predict.forwards == plain.forwards < sum(network.met)
 
 
 def test_a_device_without_room_for_one_image_says_so(pair):
