@@ -91,10 +91,11 @@ class ClassifierLoop(TrainLoop):
         self.model.eval()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
-            images, seen = batch[part].to(self.device), noise[part].to(self.device)
-            labels = {"y": cond["y"][part].to(self.device)}
+            images, seen, y = (
+                execution.upload(values[part], self.device) for values in (batch, noise, cond["y"])
+            )
             with execution.autocast(self.device, self.precision):
-                found = self._losses(images, labels, timesteps[part], seen)
+                found = self._losses(images, {"y": y}, timesteps[part], seen)
             named = {f"val_{key}": value for key, value in found.items()}
             log_loss_dict(self.diffusion, timesteps[part], named)
         self.model.train()

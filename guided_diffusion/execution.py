@@ -1,4 +1,4 @@
-"""How a network is executed: in which precision, compiled or not."""
+"""How a network is executed: in which precision, compiled or not, and how it gets its data."""
 
 import contextlib
 import os
@@ -27,6 +27,13 @@ def settle_precision(precision: str, device: th.device) -> str:
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which a network of the given `--precision` runs."""
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+
+
+def upload(tensor: th.Tensor, device: th.device) -> th.Tensor:
+    """Return a tensor on a device; from the host to a GPU without waiting for the GPU's work."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:

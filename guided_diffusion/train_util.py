@@ -231,11 +231,11 @@ class TrainLoop:
             share = len(batch[part]) / len(batch)
             with contextlib.nullcontext() if last else self._no_sync():
                 self._backward_part(
-                    self._laid_out(batch[part].to(self.device)),
-                    {key: value[part].to(self.device) for key, value in cond.items()},
+                    self._laid_out(execution.upload(batch[part], self.device)),
+                    {k: execution.upload(v[part], self.device) for k, v in cond.items()},
                     timesteps[part],
                     weights[part],
-                    noise[part].to(self.device),
+                    execution.upload(noise[part], self.device),
                     share,
                 )
 
@@ -279,7 +279,8 @@ class TrainLoop:
         rng = run.generator(self.seed, purpose, self.done)
         count = len(batch) * dist_util.world_size()
         mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
-        t, weights = self.schedule_sampler.sample(count, self.device, rng=rng)
+        drawn = self.schedule_sampler.sample(count, "cpu", rng=rng)
+        t, weights = (execution.upload(values, self.device) for values in drawn)
         noise = rng.standard_normal((count, *batch.shape[1:]), dtype=np.float32)[mine]
         return t[mine], weights[mine], th.from_numpy(noise)
 

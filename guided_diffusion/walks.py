@@ -162,13 +162,14 @@ class Predictor:
 
     def __call__(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
         """Return the noise in states [N, C, H, W] at timesteps int64 [N], float32."""
+        timesteps = execution.upload(timesteps, states.device)
         if self.priority:  # in every call: one model can be asked in both roles by turns
             set_priority(self.domain.model, self.priority)
         parts, first = [], 0
         while first < len(states):
             part = slice(first, first + self._size(len(states) - first))
             try:
-                parts.append(self._predict(states[part], timesteps[part].to(states.device)))
+                parts.append(self._predict(states[part], timesteps[part]))
             except th.cuda.OutOfMemoryError:
                 if self.max_batch == 1:
                     raise
@@ -209,7 +210,7 @@ def walk(
     """Yield the states [N, C, H, W] after each move, and the noise that it was made with."""
     solver, past = Multistep(order), []
     for move in moves:
-        eps = predict(states, th.full((len(states),), move.timestep))
+        eps = predict(states, th.full((len(states),), move.timestep, device=states.device))
         moved = solver.step(states, move.level_cur, move.level_next, eps, past)
         past = solver.remember(past, (move.level_cur, states, eps))
         states = moved
@@ -345,13 +346,14 @@ def decode(
     solver, past = Multistep(engine.order), []
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
-    descending = th.tensor([depths[i] for i in order])
-    level_at = th.tensor(levels(diffusion), dtype=th.float64)
+    # All moves are made of these, so that none waits for something from the host.
+    descending = th.tensor([depths[i] for i in order], device=states.device)
+    level_at = th.tensor(levels(diffusion), dtype=th.float64, device=states.device)
     moves = decode_moves(diffusion, engine)
     ends = dict(zip(moves, [*(move.depth for move in moves[1:]), 0], strict=True))
     below = [move for move in moves if ends[move] < max(depths)]
     for move in watch(below, desc="decoding"):
-        joined = int((descending > ends[move]).sum())
+        joined = sum(d > ends[move] for d in depths)
         depth = descending[:joined].clamp(max=move.depth)
         active = states[:joined]
         eps = predict(active, depth - 1)

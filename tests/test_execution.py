@@ -1,4 +1,6 @@
-"""Execution: precision and compilation."""
+"""Execution: precision, compilation and uploads."""
+
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,6 +29,20 @@ def test_auto_precision_is_bf16_where_the_processor_has_it(monkeypatch, amx, avx
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_named_precision_stays(precision):
     assert execution.settle_precision(precision, torch.device("cpu")) == precision
+
+
+def test_an_upload_to_a_gpu_does_not_wait_for_it():
+    tensor, gpu = Mock(device=torch.device("cpu")), torch.device("cuda", 1)
+    execution.upload(tensor, gpu)
+    tensor.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
+
+
+@pytest.mark.parametrize(("held", "wanted"), [("cpu", "cpu"), ("cuda", "cuda"), ("cuda", "cpu")])
+def test_other_tensors_move_as_they_are(held, wanted):
+    tensor = Mock(device=torch.device(held))
+    execution.upload(tensor, torch.device(wanted))
+    tensor.to.assert_called_once_with(torch.device(wanted))
+    tensor.pin_memory.assert_not_called()
 
 
 def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():
