@@ -103,6 +103,10 @@ def forward(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
             flops = cost.flops(asked | variant.flags)
             row = timing.compared(runs, name, repeats * size, flops, peaks[variant.precision])
             rows.append({"name": name, "batch_size": size, **row})
+            if args.profile:
+                rows[-1]["operators"] = timing.operators(
+                    partial(contestants[name], repeats), dist_util.dev()
+                )
     return timing.record("forward", args, start, peaks, rows) | {"network": asked}
 
 
@@ -156,12 +160,17 @@ def train(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
         runs = timing.interleaved(
             {name: partial(worker.run, steps) for name, worker in workers.items()}, args.rounds
         )
+        profiles = {
+            name: {"operators": worker.operators(steps)} if args.profile else {}
+            for name, worker in workers.items()
+        }
     peaks, flops = timing.matmul_peaks(dist_util.dev()), FORWARDS_OF_A_STEP * cost.flops(asked)
     images, rows = steps * args.batch_size, []
     for name in runs:
         peak = peaks["bf16" if name == "bf16" else "fp32"]
         row = timing.compared(runs, name, images, flops, peak)
-        rows.append({"name": name, "images_per_second": images / row["median"]} | row)
+        rate = {"images_per_second": images / row["median"]}
+        rows.append({"name": name} | rate | row | profiles[name])
     return timing.record("train", args, start, peaks, rows) | {"network": asked, "steps": steps}
 
 

@@ -60,6 +60,26 @@ def interleaved(
     return found
 
 
+def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> dict[str, float]:
+    """Run something once under torch's profiler.
+
+    Args:
+        action: what is run.
+        device: whose time counts; on a CPU that of operators without those that they call.
+        most: operators that are returned.
+
+    Returns:
+        the share of each in the time of all, of those that took most of it, the largest first.
+    """
+    with th.profiler.profile() as seen:
+        timed(action, device)
+    own = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    times = {event.key: getattr(event, own) for event in seen.key_averages()}
+    whole = sum(times.values())
+    leading = sorted(times, key=times.__getitem__, reverse=True)[:most]
+    return {name: times[name] / whole for name in leading}
+
+
 def ratios(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float]:
     """Return least, median and largest of how many times quicker `other` was, over the rounds."""
     each = [b / o for b, o in zip(baseline, other, strict=True)]
@@ -141,7 +161,14 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     if record["extrapolated"]:
         head.append(f"budget of {record['budget']:g} s: seconds marked extrapolated were timed on "
                     "a part of the forwards and scaled by the exact count of them")  # fmt: skip
-    return [*head, *map(_line, record["rows"])]
+    return [*head, *(line for row in record["rows"] for line in _lines(row))]
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    yield _line(row)
+    if "operators" in row:
+        shares = (f"{name} {share:.0%}" for name, share in row["operators"].items())
+        yield f"    its time: {', '.join(shares)}"
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -212,6 +239,10 @@ class Worker:
         """Run the contestant and wait for it."""
         return self._pool.submit(_run, args).result()
 
+    def operators(self, *args: Any) -> dict[str, float]:
+        """Run the contestant under the profiler, see `operators`."""
+        return self._pool.submit(_operators, args).result()
+
     def close(self) -> None:
         """End the process."""
         self._pool.shutdown()
@@ -229,6 +260,10 @@ def _build(build: Callable[..., Callable], args: Sequence[Any], device: str, thr
 
 def _run(args: Sequence[Any]) -> Timed:
     return timed(lambda: _contestant(*args), dist_util.dev())
+
+
+def _operators(args: Sequence[Any]) -> dict[str, float]:
+    return operators(lambda: _contestant(*args), dist_util.dev())
 
 
 @contextlib.contextmanager

@@ -163,6 +163,7 @@ class TrainTimingOptions(TimingOptions):
     data_dir: str = option("", "folder of training images; empty: drawn demo tiles")
     batch_size: int = option(8, "images per step, no more than there are", minimum=1)
     steps: int = option(10, "training steps of a run at most", minimum=1)
+    profile: bool = option(False, "also show which operators take most of the time of each")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +172,7 @@ class ForwardTimingOptions(TimingOptions):
 
     batch_sizes: str = option("1,8", "images per forward, several as 1,8")
     repeats: int = option(10, "forwards of a run at most", minimum=1)
+    profile: bool = option(False, "also show which operators take most of the time of each")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,20 +97,24 @@ def test_sequences_over_the_published_ones(one_process, tmp_path, budget):
 
 def test_training_over_the_published_one(runs, tmp_path):
     flags = [*TINY_MODEL, "--data_dir", runs.images, "--batch_size", 4, "--steps", 2]
-    record, rows, _ = measured(tmp_path, "train", *flags, *FEW_ROUNDS)
+    record, rows, text = measured(tmp_path, "train", *flags, *FEW_ROUNDS, "--profile", True)
     assert list(rows) == ["published", "fp32", "bf16"]
     assert record["steps"] == 2 and not record["extrapolated"]
     for row in rows.values():
         assert row["images_per_second"] == row["forwards"] / row["median"] == 8 / row["median"]
+        shares = row["operators"]
+        assert "aten::convolution_backward" in shares and 0.1 < sum(shares.values()) < 1
+        assert f"its time: {next(iter(shares))} " in text
 
 
 def test_a_forward_in_its_variants(one_process, tmp_path):
     flags = [*TINY_MODEL, "--batch_sizes", "1,2", "--repeats", 3]
-    record, _, _ = measured(tmp_path, "forward", *flags, *FEW_ROUNDS)
+    record, _, _ = measured(tmp_path, "forward", *flags, *FEW_ROUNDS, "--profile", True)
     found = [(row["name"], row["batch_size"]) for row in record["rows"]]
     assert ("published", 1) in found and ("fp32, hybrid blended", 2) in found
     assert len(found) == len(set(found))
     assert {row["forwards"] / row["batch_size"] for row in record["rows"]} == {3}
+    assert all(0.1 < sum(row["operators"].values()) < 1 for row in record["rows"])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_a_budget_buys_levels_then_gives_up_rounds():
     assert sequence_timing.plan(budget(1e6), warm, 10, 1000, 5.0) == (1000, 2)
 
 
+def test_operators_are_those_that_took_the_time():
+    matrix = torch.ones(256, 256)
+    found = timing.operators(lambda: [matrix @ matrix.relu() for _ in range(9)], matrix.device, 2)
+    assert list(found) == ["aten::mm", "aten::clamp_min"]
+    assert 0.5 < found["aten::mm"] < 1 > sum(found.values())
+
+
 def test_the_peak_and_the_memory_are_those_of_a_machine():
     peak = timing.matmul_peak(torch.device("cpu"), "fp32", repeats=1)
     assert 1e8 < peak < 1e16
