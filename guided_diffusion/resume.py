@@ -57,3 +57,17 @@ def find_ema_checkpoint(main_checkpoint: str, step: int, rate: float | str) -> s
     """Return the averaged weights beside a checkpoint, or None."""
     path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
     return str(path) if path.exists() else None
+
+
+def remove_unfinished(folder: Path, done: int) -> None:
+    """Remove what a save left that never came to its model: optimizer and averages.
+
+    Args:
+        folder: the training run.
+        done: steps that the training goes on from; what is older stays.
+    """
+    for optimizer in folder.glob("opt*.pt"):
+        step = optimizer.stem.removeprefix("opt")
+        if step.isdecimal() and int(step) > done and not (folder / f"model{step}.pt").exists():
+            for part in (*folder.glob(f"ema_*_{step}.pt"), optimizer):
+                part.unlink()

@@ -27,6 +27,8 @@ from .flags import UserError
 VERSION = "0.1.0"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
 INTERRUPTED = 130  # exit code, as shells have it
+GOES_ON = "the same command again goes on"
+AT_ONCE = f"interrupted at once, without what was not yet saved; {GOES_ON} from the last save"
 
 
 @contextlib.contextmanager
@@ -317,21 +319,23 @@ def inner_progress(steps: Iterable, desc: str) -> Iterable:
 class StopSignal:
     """Whether Ctrl-C or a batch system has asked this process to end, inside its `with` block.
 
-    The first request is noted, so that the work at hand can be finished; a second one ends the
-    process at once.
+    The first request is noted, so that the work at hand can be finished and saved. A second one
+    changes nothing, as batch systems send theirs twice and people press Ctrl-C twice; a third one
+    ends the process at once.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self._again = False
 
     def __enter__(self) -> "StopSignal":
         self._before = {number: signal.signal(number, self._note) for number in _STOPPING}
         return self
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        if self._again:
+            raise KeyboardInterrupt(AT_ONCE)
+        self.asked, self._again = True, self.asked
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -356,8 +360,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             place = f"{error.filename}: " if error.filename else ""
             print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command again goes on", file=sys.stderr, flush=True)
+        except KeyboardInterrupt as error:
+            print(str(error) or f"interrupted; {GOES_ON}", file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
         finally:
             with contextlib.suppress(OSError):  # the disk may be full

@@ -21,6 +21,7 @@ from .gaussian_diffusion import GaussianDiffusion
 from .loop_log import open_loop_log
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
+from .resume import remove_unfinished
 from .script_util import create_gaussian_diffusion
 from .train_util import TrainLoop, refuse_flags
 
@@ -120,6 +121,8 @@ def train(
 ) -> None:
     """Train to the end in a folder that is claimed; if asked to stop, save and stop.
 
+    A third request ends it without a save; see `run.StopSignal`.
+
     Args:
         loop: with its data.
         args: flags of the command.
@@ -128,6 +131,7 @@ def train(
         unit: what one example is called.
         note: first line of the log.
     """
+    dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
     open_loop_log(loop.out_dir)
     if note:
         logger.log(note)
@@ -144,7 +148,9 @@ def train(
                     _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
                 dist_util.barrier()
             if _to_stop(loop, signal.asked):
-                loop.save()
+                logger.log(f"asked to stop after {loop.done} steps")
+                if loop.done % loop.save_interval:  # else it has just been saved
+                    loop.save()
                 raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
 

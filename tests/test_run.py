@@ -218,15 +218,29 @@ def test_what_the_system_refuses_is_one_line(capsys, tmp_path):
     assert capsys.readouterr().err == f"error: {tmp_path}/none/file: No such file or directory\n"
 
 
-def test_the_first_signal_is_noted_and_the_second_ends():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_the_second_passed_over_and_the_third_ends(number):
+    before = signal.getsignal(number)
     with run.StopSignal() as stop:
         assert not stop.asked
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         assert stop.asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
+        signal.raise_signal(number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt, match="interrupted at once"):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_an_end_at_once_has_words_of_its_own(capsys):
+    @run.command
+    def main(argv=None):
+        raise KeyboardInterrupt(run.AT_ONCE)
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == run.INTERRUPTED
+    assert capsys.readouterr().err.startswith("interrupted at once, without what was not yet saved")
 
 
 def test_places_are_the_same_by_another_name(tmp_path, monkeypatch):

@@ -1,0 +1,82 @@
+"""Trainings that are asked to stop or killed: what they leave, and how the next one mends it."""
+
+import shutil
+import signal
+
+import pytest
+from cli import call, snapshot, succeed
+
+from guided_diffusion import checkpoint, run
+
+
+@pytest.fixture
+def signals_at(monkeypatch):
+    """Return a function that has signals come before files of these names are saved."""
+
+    def arrange(*names: str, number: int = signal.SIGTERM):
+        def save_state(state, path, save=checkpoint.save_state):
+            for _ in range(names.count(path.name)):
+                signal.raise_signal(number)
+            save(state, path)
+
+        monkeypatch.setattr(checkpoint, "save_state", save_state)
+
+    return arrange
+
+
+@pytest.fixture
+def asked_at_once(monkeypatch):
+    """The next training is asked to stop before its first step is done."""
+    stop = run.StopSignal()
+    stop.asked = True
+    monkeypatch.setattr(run, "StopSignal", lambda: stop)
+    return stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_break_the_last_save(
+    runs, tmp_path, signals_at, asked_at_once, number
+):
+    signals_at("model000001.pt", number=number)
+    result = call("image_train", *runs.training, "--out_dir", tmp_path)
+    assert result.code == run.INTERRUPTED
+    assert result.last == "interrupted; the same command again goes on"
+    assert "asked to stop after 1 steps" in result.out
+    asked_at_once.asked = False
+    again = succeed("image_train", *runs.training, "--out_dir", tmp_path)
+    assert f"training on from {tmp_path / 'model000001.pt'}" in again.out
+    for name in ("model000008.pt", "ema_0.5_000008.pt"):
+        assert (tmp_path / name).read_bytes() == (runs.source / name).read_bytes()
+
+
+def test_two_signals_during_a_save_of_the_interval_end_it_with_that_save(
+    runs, tmp_path, signals_at
+):
+    signals_at("opt000004.pt", "ema_0.5_000004.pt")
+    result = call("image_train", *runs.training, "--out_dir", tmp_path)
+    assert result.code == run.INTERRUPTED and "interrupted;" in result.last
+    assert result.out.count("saved ") == 1
+    assert (tmp_path / "model000004.pt").exists() and not (tmp_path / "model000005.pt").exists()
+
+
+def test_a_third_signal_ends_at_once_and_what_it_left_goes_with_the_next_run(
+    runs, tmp_path, signals_at
+):
+    signals_at("opt000004.pt", "ema_0.5_000004.pt", "model000004.pt")
+    result = call("image_train", *runs.training, "--out_dir", tmp_path)
+    assert result.code == run.INTERRUPTED and result.last.startswith("interrupted at once")
+    assert {path.name for path in tmp_path.glob("*.pt")} == {"opt000004.pt", "ema_0.5_000004.pt"}
+    flags = ["--out_dir", tmp_path, "--save_interval", 8]
+    assert "from scratch" in succeed("image_train", *runs.training, *flags).out
+    assert {path.name for path in tmp_path.glob("*.pt")} == {
+        "model000008.pt", "ema_0.5_000008.pt", "opt000008.pt"
+    }  # fmt: skip
+
+
+def test_older_files_without_a_model_stay(runs, tmp_path):
+    shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model000004.pt").unlink()
+    (tmp_path / "ema_0.5_000012.pt").write_bytes(b"an average that its owner kept")
+    succeed("image_train", *runs.training, "--out_dir", tmp_path)
+    kept = {"opt000004.pt", "ema_0.5_000004.pt", "ema_0.5_000012.pt", "opt000008.pt"}
+    assert kept <= snapshot(tmp_path).keys()
