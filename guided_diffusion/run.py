@@ -211,6 +211,7 @@ def refuse_other_run(
     args: dict[str, Any],
     free: set[str],
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    advice: str = "",
 ) -> None:
     """Stop if a folder holds a run of other flags; writes nothing.
 
@@ -220,6 +221,7 @@ def refuse_other_run(
         args: its flags.
         free: names of flags that may differ when a run is continued.
         defaults: what a record means that is older than a flag.
+        advice: what else can be done where flags differ.
 
     Raises:
         UserError: naming each difference.
@@ -241,7 +243,7 @@ def refuse_other_run(
     if differing:
         raise UserError(
             f"--out_dir: {folder} holds a run of other flags ({'; '.join(differing)}); "
-            "give the same flags to continue it, or another folder"
+            f"give the same flags to continue it, or another folder{advice}"
         )
 
 

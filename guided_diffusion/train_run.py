@@ -15,6 +15,7 @@ from PIL import Image
 
 from . import dist_util, execution, flags, logger, run
 from .attention import set_priority
+from .checkpoint import checkpoint_files
 from .classes import record_classes
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
@@ -86,11 +87,20 @@ def join(
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
     free = flags.free_flags(*groups) | {"batch_size"} | free
     identity = (Path(folder), script, asked, free, flags.defaults(*groups))
-    run.refuse_other_run(*identity)
+    run.refuse_other_run(*identity, advice=_how_to_train_on(Path(folder)))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
     th.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))
     return identity
+
+
+def _how_to_train_on(folder: Path) -> str:
+    if not checkpoint_files(folder):
+        return ""
+    return (
+        "; to train on from its newest checkpoint with these flags, add "
+        f"--out_dir ANOTHER_FOLDER --resume_checkpoint {folder}"
+    )
 
 
 def default_folder(prefix: str, data_dir: str) -> Path:

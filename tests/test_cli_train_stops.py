@@ -73,6 +73,22 @@ def test_a_third_signal_ends_at_once_and_what_it_left_goes_with_the_next_run(
     }  # fmt: skip
 
 
+def test_a_run_of_other_flags_is_refused_with_the_way_to_train_on(runs, tmp_path):
+    longer = [*runs.training, "--lr_anneal_steps", 9, "--max_steps", 9]
+    result = call("image_train", *longer, "--out_dir", runs.source)
+    assert result.code == 2 and "--lr_anneal_steps was 0, is 9" in result.last
+    way = f"--out_dir ANOTHER_FOLDER --resume_checkpoint {runs.source}"
+    assert result.last.endswith(way)
+    told = way.replace("ANOTHER_FOLDER", str(tmp_path)).split()
+    assert "training on from" in succeed("image_train", *longer, *told).out
+
+
+def test_a_run_without_a_checkpoint_is_nothing_to_train_on_from(runs, tmp_path):
+    shutil.copy(runs.source / "args.json", tmp_path)
+    result = call("image_train", *runs.training, "--lr", 1, "--out_dir", tmp_path)
+    assert result.code == 2 and result.last.endswith("or another folder")
+
+
 def test_older_files_without_a_model_stay(runs, tmp_path):
     shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model000004.pt").unlink()
