@@ -147,7 +147,7 @@ def train(
         logger.log(note)
     if vars(args).get("class_cond"):
         record_classes(loop.out_dir, args.data_dir, args.labels)
-    logger.log(f"training on from {loop.start}" if loop.start else "training from scratch")
+    logger.log(_beginning(loop, vars(args).get("init_checkpoint", "")))
     logger.log(f"arithmetic: {args.precision}")
     every = _interval(args) if draw else 0
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
@@ -163,6 +163,14 @@ def train(
                     loop.save()
                 raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def _beginning(loop: TrainLoop, weights: str) -> str:
+    if loop.start:
+        return f"training on from {loop.start}"
+    if weights:
+        return f"training from step 0 with the weights of {weights}"
+    return "training from scratch"
 
 
 def _to_stop(loop: TrainLoop, asked: bool) -> bool:

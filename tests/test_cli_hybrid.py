@@ -19,6 +19,8 @@ def both(runs, tmp_path_factory):
     flags = [*HYBRID, "--attention_priority", "both", "--init_checkpoint", runs.source]
     result = succeed("image_train", *runs.training, *flags, "--out_dir", folder)
     assert f"anew: {'input_blocks.3.1.attention.blend'}" in result.out
+    assert f"training from step 0 with the weights of {runs.source}" in result.out
+    assert "from scratch" not in result.out
     return folder
 
 
