@@ -5,6 +5,7 @@ the run folder, and calls `train`. Until the claim nothing is written.
 """
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
@@ -149,14 +150,13 @@ def train(
         record_classes(loop.out_dir, args.data_dir, args.labels)
     logger.log(_beginning(loop, vars(args).get("init_checkpoint", "")))
     logger.log(f"arithmetic: {args.precision}")
-    every = _interval(args) if draw else 0
+    picture = functools.partial(_picture_if_due, loop, _interval(args), draw)
+    if loop.start and Path(loop.start).parent == loop.out_dir:
+        picture(missing=True)  # a kill may have come between this checkpoint and its picture
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
     with run.StopSignal() as signal:
-        for done in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
-            if every and (done % every == 0 or done == loop.max_steps):
-                if dist_util.rank() == 0:
-                    _save_picture(draw(), loop.out_dir / "samples" / f"{done:06d}.png")
-                dist_util.barrier()
+        for _ in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
+            picture()
             if _to_stop(loop, signal.asked):
                 logger.log(f"asked to stop after {loop.done} steps")
                 if loop.done % loop.save_interval:  # else it has just been saved
@@ -181,13 +181,26 @@ def _to_stop(loop: TrainLoop, asked: bool) -> bool:
 
 
 def _interval(args: argparse.Namespace) -> int:
-    return args.save_interval if args.sample_interval == -1 else args.sample_interval
+    asked = vars(args).get("sample_interval", 0)  # commands without pictures have no such flag
+    return args.save_interval if asked == -1 else asked
 
 
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with run.atomic_write(path) as file:
-        picture.save(file, "png")
+def _picture_if_due(
+    loop: TrainLoop,
+    every: int,
+    draw: Callable[[], Image.Image] | None,
+    missing: bool = False,
+) -> None:
+    """Save the picture of the present step, if there is to be one; if `missing`, not again."""
+    if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
+        return
+    path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
+    if dist_util.rank() == 0 and not (missing and path.exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = draw()
+        with run.atomic_write(path) as file:
+            picture.save(file, "png")
+    dist_util.barrier()
 
 
 def draw_samples(

@@ -89,6 +89,23 @@ def test_a_run_without_a_checkpoint_is_nothing_to_train_on_from(runs, tmp_path):
     assert result.code == 2 and result.last.endswith("or another folder")
 
 
+def test_the_picture_that_a_kill_cost_is_made_with_the_next_run(runs, tmp_path):
+    shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
+    for step in (4, 8):
+        (tmp_path / "samples" / f"00000{step}.png").unlink()
+    other = [*runs.training, "--max_steps", 8, "--resume_checkpoint", tmp_path]
+    succeed("image_train", *other, "--out_dir", tmp_path / "other")
+    assert not (tmp_path / "other" / "samples").exists()
+    succeed("image_train", *runs.training, "--out_dir", tmp_path)
+    succeed("image_train", *runs.training, "--out_dir", tmp_path, "--max_steps", 9)
+    (tmp_path / "samples" / "000009.png").write_bytes(b"there already")
+    succeed("image_train", *runs.training, "--out_dir", tmp_path, "--max_steps", 9)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    assert made.keys() == {"000008.png", "000009.png"}
+    assert made["000009.png"] == b"there already"
+    assert made["000008.png"] == (runs.source / "samples" / "000008.png").read_bytes()
+
+
 def test_older_files_without_a_model_stay(runs, tmp_path):
     shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model000004.pt").unlink()
