@@ -1,12 +1,15 @@
 """The log of a training loop: its files, and the losses by quarter of the timesteps."""
 
+import contextlib
+import csv
 import functools
+import json
 import os
 from pathlib import Path
 
 import torch as th
 
-from . import dist_util, logger
+from . import dist_util, logger, run
 from .gaussian_diffusion import GaussianDiffusion
 
 
@@ -43,3 +46,32 @@ def open_loop_log(out_dir: Path, *, together: bool = True) -> None:
         formats = [] if together else [name for name in formats if name != "stdout"]
     comm = dist_util.Ranks() if together and dist_util.world_size() > 1 else None
     logger.configure(str(out_dir), formats, comm)
+
+
+def drop_later_rows(out_dir: Path, done: int) -> None:
+    """Drop the rows of later steps, which will be done again, from the progress files of a run.
+
+    A last row that a kill cut short goes too; what has no step that can be read stays.
+
+    Args:
+        out_dir: the run folder, no log open in it.
+        done: the last step whose row stays.
+    """
+    for path in (out_dir / f"progress.{suffix}" for suffix in ("csv", "json", "jsonl")):
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [
+                line for line in lines
+                if line.endswith(b"\n") and not _step(line, lines[0], path.suffix) > done
+            ]  # fmt: skip
+            run.write_if_changed(path, b"".join(kept))
+
+
+def _step(line: bytes, header: bytes, suffix: str) -> float:
+    # nan, which is beyond nothing, where there is none.
+    with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
+        if suffix != ".csv":
+            return float(json.loads(line)["step"])
+        keys, values = csv.reader([header.decode(), line.decode()])
+        return float(values[keys.index("step")])
+    return float("nan")

@@ -20,7 +20,7 @@ from .checkpoint import checkpoint_files
 from .classes import record_classes
 from .flags import UserError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
-from .loop_log import open_loop_log
+from .loop_log import drop_later_rows, open_loop_log
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
 from .resume import remove_unfinished
@@ -142,7 +142,7 @@ def train(
         unit: what one example is called.
         note: first line of the log.
     """
-    dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
+    dist_util.once(lambda: _forget_what_comes_again(loop))
     open_loop_log(loop.out_dir)
     if note:
         logger.log(note)
@@ -163,6 +163,11 @@ def train(
                     loop.save()
                 raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def _forget_what_comes_again(loop: TrainLoop) -> None:
+    remove_unfinished(loop.out_dir, loop.done)
+    drop_later_rows(loop.out_dir, loop.done)
 
 
 def _beginning(loop: TrainLoop, weights: str) -> str:

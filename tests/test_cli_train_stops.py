@@ -1,12 +1,14 @@
 """Trainings that are asked to stop or killed: what they leave, and how the next one mends it."""
 
+import json
 import shutil
 import signal
 
 import pytest
-from cli import call, snapshot, succeed
+from cli import call, read_csv, snapshot, succeed
 
 from guided_diffusion import checkpoint, run
+from guided_diffusion.loop_log import drop_later_rows
 
 
 @pytest.fixture
@@ -104,6 +106,38 @@ def test_the_picture_that_a_kill_cost_is_made_with_the_next_run(runs, tmp_path):
     assert made.keys() == {"000008.png", "000009.png"}
     assert made["000009.png"] == b"there already"
     assert made["000008.png"] == (runs.source / "samples" / "000008.png").read_bytes()
+
+
+def test_a_run_that_goes_on_from_an_earlier_step_logs_each_step_once(runs, tmp_path):
+    shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model000008.pt").unlink()
+    with open(tmp_path / "progress.jsonl", "a") as file:
+        file.write('{"loss": 0.1, "st')  # as a kill leaves it
+    succeed("image_train", *runs.training, "--out_dir", tmp_path)
+    for folder in (tmp_path, runs.source):
+        rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+        table = read_csv(folder / "progress.csv")
+        assert [row["step"] for row in rows] == [int(row["step"]) for row in table]
+        assert [row["step"] for row in rows] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("done", "steps"), [(0, []), (10, [10]), (25, [10, 20]), (99, [10, 20, 30])]
+)
+def test_rows_beyond_a_step_are_dropped_and_all_others_left_as_they_are(tmp_path, done, steps):
+    header, row = b"loss,step,note\r\n", b'0.50,%d,"a, b"\r\n'
+    other = b'["no step"]\nnot even json\n{"loss": 1}\n'
+    line = b'{"loss": 0.50, "step": %d}\n'
+    all_steps = (10, 20, 30)
+    (tmp_path / "progress.csv").write_bytes(
+        header + b"".join(row % n for n in all_steps) + b"0.5,4"
+    )
+    (tmp_path / "progress.jsonl").write_bytes(other + b"".join(line % n for n in all_steps))
+    drop_later_rows(tmp_path, done)
+    assert snapshot(tmp_path) == {
+        "progress.csv": header + b"".join(row % n for n in steps),
+        "progress.jsonl": other + b"".join(line % n for n in steps),
+    }
 
 
 def test_older_files_without_a_model_stay(runs, tmp_path):
