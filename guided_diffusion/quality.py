@@ -86,6 +86,8 @@ def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, Engine]]:
         engine = replace(PUBLISHED, **preset).within(levels)
         yield name, engine
         yield f"{name}, bf16", replace(engine, precision="bf16")
+        if engine.order > 1:
+            yield f"{name}, encoding by noise", replace(engine, encode_prediction="noise")
     for grid, order, steps in product(grids, (1, 2, 3), STEPS):
         if steps < levels:
             few = {"solver_order": order, "encode_steps": steps, "decode_steps": steps}

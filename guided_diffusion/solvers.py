@@ -98,6 +98,8 @@ def ddim_step(
     return moved if noise is None else moved + _per_image(sd, x) * noise
 
 
+_LONGEST = 4.0  # times the move before; a longer one goes without a past
+
 Past = tuple[Level, torch.Tensor, torch.Tensor]
 
 
@@ -109,20 +111,28 @@ class Multistep:
     its values at this level and at the levels of the moves before, and the integral is exact.
     Direction is no case: lambda falls in an encoding and rises in a decoding.
 
+    The polynomial can be that of the predicted noise instead, whose flow is the same with alpha
+    and sigma exchanged: d(x / alpha) / d(-lambda) = exp(-lambda) eps.
+
     At a clean end lambda is infinite; a move from or to there is one of first order, as is the
-    first of an image without a past.
+    first of an image without a past, and one so much longer than the move before that it would
+    magnify what is wrong in a difference of predictions.
 
     Args:
         order: 1 to 3.
+        predicts: "data" or "noise", what is taken as a polynomial.
 
     Reference:
-        DPM-Solver++, arXiv:2211.01095, section 4.2 (there order 3 halves the last term).
+        DPM-Solver++, arXiv:2211.01095, section 4.2 (there order 3 halves the last term); for the
+        noise, DPM-Solver, arXiv:2206.00927, proposition 3.1.
     """
 
-    def __init__(self, order: int = 1) -> None:
+    def __init__(self, order: int = 1, predicts: str = "data") -> None:
         if order not in (1, 2, 3):
             raise ValueError(f"solver order: expected 1, 2 or 3, found {order}")
-        self.order = order
+        if predicts not in PREDICTED:
+            raise ValueError(f"predicts: expected one of {sorted(PREDICTED)}, found {predicts!r}")
+        self.order, self.predicts = order, predicts
 
     def step(
         self,
@@ -148,11 +158,11 @@ class Multistep:
         moved = ddim_step(x, level_cur, level_next, eps)
         past = [_extended(entry, len(x)) for entry in history[: -self.order : -1]]
         cur, nxt, *before = _as_float64(level_cur, level_next, *(level for level, _, _ in past))
-        later = _clean(x, cur, eps)
-        for (_, *move), level, weight in zip(
-            past, before, _difference_weights(cur, nxt, *before), strict=True
-        ):
-            earlier = _clean(move[0], level, move[1])
+        predicted, share = PREDICTED[self.predicts]
+        weights = _difference_weights(*map(share, (cur, nxt, *before)))
+        later = predicted(x, cur, eps)
+        for (_, *move), level, weight in zip(past, before, weights, strict=True):
+            earlier = predicted(move[0], level, move[1])
             moved = moved + _per_image(weight, x) * (later - earlier)
             later = earlier
         return moved
@@ -177,6 +187,17 @@ def _clean(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Ten
     """The predicted clean image; x itself where the level is 1 or not known."""
     level = level.nan_to_num(1.0)
     return _per_image(level.rsqrt(), x) * x - _per_image(torch.sqrt(1 / level - 1), x) * eps
+
+
+def _noise(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    return eps
+
+
+# What is predicted, from a state, its level and its noise; and its own share of the variance there.
+PREDICTED = {
+    "data": (_clean, lambda level: level),
+    "noise": (_noise, lambda level: 1.0 - level),
+}
 
 
 def _log_snr(level: torch.Tensor) -> torch.Tensor:
@@ -205,5 +226,5 @@ def _difference_weights(
             weights[0] + torch.where(known, bend / gap, 0.0),
             torch.where(known, -bend / gap_before, 0.0),
         ]
-    return [torch.where(torch.isfinite(h) & torch.isfinite(weight), weight, 0.0)
-            for weight in weights]  # fmt: skip
+    usable = h.abs() <= _LONGEST * gap.abs()  # False where a level is missing
+    return [torch.where(usable & torch.isfinite(weight), weight, 0.0) for weight in weights]

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Set
 from typing import Any
 
-from .flags import option
+from .flags import UserError, option
 from .options import NUM_CLASSES
 
 
@@ -55,7 +55,10 @@ class SequenceOptions:
         minimum=1,
         free=True,
     )
-    max_batch: int = option(32, "images per forward in decoding at most", minimum=1, free=True)
+    max_batch: int = option(
+        32, "images per forward at most; halved whenever a GPU runs out of memory", minimum=1,
+        free=True,
+    )  # fmt: skip
     amount: int = option(10, "images per sequence, besides its source", minimum=1)
     depth_policy: str = option(
         "add",
@@ -84,6 +87,10 @@ class SequenceOptions:
     decode_steps: int = option(
         0, "network evaluations of a decoding from full depth; 0: every level", minimum=0
     )
+    encode_prediction: str = option(
+        "data", "what dpmpp follows in an encoding: the predicted clean image, or the noise",
+        choices=("data", "noise"),
+    )  # fmt: skip
     grid: str = option(
         "mixed",
         "levels that few steps visit; even in the timestep, its root, the log of the "
@@ -113,10 +120,20 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def apply_preset(args: argparse.Namespace, given: Set[str]) -> None:
-    """Set the flags of `args.preset` in `args`, except those given on the command line."""
+    """Set the flags of `args.preset` in `args`, except those given on the command line.
+
+    Raises:
+        UserError: if a flag is given that has no effect on the engine that results.
+    """
     for name, value in PRESETS[args.preset].items():
         if name not in given:
             setattr(args, name, value)
+    for name in sorted({"solver_order", "encode_prediction"} & given):
+        if args.solver == "ddim":
+            raise UserError(f"--{name}: goes with --solver dpmpp (or --preset fast), got "
+                            f"{args.solver}")  # fmt: skip
+    if "grid" in given and not args.encode_steps and not args.decode_steps:
+        raise UserError("--grid: every level is visited; add --encode_steps or --decode_steps")
 
 
 @dataclasses.dataclass(frozen=True)

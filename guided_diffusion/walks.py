@@ -26,11 +26,16 @@ from .domains import Domain
 from .flags import UserError
 from .gaussian_diffusion import GaussianDiffusion
 from .schedules import timestep_grid
-from .solvers import Multistep
+from .solvers import PREDICTED, Multistep, Past
 from .spectrum import FEATURES
 
 CONVENTIONS = ("reference", "aligned")
 SOLVERS = ("ddim", "dpmpp")
+CHOICES = {
+    "level_convention": CONVENTIONS,
+    "solver": SOLVERS,
+    "encode_prediction": tuple(PREDICTED),
+}
 _SMALL = 8  # images; what is left below goes through the network at once
 
 
@@ -48,11 +53,22 @@ class Engine:
     max_batch: int = 32
     trajectory_memory: float = 0.5
     compile: bool = False
+    encode_prediction: str = "data"
 
     @property
     def order(self) -> int:
         """Order of the solver; DDIM is the first."""
         return 1 if self.solver == "ddim" else self.solver_order
+
+    @property
+    def encoding(self) -> Multistep:
+        """Solver of the walk to noise."""
+        return Multistep(self.order, self.encode_prediction)
+
+    @property
+    def decoding(self) -> Multistep:
+        """Solver of the walk to clean images."""
+        return Multistep(self.order)
 
     def within(self, levels: int) -> "Engine":
         """Return an engine that takes no more steps than there are levels."""
@@ -109,7 +125,7 @@ def levels(diffusion: GaussianDiffusion) -> list[float]:
 
 
 def _visited(diffusion: GaussianDiffusion, engine: Engine, flag: str) -> list[int]:
-    for name, known in {"level_convention": CONVENTIONS, "solver": SOLVERS}.items():
+    for name, known in CHOICES.items():
         if getattr(engine, name) not in known:
             raise UserError(
                 f"--{name}: expected one of {known}, got {getattr(engine, name)!r}"
@@ -205,10 +221,10 @@ def _filled_up(values: th.Tensor, size: int) -> th.Tensor:
 
 @th.no_grad()
 def walk(
-    predict: Predictor, states: th.Tensor, moves: Iterable[Move], order: int = 1
+    predict: Predictor, states: th.Tensor, moves: Iterable[Move], solver: Multistep
 ) -> Iterator[tuple[th.Tensor, th.Tensor]]:
     """Yield the states [N, C, H, W] after each move, and the noise that it was made with."""
-    solver, past = Multistep(order), []
+    past: list[Past] = []
     for move in moves:
         eps = predict(states, th.full((len(states),), move.timestep, device=states.device))
         moved = solver.step(states, move.level_cur, move.level_next, eps, past)
@@ -234,7 +250,7 @@ class Trajectory:
     def __init__(
         self, moves: Sequence[Move], clean: th.Tensor, engine: Engine, levels: Sequence[float]
     ) -> None:
-        self.moves, self.levels, self.solver = moves, levels, Multistep(engine.order)
+        self.moves, self.levels, self.solver = moves, levels, engine.encoding
         self.depths = np.array([0, *(move.depth for move in moves)])
         gaps = len(moves) < len(levels) - 1
         memory_gb = engine.trajectory_memory / (2 if gaps else 1)
@@ -301,7 +317,7 @@ def encode(
     trajectory = Trajectory(moves, images, engine, levels(diffusion))
     found = []
     start = images.to(predict.domain.device)
-    steps = walk(predict, start, watch(moves, desc="encoding"), engine.order)
+    steps = walk(predict, start, watch(moves, desc="encoding"), engine.encoding)
     for index, (states, eps) in enumerate(steps):
         trajectory.store(index, states, eps)
         found.append(FEATURES[feature](states))
@@ -343,7 +359,7 @@ def decode(
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     diffusion = predict.domain.diffusion
-    solver, past = Multistep(engine.order), []
+    solver, past = engine.decoding, []
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
     # All moves are made of these, so that none waits for something from the host.
@@ -389,8 +405,8 @@ def translate(
     """
     there = watch(encode_moves(source.domain.diffusion, engine), desc="encoding")
     back = watch(decode_moves(target.domain.diffusion, engine), desc="decoding")
-    latents = _last(walk(source, states.to(source.domain.device), there, engine.order))
-    return latents, _last(walk(target, latents, back, engine.order))
+    latents = _last(walk(source, states.to(source.domain.device), there, engine.encoding))
+    return latents, _last(walk(target, latents, back, engine.decoding))
 
 
 def _last(steps: Iterator[tuple[th.Tensor, th.Tensor]]) -> th.Tensor:

@@ -70,7 +70,7 @@ def test_engines_are_compared_with_the_converged_one(runs, tmp_path):
 
 def test_presets_are_among_the_engines_in_either_precision():
     found = dict(engines(["mixed", "logsnr"], 1000))
-    assert len(found) == 2 + 2 * 4 + 2 * 3 * 4
+    assert len(found) == 2 + 2 * 4 + 2 + 2 * 3 * 4
     for preset, flags in PRESETS.items():
         assert all(getattr(found[preset], name) == value for name, value in flags.items())
         assert found[f"{preset}, bf16"] == replace(found[preset], precision="bf16")

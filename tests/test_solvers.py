@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from guided_diffusion.solvers import Multistep, ddim_sigma, ddim_step
 
+FINE = 2560  # moves that stand for the exact flow
 STD = 0.5  # of the Gaussian data of the analytic oracle
 STATES = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NOISE = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -24,8 +27,10 @@ def gaussian_eps(x: torch.Tensor, level: float) -> torch.Tensor:
     return math.sqrt(1.0 - level) / marginal_variance(level) * x
 
 
-def walk(x: torch.Tensor, levels: list[float], order=1, eps_of=gaussian_eps, past=()):
-    solver, past = Multistep(order), list(past)
+def walk(
+    x: torch.Tensor, levels: list[float], order=1, eps_of=gaussian_eps, past=(), predicts="data"
+):
+    solver, past = Multistep(order, predicts), list(past)
     for cur, nxt in zip(levels, levels[1:], strict=False):
         eps = eps_of(x, cur)
         moved = solver.step(x, cur, nxt, eps, past)
@@ -51,33 +56,64 @@ def log_orders(errors: list[float]) -> list[float]:
     return [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("decode", [False, True])
-def test_order_of_convergence_on_a_mixture(order: int, decode: bool) -> None:
-    direction = 1 if decode else -1
-    fine = walk(STATES, log_snr_levels(2560)[::direction], 3, mixture_eps)
-    errors = [
-        (walk(STATES, log_snr_levels(moves)[::direction], order, mixture_eps) - fine).abs().max()
-        for moves in (40, 80, 160)
-    ]
+@functools.cache
+def fine_states(decode: bool) -> list[torch.Tensor]:
+    """States of the mixture's flow at `FINE` + 1 levels."""
+    solver, past, states = Multistep(3), [], [STATES]
+    levels = log_snr_levels(FINE)[:: 1 if decode else -1]
+    for cur, nxt in zip(levels, levels[1:], strict=False):
+        eps = mixture_eps(states[-1], cur)
+        states.append(solver.step(states[-1], cur, nxt, eps, past))
+        past = solver.remember(past, (cur, states[-2], eps))
+    return states
+
+
+FAMILIES = [
+    pytest.param(order, way == "decode", predicts, id=f"{order}-{way}-{predicts}")
+    for order, way, predicts in itertools.product(
+        (1, 2, 3), ("encode", "decode"), ("data", "noise")
+    )
+]
+
+
+@pytest.mark.parametrize(("order", "decode", "predicts"), FAMILIES)
+def test_order_of_convergence_on_a_mixture(order: int, decode: bool, predicts: str) -> None:
+    """With a past on the flow: the first moves of a walk without one are of lower order."""
+    errors, flow = [], fine_states(decode)
+    for moves in (160, 320):
+        levels = log_snr_levels(moves)[:: 1 if decode else -1]
+        states = flow[:: FINE // moves]
+        past = [(level, x, mixture_eps(x, level))
+                for level, x in zip(levels[:2], states, strict=False)]  # fmt: skip
+        end = walk(states[2], levels[2:], order, mixture_eps, past, predicts)
+        errors.append((end - flow[-1]).abs().max())
     assert log_orders(errors)[-1] == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("decode", [False, True])
-def test_order_of_convergence_to_the_exact_flow(order: int, decode: bool) -> None:
-    """With a past on the exact flow: the first moves of a walk without one are of lower order."""
+@pytest.mark.parametrize(("order", "decode", "predicts"), FAMILIES)
+def test_order_of_convergence_to_the_exact_flow(order: int, decode: bool, predicts: str) -> None:
     errors = []
-    for moves in (40, 80, 160):
+    for moves in (160, 320):
         levels = log_snr_levels(moves)[:: 1 if decode else -1]
-        unit = [STATES * math.sqrt(marginal_variance(level)) for level in levels[:2]]
+        unit = [STATES * math.sqrt(marginal_variance(level)) for level in levels[:3]]
         past = [
-            (level, x, gaussian_eps(x, level)) for level, x in zip(levels[:2], unit, strict=True)
+            (level, x, gaussian_eps(x, level)) for level, x in zip(levels[:2], unit, strict=False)
         ]
-        x = STATES * math.sqrt(marginal_variance(levels[2]))
-        end = walk(x, levels[2:], order, past=past)
+        end = walk(unit[2], levels[2:], order, past=past, predicts=predicts)
         errors.append((end / math.sqrt(marginal_variance(levels[-1])) - STATES).abs().max())
     assert log_orders(errors)[-1] == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("predicts", ["data", "noise"])
+def test_a_move_much_longer_than_the_one_before_goes_without_a_past(predicts: str) -> None:
+    def moved(times: float) -> torch.Tensor:
+        before, here, there = (1 / (1 + math.exp(-2 * u)) for u in (-0.1, 0.0, 0.1 * times))
+        past = [(before, STATES, NOISE)]
+        found = Multistep(2, predicts).step(STATES, here, there, 2 * NOISE, past)
+        return found - ddim_step(STATES, here, there, 2 * NOISE)
+
+    assert moved(3.9).abs().max() > 0.01
+    assert torch.equal(moved(4.1), torch.zeros_like(STATES))
 
 
 def test_second_order_equals_diffusers() -> None:
@@ -117,6 +153,11 @@ def test_moves_from_and_to_the_clean_end_are_of_first_order(order: int) -> None:
     torch.testing.assert_close(moved, ddim_step(STATES, 0.99, 1.0, NOISE))
     after = solver.step(STATES, 0.99, 0.9, NOISE, [(1.0, STATES, NOISE)])
     torch.testing.assert_close(after, ddim_step(STATES, 0.99, 0.9, NOISE))
+
+
+def test_other_predictions_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of .*'data', 'noise'.*, found 'score'"):
+        Multistep(2, "score")
 
 
 @pytest.mark.parametrize("order", [0, 4])

@@ -70,7 +70,7 @@ def test_wavefront_decode_equals_decoding_each_depth_alone(pair, engine):
 def test_decoding_from_a_depth_is_the_end_of_the_walk_from_noise(pair):
     latent, process = blurred_noise(0, 16), pair[1].diffusion
     moves = decode_moves(process, PUBLISHED)[40 - 7 :]
-    *_, (expected, _) = walk(Predictor(pair[1], PUBLISHED), latent, moves)
+    *_, (expected, _) = walk(Predictor(pair[1], PUBLISHED), latent, moves, PUBLISHED.decoding)
     found = decode(Predictor(pair[1], PUBLISHED), latent, [7], PUBLISHED)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -166,6 +166,19 @@ def test_forty_steps_of_a_higher_order_end_nearer_to_the_exact_flow(gaussian, de
     assert error[2] < 0.5 * error[1] < 0.25 * error[0] < 0.02
 
 
+def test_an_encoding_can_follow_the_noise_in_place_of_the_clean_image(gaussian):
+    exact, images = gaussian
+    level = levels(exact.diffusion)[600]
+    flow = images * np.sqrt(level * SPREAD**2 + 1 - level) / SPREAD
+    ends = {}
+    for prediction in ("data", "noise"):
+        engine = Engine("dpmpp", 2, 40, 40, "mixed", "aligned", encode_prediction=prediction)
+        trajectory, _ = encode(Predictor(exact, engine), images, engine)
+        ends[prediction] = trajectory.at(0, [600])
+        assert rms(ends[prediction] - flow[0]) < 0.02
+    assert not torch.equal(*ends.values())
+
+
 def test_features_between_visited_depths_are_interpolated():
     curves = np.array([[[1.0], [3.0], [0.0]]])
     every = at_every_depth(np.array([1, 3, 6]), curves, 6)
@@ -252,6 +265,7 @@ def test_a_device_without_room_for_one_image_says_so(pair):
     ("changes", "message"),
     [
         ({"level_convention": "joined"}, "--level_convention: .*'joined'"),
+        ({"encode_prediction": "score"}, "--encode_prediction: expected one of .*'score'"),
         ({"solver": "euler"}, "--solver: expected one of .*'euler'"),
         ({"grid": "square"}, "--grid: expected one of .*'square'"),
         ({"encode_steps": 41}, "--encode_steps: expected 1 to 40 steps, found 41"),
