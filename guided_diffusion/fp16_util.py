@@ -9,6 +9,7 @@ Reference: Micikevicius et al. 2018, "Mixed Precision Training", https://arxiv.o
 sections 3.1 (master copy) and 3.2 (loss scale).
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -162,7 +163,8 @@ class MixedPrecisionTrainer:
     `master_params` are the model's own parameters.
 
     A step whose gradients are infinite or not numbers is skipped and reported in either case, so
-    that no such number ever reaches the weights.
+    that no such number ever reaches the weights. Where the optimizer can skip by itself, as a
+    fused Adam in float32 does, no step waits for its device; the report comes with the log's row.
 
     Attributes:
         step: optimizer steps, skipped ones included; a loop that resumes sets it.
@@ -204,28 +206,47 @@ class MixedPrecisionTrainer:
         """Add the (scaled) gradients of a scalar loss to the model's."""
         (loss * 2**self.lg_loss_scale if self.use_fp16 else loss).backward()
 
-    def optimize(self, opt: torch.optim.Optimizer) -> bool:
+    def optimize(self, opt: torch.optim.Optimizer) -> bool | Tensor:
         """Step an optimizer over `master_params` and log the norms of gradients and parameters.
 
         Returns:
             False if the gradients overflowed; then nothing moved, and a loss scale was halved.
+            Where the device decides, a bool tensor [] on it, which waits only when it is read.
 
         Raises:
-            UserError: if that happened so many times in a row that it will not end.
+            UserError: if that happened so many times in a row that it will not end; where the
+                device decides, the log raises it when a row is read.
         """
         self.step += 1
+        if not self.use_fp16 and _can_skip(opt):
+            return self._step_unless_overflow(opt)
         scale = 2**self.lg_loss_scale if self.use_fp16 else 1.0
         if self.use_fp16:
             logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
             model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
-        grad_norm, param_norm = self._compute_norms(grad_scale=scale)
+        taken = self._note(self.step, self._compute_norms(), scale)
+        if taken:
+            self._step_fp16(opt, scale) if self.use_fp16 else opt.step()
+        return taken
+
+    def _step_unless_overflow(self, opt: torch.optim.Optimizer) -> Tensor:
+        norms = self._compute_norms()
+        taken = norms[0].isfinite()
+        # As torch.amp.GradScaler hands them over; the gradients have no scale here.
+        opt.grad_scale, opt.found_inf = None, (~taken).float()
+        opt.step()
+        del opt.grad_scale, opt.found_inf
+        logger.defer(functools.partial(self._note, self.step, norms))
+        return taken
+
+    def _note(self, step: int, norms: Tensor, scale: float = 1.0) -> bool:
+        grad_norm, param_norm = norms.tolist()  # one read of both: the device is waited for once
         if check_overflow(grad_norm):
-            self._skip(grad_norm)
+            self._skip(step, grad_norm / scale)
             return False
         self._skipped = 0
-        logger.logkv_mean("grad_norm", grad_norm)
+        logger.logkv_mean("grad_norm", grad_norm / scale)
         logger.logkv_mean("param_norm", param_norm)
-        self._step_fp16(opt, scale) if self.use_fp16 else opt.step()
         return True
 
     def _step_fp16(self, opt: torch.optim.Optimizer, scale: float) -> None:
@@ -235,27 +256,26 @@ class MixedPrecisionTrainer:
         master_params_to_model_params(self.param_groups_and_shapes, self.master_params)
         self.lg_loss_scale += self.fp16_scale_growth
 
-    def _skip(self, grad_norm: float) -> None:
+    def _skip(self, step: int, grad_norm: float) -> None:
         self._skipped += 1
-        report = f"step {self.step}: skipped, gradients overflowed (norm {grad_norm})"
+        report = f"step {step}: skipped, gradients overflowed (norm {grad_norm})"
         if self.use_fp16:
             zero_master_grads(self.master_params)
             before, self.lg_loss_scale = self.lg_loss_scale, self.lg_loss_scale - 1
             report += f" at lg_loss_scale {before:.3f}, lowered to {self.lg_loss_scale:.3f}"
         logger.log(report)
-        if self._skipped == MAX_SKIPPED:
+        # A report may be late: what counts is whether the skipping goes on to this day.
+        if self._skipped >= MAX_SKIPPED and step == self.step:
             raise UserError(
-                f"step {self.step}: gradients overflowed in {MAX_SKIPPED} steps in a row; weights "
-                f"and checkpoints are those of step {self.step - MAX_SKIPPED}, all finite; go on "
+                f"step {step}: gradients overflowed in {self._skipped} steps in a row; weights "
+                f"and checkpoints are those of step {step - self._skipped}, all finite; go on "
                 "from an earlier checkpoint with a lower --lr, or in --precision fp32"
             )
 
-    def _compute_norms(self, grad_scale: float = 1.0) -> tuple[float, float]:
+    def _compute_norms(self) -> Tensor:
         grads = [param.grad for param in self.master_params if param.grad is not None]
         grads = grads or [torch.zeros_like(self.master_params[0])]
-        # One read of both, so that the device is waited for once.
-        norms = torch.stack([_norm(grads), _norm(self.master_params)]).tolist()
-        return norms[0] / grad_scale, norms[1]
+        return torch.stack([_norm(grads), _norm(self.master_params)])
 
     def master_params_to_state_dict(self, master_params: Sequence[Tensor]) -> dict[str, Tensor]:
         """A state dict of the model with the values of `master_params`."""
@@ -266,6 +286,13 @@ class MixedPrecisionTrainer:
     def state_dict_to_master_params(self, state_dict: dict[str, Tensor]) -> list[Tensor]:
         """Master parameters with the values of a state dict of the model."""
         return state_dict_to_master_params(self.model, state_dict, self.use_fp16)
+
+
+def _can_skip(opt: torch.optim.Optimizer) -> bool:
+    # A fused kernel reads on the device whether to step. Of optimizers that are not torch's own
+    # it is not known what they make of that.
+    adam = isinstance(opt, (torch.optim.Adam, torch.optim.AdamW))
+    return adam and all(group["fused"] for group in opt.param_groups)
 
 
 def _flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -85,7 +85,10 @@ def normalization(channels: int) -> GroupNorm32:
 
 @torch.no_grad()
 def update_ema(
-    target_params: Iterable[Tensor], source_params: Iterable[Tensor], rate: float = 0.99
+    target_params: Iterable[Tensor],
+    source_params: Iterable[Tensor],
+    rate: float = 0.99,
+    taken: bool | Tensor = True,
 ) -> None:
     """Average parameters over time: target = rate * target + (1 - rate) * source.
 
@@ -93,6 +96,8 @@ def update_ema(
         target_params: the running averages, changed in place.
         source_params: the current values, in the same order and of the same shapes.
         rate: share of the old average that is kept, in [0, 1].
+        taken: whether to; a bool tensor [] on the parameters' device is obeyed without waiting
+            for it, and finite parameters are taken for granted then.
 
     Raises:
         ValueError: if the two hold different numbers of tensors.
@@ -103,9 +108,15 @@ def update_ema(
             f"update_ema: expected as many source as target parameters ({len(targets)}), "
             f"got {len(sources)}"
         )
-    if targets:
-        torch._foreach_mul_(targets, rate)
-        torch._foreach_add_(targets, sources, alpha=1 - rate)
+    if not targets or taken is False:
+        return
+    kept, added = rate, sources
+    if isinstance(taken, Tensor):  # factors of 1 and 0 that change no bit where it is true
+        share = taken.to(targets[0].dtype)
+        kept = share * rate + (1 - share)
+        added = torch._foreach_mul(sources, share)
+    torch._foreach_mul_(targets, kept)
+    torch._foreach_add_(targets, added, alpha=1 - rate)
 
 
 @torch.no_grad()

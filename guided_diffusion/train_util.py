@@ -298,9 +298,9 @@ class TrainLoop:
 
     def _optimize(self) -> None:
         self._anneal_lr()
-        if self.mp_trainer.optimize(self.opt):
-            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-                update_ema(params, self.mp_trainer.master_params, rate=rate)
+        taken = self.mp_trainer.optimize(self.opt)
+        for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+            update_ema(params, self.mp_trainer.master_params, rate, taken)
 
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:

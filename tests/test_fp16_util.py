@@ -158,6 +158,45 @@ def test_float32_step_equals_a_bare_optimizer_step_and_logs_norms(model, logged)
     assert not any(p.grad.any() for p in model.parameters())
 
 
+def adam(trainer, fused=True):
+    return torch.optim.AdamW(trainer.master_params, lr=0.1, fused=fused)
+
+
+def from_a_plain_file(trainer):
+    opt = adam(trainer)
+    opt.load_state_dict(adam(trainer, fused=None).state_dict())
+    return opt
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [(adam, torch.Tensor), (lambda t: adam(t, False), bool), (from_a_plain_file, bool),
+     (lambda t: torch.optim.SGD(t.master_params, lr=0.1), bool)],
+)  # fmt: skip
+@pytest.mark.parametrize("factor", [1.0, math.inf, math.nan])
+def test_a_float32_step_is_taken_or_not_and_whoever_decides_says_so(
+    model, recorder, optimizer, kind, factor
+):
+    trainer = MixedPrecisionTrainer(model=model)
+    opt, before = optimizer(trainer), [p.detach().clone() for p in model.parameters()]
+    trainer.backward(loss_of(model) * factor)
+    taken = trainer.optimize(opt)
+    assert type(taken) is kind and bool(taken) is (factor == 1)
+    same = [torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
+    assert same == [factor != 1] * len(before)
+    assert {int(s["step"]) for s in opt.state.values() if "step" in s} <= {int(factor == 1)}
+    assert not {"found_inf", "grad_scale"} & vars(opt).keys()
+    assert (len(recorder.lines) == 0) is (kind is torch.Tensor or factor == 1)
+    assert ("grad_norm" in logger.dumpkvs()) is (factor == 1)
+    assert len(recorder.lines) == (factor != 1)
+
+
+def test_float16_training_knows_at_once_and_halves_its_scale(model, recorder):
+    trainer = MixedPrecisionTrainer(model=model, use_fp16=True)
+    trainer.backward(loss_of(model) * math.inf)
+    assert trainer.optimize(adam(trainer)) is False and trainer.lg_loss_scale == 19.0
+
+
 def test_float16_step_unscales_every_gradient_and_grows_the_scale(model, logged):
     twin = load_drawn_weights(Half())
     loss_of(twin).backward()

@@ -175,6 +175,20 @@ def test_update_ema_default_rate_mixed_dtypes_and_no_parameters():
     gd_nn.update_ema([], [])
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.9, 0.9999, 1.0])
+def test_update_ema_of_a_step_that_the_device_took_or_not_is_exact(rate):
+    start, sources = [draw(1, 3, 50), draw(2, 7)], [draw(3, 3, 50), draw(4, 7)]
+
+    def averaged(taken):
+        targets = [value.clone() for value in start]
+        gd_nn.update_ema(targets, sources, rate, taken)
+        return targets
+
+    for taken, expected in ((True, averaged(True)), (False, start)):
+        for found in (averaged(taken), averaged(torch.tensor(taken))):
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_update_ema_refuses_lists_of_different_lengths():
     with pytest.raises(ValueError, match=r"target parameters \(2\), got 1"):
         gd_nn.update_ema([torch.ones(1), torch.ones(1)], [torch.ones(1)])
