@@ -340,4 +340,6 @@ def sync_params(params: Iterable[th.Tensor]) -> None:
     if world_size() > 1:
         with th.no_grad():
             for param in params:
-                dist.broadcast(param, 0)
+                sent = param.contiguous()  # what is sent is the memory, in this order on all ranks
+                dist.broadcast(sent, 0)
+                param.copy_(sent)

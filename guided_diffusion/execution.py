@@ -24,6 +24,35 @@ def settle_precision(precision: str, device: th.device) -> str:
     return "bf16" if any(getattr(th.cpu, unit, bool)() for unit in units) else "fp32"
 
 
+def training_layout(
+    device_type: str, precision: str, use_fp16: bool
+) -> tuple[th.memory_format, th.memory_format]:
+    """Return the memory layouts in which a network and its images are trained.
+
+    Tensor cores compute half precision in channels_last. So do the units of a CPU, whose
+    convolutions lay out weights as they like; in float32 neither gains.
+
+    Args:
+        device_type: "cuda", "cpu", ...
+        precision: "fp32" or "bf16".
+        use_fp16: upstream's float16 recipe.
+    """
+    as_it_is, last = th.preserve_format, th.channels_last
+    if device_type == "cuda" and (precision == "bf16" or use_fp16):
+        return last, last
+    if device_type == "cpu" and precision == "bf16":
+        return as_it_is, last
+    return as_it_is, as_it_is
+
+
+def to_train(
+    network: th.nn.Module, device: th.device, precision: str, use_fp16: bool
+) -> th.nn.Module:
+    """Move a network to a device, in the memory layout in which it is trained there."""
+    layout, _ = training_layout(device.type, precision, use_fp16)
+    return network.to(device, memory_format=layout)
+
+
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which a network of the given `--precision` runs."""
     return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")

@@ -113,8 +113,9 @@ def create_loop(
     model: th.nn.Module, diffusion: GaussianDiffusion, args: argparse.Namespace, folder: Path
 ) -> TrainLoop:
     """Return the loop of a run in this folder, resumed if it holds a checkpoint, without data."""
+    execution.to_train(model, dist_util.dev(), args.precision, args.use_fp16)
     return TrainLoop(
-        model=execution.compiled(model.to(dist_util.dev()), args.compile),
+        model=execution.compiled(model, args.compile),
         diffusion=diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),

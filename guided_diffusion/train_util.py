@@ -113,6 +113,7 @@ class TrainLoop:
         self.out_dir = Path(out_dir or get_blob_logdir())
         self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
         self.device = next(model.parameters()).device
+        _, self.layout = execution.training_layout(self.device.type, precision, use_fp16)
         self.global_batch = batch_size * dist_util.world_size()
 
         found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir)) if out_dir else ""
@@ -148,7 +149,9 @@ class TrainLoop:
         # In float32 whatever the file's format: half precision cannot hold so slow an average.
         loaded = checkpoint.load_state(file).items()
         state = {key: value.to(self.device, th.float32) for key, value in loaded}
-        return self.mp_trainer.state_dict_to_master_params(state)
+        found = self.mp_trainer.state_dict_to_master_params(state)
+        pairs = zip(found, self.mp_trainer.master_params, strict=True)
+        return [_laid_out_like(param, value) for value, param in pairs]
 
     def _create_optimizer(self) -> AdamW:
         fused = self.device.type in FUSED or None
@@ -180,8 +183,7 @@ class TrainLoop:
         # The fused kernel reads memory in order, and the file's may be in another.
         for param, state in self.opt.state.items():
             for name, value in state.items():
-                if value.shape == param.shape and value.stride() != param.stride():
-                    state[name] = th.empty_like(param).detach().copy_(value)
+                state[name] = _laid_out_like(param, value)
 
     def _distribute(self) -> th.nn.Module:
         if dist_util.world_size() == 1:
@@ -240,9 +242,7 @@ class TrainLoop:
                 )
 
     def _laid_out(self, images: th.Tensor) -> th.Tensor:
-        # The convolutions of a CPU are faster in this layout, those in float32 are not.
-        fast = self.precision == "bf16" and self.device.type == "cpu" and images.ndim == 4
-        return images.contiguous(memory_format=th.channels_last) if fast else images
+        return images.to(memory_format=self.layout) if images.ndim == 4 else images
 
     def _no_sync(self) -> contextlib.AbstractContextManager:
         return self.ddp_model.no_sync() if self.use_ddp else contextlib.nullcontext()
@@ -353,6 +353,12 @@ class TrainLoop:
         finally:
             self.model.load_state_dict(own)
             self.model.train(training)
+
+
+def _laid_out_like(param: th.Tensor, value: th.Tensor) -> th.Tensor:
+    if value.shape != param.shape or value.stride() == param.stride():
+        return value
+    return th.empty_like(param).detach().copy_(value.detach())
 
 
 def ema_rates(text: float | str) -> list[float]:

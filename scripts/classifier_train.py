@@ -69,8 +69,9 @@ def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
         **args_to_dict(args, classifier_and_diffusion_defaults()),
         out_channels=args.num_classes,
     )
+    execution.to_train(model, dist_util.dev(), args.precision, args.classifier_use_fp16)
     return ClassifierLoop(
-        execution.compiled(model.to(dist_util.dev()), args.compile),
+        execution.compiled(model, args.compile),
         diffusion,
         data=(),
         schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),

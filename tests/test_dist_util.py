@@ -188,6 +188,20 @@ def test_alone_the_collectives_do_nothing():
     assert torch.equal(tensor, torch.ones(2))
 
 
+def test_parameters_of_any_memory_layout_are_sent_in_one_order(monkeypatch):
+    def receive(tensor, source):
+        assert tensor.is_contiguous() and source == 0
+        tensor.copy_(torch.arange(16.0).view(1, 4, 2, 2))
+
+    monkeypatch.setattr(dist_util, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "broadcast", receive)
+    params = [torch.nn.Parameter(torch.zeros(1, 4, 2, 2)) for _ in range(2)]
+    params[1].data = params[1].data.to(memory_format=torch.channels_last)
+    dist_util.sync_params(params)
+    assert all(torch.equal(p.flatten(), torch.arange(16.0)) for p in params)
+    assert not params[1].is_contiguous()
+
+
 def test_once_returns_the_result_and_raises_user_errors_again():
     def fail():
         raise UserError("--flag: wrong")

@@ -17,6 +17,30 @@ def test_autocast_follows_the_precision(precision, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+AS_IT_IS, LAST = torch.preserve_format, torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "use_fp16", "network", "images"),
+    [
+        ("cuda", "bf16", False, LAST, LAST),
+        ("cuda", "fp32", True, LAST, LAST),
+        ("cuda", "fp32", False, AS_IT_IS, AS_IT_IS),
+        ("cpu", "bf16", False, AS_IT_IS, LAST),
+        ("cpu", "fp32", True, AS_IT_IS, AS_IT_IS),
+        ("cpu", "fp32", False, AS_IT_IS, AS_IT_IS),
+        ("mps", "bf16", False, AS_IT_IS, AS_IT_IS),
+    ],
+)
+def test_half_precision_trains_in_the_memory_layout_of_the_device(
+    device, precision, use_fp16, network, images
+):
+    assert execution.training_layout(device, precision, use_fp16) == (network, images)
+    module, place = Mock(), torch.device(device)
+    execution.to_train(module, place, precision, use_fp16)
+    module.to.assert_called_once_with(place, memory_format=network)
+
+
 @pytest.mark.parametrize(
     ("amx", "avx", "expected"), [(0, 0, "fp32"), (0, 1, "bf16"), (1, 0, "bf16")]
 )
