@@ -1,8 +1,8 @@
 """The training loop: upstream's interface, with state that can be killed and resumed.
 
-What a step computes depends on the seed, the step and the weights alone. Timesteps and noise are
-drawn for the batch of all ranks together and each rank takes its slice, so n ranks with batches
-of b train as one process with batches of n * b.
+What a step computes depends on the seed, the step and the weights alone. Timesteps are drawn for
+the batch of all ranks together and each rank takes its slice, and the noise of an image depends on
+its place in that batch, so n ranks with batches of b train as one process with batches of n * b.
 """
 
 import contextlib
@@ -281,7 +281,12 @@ class TrainLoop:
         mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
         drawn = self.schedule_sampler.sample(count, "cpu", rng=rng)
         t, weights = (execution.upload(values, self.device) for values in drawn)
-        noise = rng.standard_normal((count, *batch.shape[1:]), dtype=np.float32)[mine]
+        shape = tuple(batch.shape[1:])
+        if len(shape) == 1:  # points: those of all ranks are drawn faster than generators are made
+            noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
+        else:  # numbered from 1, as a seed that ends in 0 is that of the timesteps
+            rngs = [run.generator(self.seed, purpose, self.done, 1 + i) for i in range(count)[mine]]
+            noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
         return t[mine], weights[mine], th.from_numpy(noise)
 
     def _seed_dropout(self) -> None:

@@ -158,6 +158,39 @@ def test_another_seed_trains_otherwise(make):
     assert equal(found[0], found[1]) and not equal(found[0], found[2])
 
 
+def drawn(loop, batch, monkeypatch, rank=0, ranks=1, purpose=2):
+    monkeypatch.setattr(train_util.dist_util, "rank", lambda: rank)
+    monkeypatch.setattr(train_util.dist_util, "world_size", lambda: ranks)
+    return loop._draws(batch, purpose)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2,)])
+def test_ranks_draw_together_what_one_process_does(make, monkeypatch, shape):
+    loop = make()
+    whole = drawn(loop, torch.empty(6, *shape), monkeypatch)
+    parts = [drawn(loop, torch.empty(2, *shape), monkeypatch, rank, 3) for rank in range(3)]
+    assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts), strict=True))  # noqa: B905
+    assert whole[2].dtype == torch.float32 and whole[2].shape == (6, *shape)
+
+
+def test_a_rank_draws_the_noise_of_its_own_images_alone_and_each_from_its_own_stream(
+    make, monkeypatch
+):
+    loop, seeds, generator = make(seed=5), [], train_util.run.generator
+    monkeypatch.setattr(
+        train_util.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
+    )
+    batch = torch.empty(2, 3, 16, 16)
+    drawn(loop, batch, monkeypatch, rank=3, ranks=8)
+    assert seeds == [(5, 2, 0), (5, 2, 0, 7), (5, 2, 0, 8)]
+    noise = [drawn(loop, batch, monkeypatch, purpose=purpose)[2] for purpose in (2, 20)]
+    loop.step = 1
+    streams = torch.cat([*noise, drawn(loop, batch, monkeypatch)[2]]).flatten(1)
+    timesteps = generator(5, 2, 0).standard_normal(768, dtype=np.float32)
+    streams = torch.cat([streams, torch.from_numpy(timesteps)[None]])
+    assert (torch.corrcoef(streams) - torch.eye(7)).abs().max() < 0.2
+
+
 def test_what_else_draws_random_numbers_does_not_matter(make):
     plain, disturbed = (make(name, network={"dropout": 0.3}) for name in "ab")
     for _ in range(2):
