@@ -110,13 +110,25 @@ def update_ema(
         )
     if not targets or taken is False:
         return
-    kept, added = rate, sources
-    if isinstance(taken, Tensor):  # factors of 1 and 0 that change no bit where it is true
-        share = taken.to(targets[0].dtype)
-        kept = share * rate + (1 - share)
-        added = torch._foreach_mul(sources, share)
-    torch._foreach_mul_(targets, kept)
-    torch._foreach_add_(targets, added, alpha=1 - rate)
+    if isinstance(taken, Tensor):
+        _update_where(taken, targets, sources, rate)
+    else:
+        torch._foreach_mul_(targets, rate)
+        torch._foreach_add_(targets, sources, alpha=1 - rate)
+
+
+def _update_where(
+    taken: Tensor, targets: list[Tensor], sources: list[Tensor], rate: float
+) -> None:
+    # By factors of 1 and 0, of which none changes a bit of what `rate` itself would make.
+    share = taken.to(targets[0].dtype)
+    kept = share * rate + (1 - share)
+    size = 1 if taken.is_cpu else len(targets)  # a CPU needs no large batches, and no large copies
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        added = torch._foreach_mul(sources[part], share)
+        torch._foreach_mul_(targets[part], kept)
+        torch._foreach_add_(targets[part], added, alpha=1 - rate)
 
 
 @torch.no_grad()
