@@ -5,6 +5,7 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ from .flags import UserError
 VERSION = "0.1.0"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
 INTERRUPTED = 130  # exit code, as shells have it
+GOES_ON = "interrupted; the same command again goes on"
+STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
 
 
 @contextlib.contextmanager
@@ -341,8 +344,17 @@ class StopSignal:
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn user mistakes of a script's main into one line on stderr and exit code 2."""
+def command(
+    main: Callable[[Sequence[str] | None], None] | None = None, *, interrupted: str = GOES_ON
+) -> Callable[..., Any]:
+    """Turn user mistakes of a script's main into one line on stderr and exit code 2.
+
+    Args:
+        main: of the script; None: to decorate it with what follows.
+        interrupted: the line of an interruption, by whether the command goes on from what is there.
+    """
+    if main is None:
+        return functools.partial(command, interrupted=interrupted)
 
     def wrapped(argv: Sequence[str] | None = None) -> None:
         try:
@@ -357,7 +369,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print("interrupted; the same command again goes on", file=sys.stderr, flush=True)
+            print(interrupted, file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
         finally:
             with contextlib.suppress(OSError):  # the disk may be full

@@ -54,7 +54,7 @@ MEASUREMENTS = {
 }
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Find out what to measure, and how.

@@ -19,7 +19,7 @@ from guided_diffusion.image_sets import ImageSet, open_set, refuse_unequal_sizes
 NAMES = {"kid": "KID", "precision": "precision", "recall": "recall", "fid": "FID", "sfid": "sFID"}
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
