@@ -8,6 +8,8 @@ from typing import Any
 from .flags import option
 from .options import NUM_CLASSES
 
+GRIDS = ("time", "quadratic", "logsnr", "mixed")
+
 
 def level_convention() -> Any:
     return option(
@@ -88,7 +90,7 @@ class SequenceOptions:
         "mixed",
         "levels that few steps visit; even in the timestep, its root, the log of the "
         "signal-to-noise ratio, or the sum of the first and the third",
-        choices=("time", "quadratic", "logsnr", "mixed"),
+        choices=GRIDS,
     )
     level_convention: str = level_convention()
     trajectory_memory: float = option(

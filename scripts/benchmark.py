@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, argv = chosen(argv)
     measurement = MEASUREMENTS[name]
     args = create_argparser(name).parse_args(argv)
+    tool_options.refuse_unwritable(args.out, replacing=False)
     dist_util.setup_dist(args.device)
 
     # Measure, and print the table.
