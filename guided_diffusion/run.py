@@ -27,6 +27,7 @@ from .flags import UserError
 
 VERSION = "0.1.0"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
+WEIGHTS = ".sha256"  # end of the names under which a record tells the weights of its models
 INTERRUPTED = 130  # exit code, as shells have it
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
@@ -234,16 +235,25 @@ def refuse_other_run(
             "choose another folder"
         )
     before = {**defaults, **record["args"]}
-    differing = [
-        f"--{name} was {before[name]!r}, is {args[name]!r}"
+    differing = {
+        name: _difference(name, before[name], args[name])
         for name in args
         if name in before and name not in free and not _same(name, before[name], args[name])
-    ]
+    }
     if differing:
+        alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
         raise UserError(
-            f"--out_dir: {folder} holds a run of other flags ({'; '.join(differing)}); "
-            "give the same flags to continue it, or another folder"
+            f"--out_dir: {folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
+            f"give the same {alike} to continue it, or another folder"
         )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if not name.endswith(WEIGHTS):
+        return f"--{name} was {before!r}, is {now!r}"
+    role, _, stage = name.removesuffix(WEIGHTS).partition(".")
+    model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"
+    return f"the weights of {model} have changed since, sha256 {before:.8} then and {now:.8} now"
 
 
 def _same(name: str, one: Any, other: Any) -> bool:

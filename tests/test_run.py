@@ -70,6 +70,22 @@ def test_claim_refuses_other_flags_and_names_both_values_of_each(tmp_path):
     assert (tmp_path / "args.json").read_bytes() == before
 
 
+def test_claim_tells_of_weights_that_changed_in_words(tmp_path):
+    before = {"target_model.sha256": "0123456789", "stages.my_b.sha256": "aaaaaaaaaa", "lr": 1}
+    run.claim(tmp_path, "script", before, set())
+    after = before | {"target_model.sha256": "9876543210", "stages.my_b.sha256": "bbbbbbbbbb"}
+    with pytest.raises(UserError) as refused:
+        run.claim(tmp_path, "script", after, set())
+    assert str(refused.value) == (
+        f"--out_dir: {tmp_path} holds a run of other weights (the weights of the target model have "
+        "changed since, sha256 01234567 then and 98765432 now; the weights of stage my_b have "
+        "changed since, sha256 aaaaaaaa then and bbbbbbbb now); give the same weights to continue "
+        "it, or another folder"
+    )
+    with pytest.raises(UserError, match="of other flags .*weights of the target.*; --lr was 1, is"):
+        run.claim(tmp_path, "script", after | {"lr": 2}, set())
+
+
 def test_asking_before_a_claim_writes_nothing(tmp_path):
     run.refuse_other_run(tmp_path / "new", "script", {"lr": 0.1}, set())
     assert not list(tmp_path.iterdir())
