@@ -114,11 +114,14 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def apply_preset(args: argparse.Namespace, given: Set[str]) -> None:
-    """Set the flags of `args.preset` in `args`, except those given on the command line."""
+def apply_preset(args: argparse.Namespace, given: Set[str], levels: int) -> None:
+    """Set the flags of `args.preset` in `args`, except those given on the command line.
+
+    A preset takes no more steps than the process has `levels`.
+    """
     for name, value in PRESETS[args.preset].items():
         if name not in given:
-            setattr(args, name, value)
+            setattr(args, name, min(value, levels) if name.endswith("_steps") else value)
 
 
 @dataclasses.dataclass(frozen=True)
