@@ -47,6 +47,14 @@ def test_depths_that_are_not_known_yet_are_told_as_an_estimate_and_a_bound(runs,
     assert ", about" in told["FLOPs"]
 
 
+@pytest.mark.parametrize(("count", "line"), [(5, ""), (0, ""), (100, "100: there are only 5 in ")])
+def test_more_images_than_there_are_is_one_line_of_the_log(runs, tmp_path, count, line):
+    flags = [*runs.sequences, *UNIFORM, "--out_dir", tmp_path / "run", "--num_images", count]
+    told = succeed(SEQUENCES, *flags, "--dry_run", "True").out
+    assert told.count("--num_images") == bool(line) and line in told
+    assert "5 of 5 to make" in told
+
+
 def test_a_preset_takes_no_more_steps_than_there_are_levels(runs, tmp_path):
     flags = [*runs.sequences, *UNIFORM, "--preset", "fast", "--out_dir", tmp_path / "run"]
     told = announced(succeed(SEQUENCES, *flags, "--dry_run", "True"))
