@@ -7,7 +7,9 @@ import hashlib
 import pickle
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch as th
@@ -110,7 +112,10 @@ def save_state(state: Any, path: Path) -> None:
 
 
 def load_weights(
-    model: th.nn.Module, path: str | Path, signs_of_flags: SignsOfFlags = SIGNS_OF_FLAGS
+    model: th.nn.Module,
+    path: str | Path,
+    signs_of_flags: SignsOfFlags = SIGNS_OF_FLAGS,
+    changed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Load a checkpoint into a model of exactly its keys and shapes.
 
@@ -118,32 +123,42 @@ def load_weights(
         model: the network that the flags describe.
         path: the checkpoint.
         signs_of_flags: what a state dict tells of each flag, the likeliest first.
+        changed: flags that are not those of the training, with both values in words.
 
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
-    fill(model, load_state(path), path, signs_of_flags)
+    fill(model, load_state(path), path, signs_of_flags, changed)
 
 
 def fill(
-    model: th.nn.Module, state: State, path: str | Path, signs_of_flags: SignsOfFlags
+    model: th.nn.Module,
+    state: State,
+    path: str | Path,
+    signs_of_flags: SignsOfFlags,
+    changed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Load a state dict that came from `path`; see `load_weights`."""
-    _refuse_mismatch(model.state_dict(), state, path, signs_of_flags)
+    _refuse_mismatch(model.state_dict(), state, path, signs_of_flags, changed)
     model.load_state_dict(state, strict=True)
 
 
 def _refuse_mismatch(
-    expected: State, found: State, path: str | Path, signs_of_flags: SignsOfFlags
+    expected: State,
+    found: State,
+    path: str | Path,
+    signs_of_flags: SignsOfFlags,
+    changed: Mapping[str, str],
 ) -> None:
     for key in [*expected, *(key for key in found if key not in expected)]:
         shapes = [shape_of(state, key) for state in (expected, found)]
         if shapes[0] != shapes[1]:
             differing = (flag for flag, sign in signs_of_flags if sign(expected) != sign(found))
+            trained = f"trained with {', '.join(changed.values())}: " if changed else ""
             raise UserError(
-                f"{path}: checkpoint and flags describe different networks; first at {key!r}: "
-                f"the flags ask for {shapes[0]}, the file holds {shapes[1]} "
-                f"(check --{next(differing)})"
+                f"{path}: {trained}checkpoint and flags describe different networks; first at "
+                f"{key!r}: the flags ask for {shapes[0]}, the file holds {shapes[1]} "
+                f"(check --{', --'.join(changed) or next(differing)})"
             )
 
 

@@ -20,7 +20,7 @@ from . import execution, report, run
 from .classes import class_names
 from .flags import UserError, numbers
 from .guidance import Guided
-from .image_files import list_image_files, load_tile, to_model_range
+from .image_files import first_of, list_image_files, load_tile, to_model_range
 
 GRID_PAIRS, GRID_COLUMNS = 32, 8
 
@@ -70,7 +70,7 @@ def list_translations(
                 f"--source: no image of class {pair[0]} in {folder}, where "
                 f"{_overview(classes, names)}; --label_map can say otherwise"
             )
-        for i in chosen[: num_images or None]:
+        for i in first_of(chosen, num_images, f"{folder} of class {pair[0]}"):
             place = Path("{}_to_{}".format(*pair), names[i]).with_suffix(".png").as_posix()
             found.append(Translation(len(found), files[i], *pair, place))
     _refuse_equal_names(found)

@@ -29,7 +29,10 @@ from .signs import CLASSIFIER_SIGNS, number_of_classes, shape_of
 from .synthetic_options import SyntheticModelOptions
 
 # Flags that a trained model may be used with at other values.
-FREE_OF_TRAINING = {"timestep_respacing", "use_fp16", "use_checkpoint", "dropout", "sigma_small"}
+FREE_OF_TRAINING = {
+    "timestep_respacing", "use_fp16", "classifier_use_fp16", "use_checkpoint", "dropout",
+    "sigma_small",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,11 @@ def load_domain(
     file = weights_file(Path(path))
     recorded = _recorded_args(file, kind, assumed or {})
     args = recorded | dict(flags or {})
-    if (file.parent / "args.json").exists():
-        _warn_of_changes(file, recorded, args)
+    changed = _changes(file, recorded, args)
+    for change in changed.values():
+        logger.warn(f"{file}: trained with {change}")
     model, diffusion = kind.create(**args)
-    load_weights(model, file)
+    load_weights(model, file, changed=changed)
     _make_ready(model, device, args["use_fp16"])
     return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
 
@@ -148,15 +152,16 @@ def load_classifier(
         UserError: if the path, the file or the flags do not fit.
     """
     file = weights_file(Path(path))
-    args = _recorded_args(file, CLASSIFIER, assumed or {}) | dict(flags or {})
-    state = load_state(file)
+    recorded = _recorded_args(file, CLASSIFIER, assumed or {})
+    args = recorded | dict(flags or {})
+    changed, state = _changes(file, recorded, args), load_state(file)
     channels = shape_of(state, "input_blocks.0.0.weight")
     classes = number_of_classes(state)
     if classes is None or len(channels) != 4:
         raise UserError(f"{file}: expected a classifier of images, got other weights")
     args |= {"in_channels": channels[1], "out_channels": classes}
     model, diffusion = CLASSIFIER.create(**args)
-    fill(model, state, file, CLASSIFIER_SIGNS)
+    fill(model, state, file, CLASSIFIER_SIGNS, changed)
     _make_ready(model, device, args["classifier_use_fp16"])
     return Domain(model, diffusion, file.parent.name, file, args, digest(file))
 
@@ -170,11 +175,15 @@ def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) ->
     model.eval().requires_grad_(False)
 
 
-def _warn_of_changes(file: Path, trained: Mapping[str, Any], used: Mapping[str, Any]) -> None:
-    for name in sorted(trained.keys() - FREE_OF_TRAINING):
-        if used[name] != trained[name]:
-            change = f"--{name} {trained[name]!r}, used with {used[name]!r}"
-            logger.warn(f"{file}: trained with {change}")
+def _changes(file: Path, trained: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, str]:
+    """Return {flag: its value in training and now} of those that differ, if a record tells."""
+    if not (file.parent / "args.json").exists():
+        return {}
+    return {
+        name: f"--{name} {trained[name]!r}, used with {used[name]!r}"
+        for name in sorted(trained.keys() - FREE_OF_TRAINING)
+        if used[name] != trained[name]
+    }
 
 
 def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:

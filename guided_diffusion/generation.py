@@ -13,7 +13,7 @@ from . import dist_util, report, run
 from .bridge import ImageSequence, Recipe, Sequences
 from .domains import Domain
 from .export import Exporter, Row, write_manifest
-from .image_files import list_image_files
+from .image_files import first_of, list_image_files
 from .stages import Plan, folder_name
 
 
@@ -57,7 +57,9 @@ class Generation:
         self.out_dir, self.recipe = out_dir, Recipe.of(args)
         starts = {source.name: source for source, _ in plan.pairs}
         files = {
-            name: list_image_files(stage.data_dir, stage.flag)[: args.num_images or None]
+            name: first_of(
+                list_image_files(stage.data_dir, stage.flag), args.num_images, stage.data_dir
+            )
             for name, stage in starts.items()
         }
         self.directions = []

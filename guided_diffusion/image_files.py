@@ -5,14 +5,15 @@ Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
 from PIL import Image, UnidentifiedImageError
 
-from . import dist_util
+from . import dist_util, logger
 from .flags import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
@@ -47,6 +48,19 @@ def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> l
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
             raise UserError(f"{flag}: expected file names of printable text, found {file!a}")
     return files
+
+
+def first_of(images: Sequence[Any], count: int, place: str) -> Sequence[Any]:
+    """Return the first `count` images, all of them for 0, and log it where there are fewer.
+
+    Args:
+        images: their files or numbers, in order.
+        count: as by `--num_images`.
+        place: where they are, for the log.
+    """
+    if count > len(images) and dist_util.rank() == 0:
+        logger.log(f"--num_images {count}: there are only {len(images)} in {place}, all are used")
+    return images[: count or None]
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:

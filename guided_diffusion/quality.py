@@ -16,9 +16,10 @@ import torch as th
 
 from . import demo, dist_util, run
 from .domains import Domain, load_domain
+from .flags import UserError
 from .image_datasets import fixed_images
 from .metrics import psnr
-from .translation_options import PRESETS
+from .translation_options import GRIDS, PRESETS
 from .walks import Engine, Predictor, decode, encode
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth
@@ -34,6 +35,7 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     Raises:
         UserError: if the flags or the models do not fit.
     """
+    grids = _known(args.grids)
     demo.fill_in(args, set(demo.FLAGS))
     places = args.source_model, args.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
@@ -42,7 +44,6 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     images, _ = tiles.batch(range(min(args.num_images, len(tiles))))
     print("\n".join(_head(len(images))), flush=True)
     converged, rows = None, []
-    grids = args.grids.split(",") if args.grids else ()
     for name, engine in engines(grids, source.diffusion.num_timesteps):
         row, decoded, returned = measure(source, target, images, engine)
         converged = converged or decoded
@@ -54,6 +55,13 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
         print(_line(rows[-1]), flush=True)
     found = {"images": len(images), "depths": depths_of(source), "rows": rows}
     return {"measurement": "quality"} | found | run.versions()
+
+
+def _known(text: str) -> Sequence[str]:
+    grids = text.split(",") if text else ()
+    if not set(grids) <= set(GRIDS):
+        raise UserError(f"--grids: expected some of {','.join(GRIDS)}, got {text!r}")
+    return grids
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -26,9 +27,14 @@ from .flags import UserError
 
 VERSION = "0.1.0"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
+WEIGHTS = ".sha256"  # end of the names under which a record tells the weights of its models
 INTERRUPTED = 130  # exit code, as shells have it
-GOES_ON = "the same command again goes on"
-AT_ONCE = f"interrupted at once, without what was not yet saved; {GOES_ON} from the last save"
+GOES_ON = "interrupted; the same command again goes on"
+STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
+AT_ONCE = (
+    "interrupted at once, without what was not yet saved; the same command again goes on from the "
+    "last save"
+)
 
 
 @contextlib.contextmanager
@@ -235,16 +241,25 @@ def refuse_other_run(
             "choose another folder"
         )
     before = {**defaults, **record["args"]}
-    differing = [
-        f"--{name} was {before[name]!r}, is {args[name]!r}"
+    differing = {
+        name: _difference(name, before[name], args[name])
         for name in args
         if name in before and name not in free and not _same(name, before[name], args[name])
-    ]
+    }
     if differing:
+        alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
         raise UserError(
-            f"--out_dir: {folder} holds a run of other flags ({'; '.join(differing)}); "
-            f"give the same flags to continue it, or another folder{advice}"
+            f"--out_dir: {folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
+            f"give the same {alike} to continue it, or another folder{advice}"
         )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if not name.endswith(WEIGHTS):
+        return f"--{name} was {before!r}, is {now!r}"
+    role, _, stage = name.removesuffix(WEIGHTS).partition(".")
+    model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"
+    return f"the weights of {model} have changed since, sha256 {before:.8} then and {now:.8} now"
 
 
 def _same(name: str, one: Any, other: Any) -> bool:
@@ -347,8 +362,17 @@ class StopSignal:
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn user mistakes of a script's main into one line on stderr and exit code 2."""
+def command(
+    main: Callable[[Sequence[str] | None], None] | None = None, *, interrupted: str = GOES_ON
+) -> Callable[..., Any]:
+    """Turn user mistakes of a script's main into one line on stderr and exit code 2.
+
+    Args:
+        main: of the script; None: to decorate it with what follows.
+        interrupted: the line of an interruption, by whether the command goes on from what is there.
+    """
+    if main is None:
+        return functools.partial(command, interrupted=interrupted)
 
     def wrapped(argv: Sequence[str] | None = None) -> None:
         try:
@@ -363,7 +387,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except KeyboardInterrupt as error:
-            print(str(error) or f"interrupted; {GOES_ON}", file=sys.stderr, flush=True)
+            print(str(error) or interrupted, file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
         finally:
             with contextlib.suppress(OSError):  # the disk may be full

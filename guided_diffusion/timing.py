@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import multiprocessing
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ from . import dist_util, run
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 BASELINE = "published"
+GRACE = 10  # seconds for a worker to end in
 DTYPES = {"fp32": th.float32, "bf16": th.bfloat16}
 
 
@@ -233,7 +235,16 @@ class Worker:
     def __init__(self, build: Callable[..., Callable], *args: Any, device: str) -> None:
         context = multiprocessing.get_context("spawn")  # threads do not survive a fork
         self._pool = ProcessPoolExecutor(1, context)
-        self._pool.submit(_build, build, args, device, th.get_num_threads()).result()
+        before = multiprocessing.active_children()
+        with _interrupts_held():
+            built = self._pool.submit(_build, build, args, device, th.get_num_threads())
+        self._own = [each for each in multiprocessing.active_children() if each not in before]
+        try:
+            built.result()
+        except BaseException:
+            self.end()
+            self.close()
+            raise
 
     def run(self, *args: Any) -> Timed:
         """Run the contestant and wait for it."""
@@ -243,9 +254,30 @@ class Worker:
         """Run the contestant under the profiler, see `operators`."""
         return self._pool.submit(_operators, args).result()
 
+    def end(self) -> None:
+        """Ask the process to end, whatever it is at."""
+        for process in self._own:
+            process.terminate()
+
     def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown()
+        """Wait for the end of the process, for a while."""
+        self._pool.shutdown(wait=False)
+        for process in self._own:
+            process.join(GRACE)
+            process.kill()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended; processes that start in it never see one.
+
+    A terminal sends it to all processes, of which the first alone is to tell and to end the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _contestant: Callable | None = None  # of this process, where it is a worker's
@@ -253,9 +285,16 @@ _contestant: Callable | None = None  # of this process, where it is a worker's
 
 def _build(build: Callable[..., Callable], args: Sequence[Any], device: str, threads: int) -> None:
     global _contestant
+    signal.signal(signal.SIGTERM, _leave)
     th.set_num_threads(threads)
     dist_util.setup_dist(device)
     _contestant = build(*args)
+
+
+def _leave(number: int, frame: Any) -> None:
+    # So that the worker ends its own processes, which a signal unhandled would leave behind.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit
 
 
 def _run(args: Sequence[Any]) -> Timed:
@@ -271,8 +310,13 @@ def workers(
     names: Sequence[str], build: Callable[..., Callable], *args: Any, device: str
 ) -> Iterator[dict[str, Worker]]:
     """Lend a worker for each name, built as `build(name, *args)`, and end them after the block."""
-    with contextlib.ExitStack() as stack:
-        found = {name: Worker(build, name, *args, device=device) for name in names}
-        for worker in found.values():
-            stack.callback(worker.close)
+    found: dict[str, Worker] = {}
+    try:
+        for name in names:
+            found[name] = Worker(build, name, *args, device=device)
         yield found
+    finally:
+        for worker in found.values():
+            worker.end()
+        for worker in found.values():
+            worker.close()

@@ -1,8 +1,10 @@
 """Groups of flags of the tools beside training and sampling, see `options`."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
-from .flags import option
+from .flags import UserError, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,3 +201,26 @@ class CompareDepthsOptions(PairOptions):
         minimum=0,
     )  # fmt: skip
     out_dir: str = option("results/compare_depths", "folder to write the two pictures to")
+
+
+def refuse_unwritable(out: str, replacing: bool = True) -> None:
+    """Stop if the file of `--out` could not be written at the end; leaves nothing behind.
+
+    Args:
+        out: the file; empty: none.
+        replacing: it will be written beside and renamed; else appended to, if it is there.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    path = Path(out)
+    try:
+        if out and path.exists():
+            open(path, "ab").close()
+        if out and (replacing or not path.exists()):
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"--out: expected a file in a folder that can be written to, got {out!r} "
+            f"({error.strerror})"
+        ) from None

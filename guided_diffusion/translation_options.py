@@ -8,6 +8,8 @@ from typing import Any
 from .flags import UserError, option
 from .options import NUM_CLASSES
 
+GRIDS = ("time", "quadratic", "logsnr", "mixed")
+
 
 def level_convention() -> Any:
     return option(
@@ -95,7 +97,7 @@ class SequenceOptions:
         "mixed",
         "levels that few steps visit; even in the timestep, its root, the log of the "
         "signal-to-noise ratio, or the sum of the first and the third",
-        choices=("time", "quadratic", "logsnr", "mixed"),
+        choices=GRIDS,
     )
     level_convention: str = level_convention()
     trajectory_memory: float = option(
@@ -119,15 +121,17 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def apply_preset(args: argparse.Namespace, given: Set[str]) -> None:
+def apply_preset(args: argparse.Namespace, given: Set[str], levels: int) -> None:
     """Set the flags of `args.preset` in `args`, except those given on the command line.
+
+    A preset takes no more steps than the process has `levels`.
 
     Raises:
         UserError: if a flag is given that has no effect on the engine that results.
     """
     for name, value in PRESETS[args.preset].items():
         if name not in given:
-            setattr(args, name, value)
+            setattr(args, name, min(value, levels) if name.endswith("_steps") else value)
     for name in sorted({"solver_order", "encode_prediction"} & given):
         if args.solver == "ddim":
             raise UserError(f"--{name}: goes with --solver dpmpp (or --preset fast), got "

@@ -54,7 +54,7 @@ MEASUREMENTS = {
 }
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Find out what to measure, and how.
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, argv = chosen(argv)
     measurement = MEASUREMENTS[name]
     args = create_argparser(name).parse_args(argv)
+    tool_options.refuse_unwritable(args.out, replacing=False)
     dist_util.setup_dist(args.device)
 
     # Measure, and print the table.

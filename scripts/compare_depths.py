@@ -20,7 +20,7 @@ from guided_diffusion.image_datasets import fixed_images
 from guided_diffusion.walks import Engine, Predictor, decode, encode, encode_moves
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Load the models and the images.

@@ -19,7 +19,7 @@ from guided_diffusion.flags import UserError
 SUFFIXES = (".pt", checkpoint.SAFETENSORS)
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, the checkpoint, and the record of its network.

@@ -6,25 +6,22 @@ numbers stand with N and an interval; --out writes them as JSON.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from guided_diffusion import dist_util, flags, metrics, run, tool_options
 from guided_diffusion.features import create_extractor
-from guided_diffusion.flags import UserError
 from guided_diffusion.image_sets import ImageSet, open_set, refuse_unequal_sizes
 
 NAMES = {"kid": "KID", "precision": "precision", "recall": "recall", "fid": "FID", "sfid": "sFID"}
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
     args = create_argparser().parse_args(argv)
-    refuse_unwritable(args.out)
+    tool_options.refuse_unwritable(args.out)
     dist_util.setup_dist(args.device)
     device = dist_util.dev()
 
@@ -63,17 +60,6 @@ def create_argparser() -> argparse.ArgumentParser:
     parser.add_argument("reference", metavar="REF", help="images to be like: .npz or folder")
     parser.add_argument("samples", metavar="SAMPLES", help="images to judge: .npz or folder")
     return parser
-
-
-def refuse_unwritable(out: str) -> None:
-    """Stop if the report could not be written at the end.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    path = Path(out)
-    if out and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        raise UserError(f"--out: expected a file in a folder that can be written to, got {out!r}")
 
 
 def describe(images: ImageSet, measured: metrics.Measured) -> dict[str, Any]:

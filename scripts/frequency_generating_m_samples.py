@@ -38,15 +38,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = flags.given_flags(argv)
     if not args.stages:
         demo.fill_in(args, given)
-    apply_preset(args, given)
     plan = Plan.of(args, given)
     dist_util.setup_dist(args.device)
+
+    # Load the models, whose levels bound the steps of a preset.
+    domains = {stage.name: load(args, stage, given) for stage in plan.stages}
+    apply_preset(args, given, min(domain.diffusion.num_timesteps for domain in domains.values()))
     asked = dict(vars(args))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or run.default_folder(plan.name, asked, FREE, GROUPS))
 
     # Check everything that can be wrong, before the first forward.
-    domains = {stage.name: load(args, stage, given) for stage in plan.stages}
     models = {name: domain.args | {"sha256": domain.sha256} for name, domain in domains.items()}
     older = record(DEFAULTS, plan, dict.fromkeys(models, DEFAULTS_OF_MODELS))
     identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, models), FREE, older)
@@ -94,8 +96,7 @@ def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
     file = weights_file(Path(stage.model), stage.key.replace(".", " "))
     own = args_to_dict(args, DEFAULTS_OF_MODELS)
     override = {name: value for name, value in own.items() if name in given}
-    assumed = own | stage.assumed
-    domain = load_domain(file, override, stage.name, dist_util.dev(), assumed)
+    domain = load_domain(file, override, stage.name, dist_util.dev(), own | stage.assumed)
     execution.compiled(domain.model, args.compile, static=True)
     return domain
 

@@ -18,7 +18,7 @@ from guided_diffusion.tissue import draw_tile
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     args = create_argparser().parse_args(argv)

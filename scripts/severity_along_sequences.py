@@ -18,7 +18,7 @@ from guided_diffusion.report import by_direction
 from guided_diffusion.tissue import severity_of
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the manifest.

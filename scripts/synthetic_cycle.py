@@ -29,7 +29,7 @@ from guided_diffusion.walks import Predictor, translate
 GROUPS = (synthetic_options.SyntheticBridgeOptions, *synthetic_bridge.NETWORK, options.RunOptions)
 
 
-@run.command
+@run.command(interrupted=run.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.

@@ -48,6 +48,14 @@ def test_classes_are_numbered_by_folders_where_all_images_lie_in_one(folders):
     assert listed(str(folders), "0", "1") == [(0, 0, 1, "0_to_1/ape_9.png")]
 
 
+def test_fewer_images_of_a_class_than_asked_for_are_logged(folders, recorder):
+    assert len(listed(str(folders), "1", "5", num_images=2)) == 2 and not recorder.lines
+    assert len(listed(str(folders), "1", "5", num_images=3)) == 2
+    assert recorder.text == (
+        f"--num_images 3: there are only 2 in {folders} of class 1, all are used"
+    )
+
+
 def test_a_label_map_numbers_classes_or_single_images(folders, tmp_path):
     path = tmp_path / "map.txt"
     path.write_text("dog 260\ncat 261\n\ntile1_003.png 7\n")

@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from cli import TINY_MODEL, call, snapshot, succeed
+from cli import TINY_MODEL, call, load_script, snapshot, succeed
 
-from guided_diffusion import dist_util, published, timing
+from guided_diffusion import dist_util, published, quality, timing
 from guided_diffusion.quality import engines
 from guided_diffusion.translation_options import PRESETS
 
@@ -25,8 +25,10 @@ class InThisProcess:
     def run(self, *args):
         return timing.timed(lambda: self.contestant(*args), dist_util.dev())
 
-    def close(self):
+    def end(self):
         pass
+
+    close = end
 
 
 @pytest.fixture
@@ -127,12 +129,28 @@ def test_a_forward_in_its_variants(one_process, tmp_path):
         ("train --batch_size 99", "--batch_size: expected at most the 16 images"),
         ("train --against memory", "--against: invalid choice"),
         ("scaling --counts many", "--counts: expected numbers"),
+        ("quality --grids foo", "--grids: expected some of time,quadratic,logsnr,mixed, got 'foo'"),
+        ("--grids mixed,", "--grids: expected some of time,quadratic,logsnr,mixed, got 'mixed,'"),
     ],
 )
-def test_mistakes_are_named_and_leave_nothing(argv, message, tmp_path):
+def test_mistakes_are_named_and_leave_nothing(argv, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "load_domain", None)
     result = call("benchmark", *argv.split(), "--out", tmp_path / "out", "--device", "cpu")
     assert result.code == 2 and message in result.last
     assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["sequence", "train", "forward", "scaling", "quality"])
+@pytest.mark.parametrize("place", ["none/out", "file/out", ""])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, name, place
+):
+    (tmp_path / "file").write_bytes(b"kept")
+    script = load_script("benchmark")
+    monkeypatch.setitem(script.MEASUREMENTS, name, replace(script.MEASUREMENTS[name], measure=None))
+    result = call(script, name, "--out", tmp_path / place, "--device", "cpu")
+    assert result.code == 2 and "--out: expected a file in a folder that can be" in result.last
+    assert snapshot(tmp_path) == {"file": b"kept"}
 
 
 @pytest.mark.parametrize("name", ["sequence", "train", "forward", "scaling", "quality"])

@@ -138,6 +138,7 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
         ("--classifier_path {model}", "(check --classifier_path)"),
         ("--model_path {classifier}", "checkpoint and flags describe different networks"),
         ("--classifier_width 64", "(check --classifier_width)"),
+        ("--classifier_depth 2", "trained with --classifier_depth 1, used with 2: checkpoint and"),
         ("--classifier_pool spatial", "(check --classifier_pool)"),
         ("--classifier_resblock_updown False", "(check --classifier_resblock_updown)"),
         ("--classes 0,2", "--classes: expected classes from 0 to 1, which the networks know, got"),

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from cli import SEQUENCES, command, launch, read_csv, snapshot, succeed
+from cli import SEQUENCES, call, command, launch, read_csv, snapshot, succeed
 
 from guided_diffusion import dry_run
 
@@ -45,6 +45,25 @@ def test_depths_that_are_not_known_yet_are_told_as_an_estimate_and_a_bound(runs,
     assert told["sequences"] == "6 of 6 to make"
     assert told["forwards"] == f"about {6 * PER_IMAGE}, at most {6 * (8 + 3 * 8)}"
     assert ", about" in told["FLOPs"]
+
+
+@pytest.mark.parametrize(("count", "line"), [(5, ""), (0, ""), (100, "100: there are only 5 in ")])
+def test_more_images_than_there_are_is_one_line_of_the_log(runs, tmp_path, count, line):
+    flags = [*runs.sequences, *UNIFORM, "--out_dir", tmp_path / "run", "--num_images", count]
+    told = succeed(SEQUENCES, *flags, "--dry_run", "True").out
+    assert told.count("--num_images") == bool(line) and line in told
+    assert "5 of 5 to make" in told
+
+
+def test_a_preset_takes_no_more_steps_than_there_are_levels(runs, tmp_path):
+    flags = [*runs.sequences, *UNIFORM, "--preset", "fast", "--out_dir", tmp_path / "run"]
+    told = announced(succeed(SEQUENCES, *flags, "--dry_run", "True"))
+    succeed(SEQUENCES, *flags)
+    assert told["forwards"] == str(3 * PER_IMAGE) == str(rows(tmp_path / "run")[-1]["forwards"])
+    used = json.loads((tmp_path / "run" / "args.json").read_text())["args"]
+    assert used["encode_steps"] == used["decode_steps"] == 8
+    refused = call(SEQUENCES, *flags, "--encode_steps", 32, "--out_dir", tmp_path / "other")
+    assert refused.code == 2 and "--encode_steps: expected 1 to 8 steps" in refused.last
 
 
 def test_a_run_that_goes_on_counts_what_is_left(runs, made, tmp_path):

@@ -101,6 +101,9 @@ SAMPLING = [
     ("--num_channels 64", DISTINCT + "'time_embed.0.weight': the flags ask for (256, 64), the "
      "file holds (128, 32) (check --num_channels)"),
     ("--class_cond True", "the file holds absent (check --class_cond)"),
+    ("--image_size 32", "trained with --image_size 16, used with 32: " + DISTINCT),
+    ("--image_size 32", "(check --image_size)"),
+    ("--image_size 32 --learn_sigma True", "(check --image_size, --learn_sigma)"),
 ]  # fmt: skip
 TRANSLATING = [
     ("--amount 0", "--amount: " + WHOLE.format(1, 0)),

@@ -364,7 +364,8 @@ def test_sequences_are_not_continued_with_other_images_or_weights(runs, tmp_path
                 runs.target / name.format("000008"), tmp_path / "source" / name.format(step)
             )
         result = call(SEQUENCES, *command)
-        assert result.code == 2 and "--source_model.sha256 was" in result.last
+        assert result.code == 2 and "run of other weights (the wei" in result.last
+        assert "weights of the source model have changed since, sha256 " in result.last
         assert snapshot(folder) == before
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli import ROOT, load_script
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion import dist_util, logger, run
+from guided_diffusion import dist_util, flags, logger, run
 from guided_diffusion.flags import MissingExtraError, UserError
 
 
@@ -67,6 +68,22 @@ def test_claim_refuses_other_flags_and_names_both_values_of_each(tmp_path):
     assert "--lr was 0.1, is 0.2; --name was 'a', is 'b'" in message
     assert "--seed" not in message and str(tmp_path) in message
     assert (tmp_path / "args.json").read_bytes() == before
+
+
+def test_claim_tells_of_weights_that_changed_in_words(tmp_path):
+    before = {"target_model.sha256": "0123456789", "stages.my_b.sha256": "aaaaaaaaaa", "lr": 1}
+    run.claim(tmp_path, "script", before, set())
+    after = before | {"target_model.sha256": "9876543210", "stages.my_b.sha256": "bbbbbbbbbb"}
+    with pytest.raises(UserError) as refused:
+        run.claim(tmp_path, "script", after, set())
+    assert str(refused.value) == (
+        f"--out_dir: {tmp_path} holds a run of other weights (the weights of the target model have "
+        "changed since, sha256 01234567 then and 98765432 now; the weights of stage my_b have "
+        "changed since, sha256 aaaaaaaa then and bbbbbbbb now); give the same weights to continue "
+        "it, or another folder"
+    )
+    with pytest.raises(UserError, match="of other flags .*weights of the target.*; --lr was 1, is"):
+        run.claim(tmp_path, "script", after | {"lr": 2}, set())
 
 
 def test_asking_before_a_claim_writes_nothing(tmp_path):
@@ -196,15 +213,43 @@ def test_other_errors_come_through_and_the_logger_is_closed(recorder, capsys, er
     assert capsys.readouterr().err == ""
 
 
-def test_an_interruption_is_one_line_and_a_shells_code(capsys):
-    @run.command
+@pytest.mark.parametrize(
+    ("decorator", "end"),
+    [
+        (run.command, "; the same command again goes on"),
+        (run.command(interrupted=run.STARTS_ANEW), ", the same command again starts anew"),
+    ],
+)
+def test_an_interruption_is_one_line_and_a_shells_code(capsys, decorator, end):
+    @decorator
     def main(argv=None):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == run.INTERRUPTED == 130
-    assert capsys.readouterr().err == "interrupted; the same command again goes on\n"
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted; ") and said.endswith(f"{end}\n") and said.count("\n") == 1
+
+
+KEEPING = {
+    "ablate_attention", "classifier_sample", "classifier_train", "frequency_generating_m_samples",
+    "image_nll", "image_sample", "image_train", "imagenet_translation", "super_res_sample",
+    "super_res_train", "synthetic_train",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_an_interrupted_command_promises_to_go_on_only_where_it_does(capsys, monkeypatch, script):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    module = load_script(script)
+    monkeypatch.setattr(flags._Parser, "parse_known_args", interrupt)
+    with pytest.raises(SystemExit):
+        module.main([])
+    expected = run.GOES_ON if script in KEEPING else run.STARTS_ANEW
+    assert capsys.readouterr().err == f"{expected}\n"
 
 
 def test_what_the_system_refuses_is_one_line(capsys, tmp_path):

@@ -1,6 +1,10 @@
 """Measuring: ratios within rounds, what a budget affords, and contestants in their processes."""
 
 import argparse
+import atexit
+import multiprocessing
+import signal
+import time
 
 import pytest
 import torch
@@ -25,6 +29,31 @@ def test_contestants_take_turns():
 def test_a_ratio_is_that_of_its_round():
     found = timing.ratios([4.0, 6.0, 20.0], [2.0, 2.0, 4.0])
     assert found == {"min": 2.0, "median": 3.0, "max": 5.0}
+
+
+def sleeper(seconds, folder):
+    atexit.register((folder / f"ended{seconds}").touch)
+    return lambda: time.sleep(seconds)
+
+
+def ignores_interrupts():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_leave_an_interruption_to_their_parent_which_ends_them_at_once(tmp_path):
+    start = time.perf_counter()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        timing.workers((0, 600), sleeper, tmp_path, device="cpu") as workers,
+    ):
+        for worker in workers.values():
+            assert worker._pool.submit(ignores_interrupts).result()
+        workers[600]._pool.submit(timing._run, ())
+        time.sleep(1)
+        raise KeyboardInterrupt
+    assert time.perf_counter() - start < 100 and not multiprocessing.active_children()
+    assert {path.name for path in tmp_path.iterdir()} == {"ended0", "ended600"}
+    assert not ignores_interrupts()
 
 
 def test_a_row_scales_what_was_run_in_part():
