@@ -19,6 +19,7 @@ def show(generation: Generation) -> None:
     for line in _lines(generation):
         if dist_util.rank() == 0:
             print(line, flush=True)
+    dist_util.barrier()  # a rank that ends while another still talks to it can abort
 
 
 def _lines(generation: Generation) -> Iterator[str]:
