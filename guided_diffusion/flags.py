@@ -11,7 +11,7 @@ import functools
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 
@@ -90,6 +90,18 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple:
         return tuple(kind(part) for part in str(text).split(","))
     except ValueError:
         raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
+
+
+def names(flag: str, text: str, known: Collection[str]) -> list[str]:
+    """Read names with commas between.
+
+    Raises:
+        UserError: naming the flag, if one is not known.
+    """
+    found = text.split(",")
+    if not set(found) <= set(known):
+        raise UserError(f"--{flag}: expected some of {','.join(known)}, got {text!r}")
+    return found
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ import torch as th
 
 from . import demo, dist_util, run
 from .domains import Domain, load_domain
-from .flags import UserError
+from .flags import names
 from .image_datasets import fixed_images
 from .metrics import psnr
 from .translation_options import GRIDS, PRESETS
@@ -35,7 +35,7 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     Raises:
         UserError: if the flags or the models do not fit.
     """
-    grids = _known(args.grids)
+    grids = names("grids", args.grids, GRIDS) if args.grids else ()
     demo.fill_in(args, set(demo.FLAGS))
     places = args.source_model, args.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
@@ -55,13 +55,6 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
         print(_line(rows[-1]), flush=True)
     found = {"images": len(images), "depths": depths_of(source), "rows": rows}
     return {"measurement": "quality"} | found | run.versions()
-
-
-def _known(text: str) -> Sequence[str]:
-    grids = text.split(",") if text else ()
-    if not set(grids) <= set(GRIDS):
-        raise UserError(f"--grids: expected some of {','.join(GRIDS)}, got {text!r}")
-    return grids
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ import torch as th
 from . import bridge, cost, demo, depth, dist_util, execution, flags, published, timing, walks
 from .dealing import Dealing
 from .domains import Domain, load_domain
-from .flags import UserError, args_to_dict
+from .flags import args_to_dict
 from .image_files import list_image_files, load_tile, to_model_range
 from .network_timing import NETWORK
 from .options import DiffusionOptions
@@ -62,7 +62,7 @@ def sequence(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
         UserError: if the flags do not fit.
     """
     start = time.perf_counter()
-    names = (BASELINE, *_known(args.engines))
+    names = (BASELINE, *flags.names("engines", args.engines, ENGINES))
     args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
     source, _ = domains(args, given)
     whole, depths = source.diffusion.num_timesteps, search_depths(source, args)
@@ -115,13 +115,6 @@ def shorter(depths: Depths, levels: int, whole: int) -> Depths:
 def few(name: str) -> bool:
     """Whether an engine takes a few steps, and not all levels."""
     return "encode_steps" in ENGINES.get(name, {})
-
-
-def _known(text: str) -> list[str]:
-    names = text.split(",")
-    if not set(names) <= ENGINES.keys():
-        raise UserError(f"--engines: expected some of {','.join(ENGINES)}, got {text!r}")
-    return names
 
 
 def domains(args: argparse.Namespace, given: Set[str]) -> list[Domain]:
