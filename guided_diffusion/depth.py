@@ -4,7 +4,7 @@ A depth is a number of noising moves, 0..T; row k of the features [T, K] was mea
 moves. Every policy takes the features of one image and returns `Depths`; each image gets its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,31 +63,44 @@ def add(features: np.ndarray, amount: int) -> Depths:
     return search_levels(features.mean(axis=1)[::-1], amount)
 
 
-PASSED = 1.0  # what the published search writes over entries that it has passed
+LOOKS = 101  # of the published search, for one wanted value
 
 
-def search_levels(values: Sequence[float], amount: int) -> Depths:
-    """Return the indices at which a list reaches `amount` equal parts of its range, as published.
+def search_levels(values: np.ndarray, amount: int) -> Depths:
+    """Search a list for `amount` equal parts of its range, as published.
 
-    For each part the nearest entry is taken and everything up to it overwritten. A list that
-    does not rise can make an overwritten entry the nearest; the search then gives up and spaces
-    the indices evenly.
+    For each wanted value in turn the first nearest entry is taken, if it lies behind the one taken
+    before it (the first may not have index 0). If it does not, 0 is written over it and the search
+    looks again. A value that is not found in `LOOKS` looks ends the search for all of them:
+    the depths are then evenly spaced. Lists that fall, or stay where they are for more than a
+    hundred entries, end in this way; lists that rise steadily do not.
 
     Args:
-        values: one number per depth.
-        amount: number of parts, 1..len(values).
+        values: float array [T], which is written over as published.
+        amount: number of values wanted, 1..T.
+
+    Returns:
+        Indices into `values`, rising; evenly spaced ones where the search failed.
     """
-    remaining = np.array(values, dtype=np.float64)
-    lowest, highest = remaining.min(), remaining.max()
+    lowest, highest = values.min(), values.max()
     found: list[int] = []
     for part in range(1, amount + 1):
         wanted = lowest + part * (highest - lowest) / amount
-        nearest = int(np.abs(remaining - wanted).argmin())
-        if found and nearest <= found[-1]:
-            return _even_indices(len(remaining), amount)
-        found.append(nearest)
-        remaining[: nearest + 1] = PASSED
+        index = _look_behind(found[-1] if found else 0, wanted, values)
+        if index is None:
+            return _even_indices(len(values), amount)
+        found.append(index)
     return Depths(tuple(found))
+
+
+def _look_behind(last: int, wanted: float, values: np.ndarray) -> int | None:
+    # The published search looks once more than counts: what it sees then is not taken.
+    for look in range(LOOKS + 1):
+        nearest = int(np.abs(values - wanted).argmin())
+        if nearest > last:
+            return nearest if look < LOOKS else None
+        values[nearest] = 0
+    return None
 
 
 def _even_indices(length: int, amount: int) -> Depths:

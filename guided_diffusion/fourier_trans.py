@@ -1,7 +1,8 @@
 """ADD's two names, on this project's functions."""
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence
 
+import numpy as np
 import torch as th
 
 from .depth import search_levels
@@ -18,6 +19,19 @@ def image_fourier_trans(image: th.Tensor, filter: str = "HP") -> float:
     return reference_magnitude(image[:1]).item()
 
 
-def get_adaptive_list(total_list: Sequence[float], amount: int) -> list[int]:
-    """Return the published depth search on a list; see `depth.search_levels`."""
-    return list(search_levels(total_list, amount).values)
+def get_adaptive_list(total_list: MutableSequence[float], amount: int) -> list[int]:
+    """Search a list for `amount` equal parts of its range, as published; see `depth.search_levels`.
+
+    Args:
+        total_list: numbers, which the search overwrites with 0 where it passes one over.
+        amount: number of indices wanted.
+
+    Returns:
+        Indices into the list, rising; evenly spaced ones where the search fails.
+    """
+    values = np.array(total_list, dtype=np.float64)
+    before = values.copy()
+    found = search_levels(values, amount)
+    for index in np.flatnonzero(values != before):
+        total_list[index] = 0
+    return list(found.values)

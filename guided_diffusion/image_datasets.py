@@ -244,24 +244,27 @@ def load_source_data_for_domain_translation(
 ) -> Iterator[tuple[th.Tensor, dict[str, Any]]]:
     """Yield the centre crops of this rank once, in order of their paths.
 
+    Pictures that DDIB's script wrote among them (`260_1_translated_261.PNG`) are left out.
+
     Args:
         batch_size: images per batch; the last one holds the rest.
         image_size: side, pixels.
         data_dir: folder, searched recursively.
-        in_channels: 1, 3 or 4.
-        class_cond: add {"y": [N] int64}, as `load_data` does.
+        in_channels: 1 to 4, see `MODES`.
+        class_cond: add {"y": [N] int64}, the number that each file's name begins with: 260 for
+            `260_1.PNG`.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], {"filepath": list of N paths, ...}).
 
     Raises:
-        UserError: if the folder or a file cannot be used.
+        UserError: if the folder or a file cannot be used, or a name does not begin with a number.
     """
-    files = list_image_files(data_dir)
+    files = [f for f in list_image_files(data_dir) if "translated" not in os.path.basename(f)]
     dataset = ImageDataset(
         image_size,
         files,
-        classes=class_of_each(data_dir, files, "prefix") if class_cond else None,
+        classes=[_number_in_name(file) for file in files] if class_cond else None,
         shard=dist_util.rank(),
         num_shards=dist_util.world_size(),
         random_flip=False,
@@ -269,6 +272,15 @@ def load_source_data_for_domain_translation(
         filepaths=files,
     )
     return iter(DataLoader(dataset, batch_size))
+
+
+def _number_in_name(file: str) -> int:
+    number = os.path.basename(file).split("_")[0]
+    if not number.isdecimal():
+        raise UserError(
+            f"{file}: expected a name that begins with the number of its class, as 260_1.PNG"
+        )
+    return int(number)
 
 
 def _batches(

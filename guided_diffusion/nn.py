@@ -46,7 +46,8 @@ class GroupNorm32(nn.GroupNorm):
             return group_norm.group_norm(x, self.num_groups, weight, bias, self.eps)
         # The CPU kernel itself takes float32 statistics of a half-precision x, to the same bits.
         wide = x if x.is_cpu and x.dtype in group_norm.HALVES else x.float()
-        return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
+        # Not F.group_norm, which refuses a single point with one channel to a group.
+        return torch.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:

@@ -329,7 +329,7 @@ def create_model_and_diffusion_2d(
     flags = dict(locals())
     out_channels = in_channels * (2 if learn_sigma else 1)
     model = SyntheticModel(
-        in_channels, num_channels, out_channels, num_res_blocks, dropout, use_checkpoint, use_fp16
+        in_channels, width(num_channels), out_channels, num_res_blocks, dropout, use_checkpoint, use_fp16
     )
     return model, _diffusion(flags)
 

@@ -16,7 +16,7 @@ from . import bridge, dist_util, execution, flags, logger, plots, run
 from .dealing import Dealing
 from .domains import POINTS, Domain, load_domain
 from .options import DiffusionOptions
-from .synthetic_datasets import Synthetic2DType, draw_points
+from .synthetic_datasets import draw_points, shape_of_task
 from .synthetic_options import SyntheticModelOptions
 from .walks import Engine
 
@@ -44,7 +44,7 @@ def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Do
     """
     asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
     override = {name: value for name, value in asked.items() if name in given}
-    label = Synthetic2DType(task).name.lower().replace("_", " ")
+    label = shape_of_task(task).name.lower().replace("_", " ")
     domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
     execution.compiled(domain.model, args.compile)
     return domain
@@ -76,9 +76,8 @@ def create_engine(args: argparse.Namespace) -> Engine:
 
 def source_points(args: argparse.Namespace) -> th.Tensor:
     """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    shape = Synthetic2DType(args.source)
     rng = run.generator(args.seed, SOURCE_STREAM, args.source)
-    return th.from_numpy(draw_points(args.num_samples, shape, rng))
+    return th.from_numpy(draw_points(args.num_samples, shape_of_task(args.source), rng))
 
 
 def over_ranks(

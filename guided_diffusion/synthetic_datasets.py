@@ -1,194 +1,257 @@
-"""DDIB's six distributions of points in the plane, each of mean 0 and variance 1 along both axes.
+"""DDIB's six distributions of points in the plane, of mean 0 and variance 1 over both axes together.
 
-Points are [N, 2]. The number of a task in DDIB's scripts is the value of its `Synthetic2DType`.
-A ring, round or square, is a band of a width about its radius (of a square: half its side), on
-which points lie evenly. Everything random takes a numpy generator; None is one of its own.
+Points are [N, 2] float64, in an order that follows the curves they lie on; `Synthetic2DDataset`
+has them as float32. The number of a task in DDIB's scripts is the place of its `Synthetic2DType`,
+from 0. Everything random takes a numpy generator; None is numpy's global one, which
+`np.random.seed` sets, as in DDIB.
+
+Reference: Su et al. 2023, "Dual Diffusion Implicit Bridges", https://arxiv.org/abs/2203.08382,
+section 5.1.
 """
 
 import enum
 import os
-from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
+from torch.utils.data import DataLoader, Dataset  # noqa: F401 (upstream's users import both)
 
 from . import dist_util, plots, run
 from .image_datasets import epoch_order
 
 TRAIN_STREAM = 20  # of `run.generator`
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
-FIVE_RADII = np.ones(5)
-# Three above two, in units of the distance between neighbours.
-FIVE_CENTERS = np.array([(-1, 0.5), (0, 0.5), (1, 0.5), (-0.5, -0.5), (0.5, -0.5)])
+INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
+# Centres of up to five olympic curves, in units of fiftieths of a radius.
+OLYMPIC_RINGS = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) / 50
+OLYMPIC_SQUARES = np.array([(-150, 0), (0, 0), (150, 0), (-55, -50), (55, -50)]) / 50
 
 Rng = np.random.Generator | None
 
 
-class Synthetic2DType(enum.IntEnum):
-    """The distributions, by the number of their task."""
+def _generator(rng: Rng) -> Any:
+    return np.random if rng is None else rng
 
-    MOONS = 0
-    CHECKERBOARDS = 1
-    CONCENTRIC_RINGS = 2
-    CONCENTRIC_SQUARES = 3
-    PARALLEL_RINGS = 4
-    PARALLEL_SQUARES = 5
+
+class Synthetic2DType(enum.Enum):
+    """The distributions, in the order of their tasks."""
+
+    MOONS = enum.auto()
+    CHECKERBOARD = enum.auto()
+    CONCENTRIC_RINGS = enum.auto()
+    CONCENTRIC_SQUARES = enum.auto()
+    OLYMPIC_RINGS = enum.auto()  # parallel rings, in the paper
+    OLYMPIC_SQUARES = enum.auto()  # parallel squares, in the paper
+
+
+def shape_of_task(task: int) -> Synthetic2DType:
+    """Return the distribution of a task of DDIB's scripts, 0..5."""
+    return list(Synthetic2DType)[task]
 
 
 class BaseSampler:
     """Draws points from bands around closed curves of one form.
 
     Args:
-        radii: [K], size of each curve.
-        centers: [K, 2].
-        width: of the bands, across.
+        radii: size of each curve, [K]; of a square: half its side.
+        centers: centre of each curve, [K, 2].
+        width: width of the bands, across.
     """
 
     def __init__(self, radii: np.ndarray, centers: np.ndarray, width: float) -> None:
-        self.radii, self.centers, self.width = np.asarray(radii, float), np.asarray(centers), width
+        self.radii, self.centers = np.array(radii, np.float64), np.array(centers, np.float64)
+        self.num_objects, self.width = len(self.radii), width
 
-    def sample(self, N: int, rng: Rng = None) -> np.ndarray:  # noqa: N803 (upstream's name)
-        """Return N points [N, 2] float64, evenly spread over all bands."""
-        rng = rng or np.random.default_rng()
-        inner = np.maximum(self.radii - self.width / 2, 0) ** 2
-        outer = (self.radii + self.width / 2) ** 2
-        areas = outer - inner  # up to a factor, in both forms
-        which = rng.choice(len(areas), N, p=areas / areas.sum())
-        radius = np.sqrt(rng.uniform(inner[which], outer[which]))
-        return self.centers[which] + radius[:, None] * self._on_unit_curve(rng, N)
+    def _radii(self, which: np.ndarray, rng: Any) -> np.ndarray:
+        return self.radii[which] + (rng.random(len(which)) - 0.5) * self.width
 
-    @abstractmethod
-    def _on_unit_curve(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Return points [count, 2] evenly spread over the curve of radius 1 about 0."""
+    def _placed(
+        self, unit: np.ndarray, radius: np.ndarray, which: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return normalize(unit * radius[:, None] + self.centers[which]), which
 
 
 class RingSampler(BaseSampler):
-    """Bands around circles."""
+    """Bands around circles, with as many points each and as many at each radius."""
 
-    def _on_unit_curve(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        angle = rng.uniform(0, 2 * np.pi, count)
-        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    def sample(
+        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return N points [N, 2], normalised, circle by circle and along each; and whose they are.
+
+        Args:
+            N: number of points.
+            rng: source of randomness.
+
+        Returns:
+            Points [N, 2] float64, and the index of the circle of each, [N] int64.
+        """
+        rng = _generator(rng)
+        which = np.sort(np.arange(N) % self.num_objects)
+        radius = self._radii(which, rng)
+        angle = 2 * np.pi * rng.random(N)
+        angle = angle[np.lexsort((angle, which))][::-1]
+        return self._placed(np.stack([np.cos(angle), np.sin(angle)], axis=1), radius, which)
 
 
 class SquareSampler(BaseSampler):
-    """Bands around squares."""
+    """Bands around squares, with as many points each, on each side and at each radius."""
 
-    def _on_unit_curve(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        across, along = rng.choice([-1.0, 1.0], count), rng.uniform(-1, 1, count)
-        upright = rng.integers(2, size=count, dtype=bool)
-        return np.where(upright, [across, along], [along, across]).T
+    def sample(
+        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return N points [N, 2], normalised, square by square and clockwise; and whose they are.
 
+        Args:
+            N: number of points.
+            rng: source of randomness.
 
-def _concentric(radii: np.ndarray) -> np.ndarray:
-    return np.zeros((len(radii), 2))
-
-
-def _olympic(radii: np.ndarray, width: float) -> np.ndarray:
-    # Far enough apart for rings that do not touch.
-    return FIVE_CENTERS * 2.2 * (np.max(radii) + width / 2)
+        Returns:
+            Points [N, 2] float64, and the index of the square of each, [N] int64.
+        """
+        rng = _generator(rng)
+        edge = np.sort(np.arange(N) % (4 * self.num_objects))
+        which, side = np.divmod(edge, 4)  # sides from the top, clockwise
+        along = 2 * (rng.random(N) - 0.5)
+        back = (side == 1) | (side == 2)
+        along = along[np.lexsort((np.where(back, -along, along), edge))]
+        across = np.where(side < 2, 1.0, -1.0)
+        level = side % 2 == 0
+        unit = np.stack([np.where(level, along, across), np.where(level, across, along)], axis=1)
+        return self._placed(unit, self._radii(which, rng), which)
 
 
 class ConcentricRingSampler(RingSampler):
     """Circles about one centre.
 
     Args:
-        radii: [K].
-        width: of the bands, across.
+        radii: size of each circle, [K].
+        width: width of the bands, across.
     """
 
     def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
-        super().__init__(radii, _concentric(radii), width)
+        super().__init__(radii, np.zeros((len(radii), 2)), width)
 
 
 class OlympicRingSampler(RingSampler):
-    """Five circles side by side, three above two.
+    """Up to five circles side by side: three in a row, then two below them.
 
     Args:
-        radii: [5].
-        width: of the bands, across.
+        radii: size of each circle, [K].
+        width: width of the bands, across.
     """
 
-    def __init__(self, radii: np.ndarray = FIVE_RADII, width: float = 0.5) -> None:
-        super().__init__(radii, _olympic(radii, width), width)
+    def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
+        super().__init__(radii, OLYMPIC_RINGS[: len(radii)], width)
 
 
 class ConcentricSquareSampler(SquareSampler):
     """Squares about one centre.
 
     Args:
-        radii: [K], half the sides.
-        width: of the bands, across.
+        radii: half the side of each square, [K].
+        width: width of the bands, across.
     """
 
     def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
-        super().__init__(radii, _concentric(radii), width)
+        super().__init__(radii, np.zeros((len(radii), 2)), width)
 
 
 class OlympicSquareSampler(SquareSampler):
-    """Five squares side by side, three above two.
+    """Up to five squares side by side: three in a row, then two below them.
 
     Args:
-        radii: [5], half the sides.
-        width: of the bands, across.
+        radii: half the side of each square, [K].
+        width: width of the bands, across.
     """
 
-    def __init__(self, radii: np.ndarray = FIVE_RADII, width: float = 0.5) -> None:
-        super().__init__(radii, _olympic(radii, width), width)
+    def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
+        super().__init__(radii, OLYMPIC_SQUARES[: len(radii)], width)
 
 
-def make_moons(n_samples: int, rng: Rng = None) -> np.ndarray:
-    """Return points [N, 2] of two interleaved half circles of radius 1, with a little noise."""
-    rng = rng or np.random.default_rng()
-    angle, lower = rng.uniform(0, np.pi, n_samples), rng.integers(2, size=n_samples, dtype=bool)
-    arc = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    points = np.where(lower[:, None], [1.0, 0.5] - arc, arc)
-    return points + MOON_NOISE * rng.standard_normal(points.shape)
+def make_moons(
+    n_samples: int = 100,
+    *,
+    shuffle: bool = True,
+    noise: float | None = None,
+    random_state: int | np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two interleaved half circles of radius 1, as scikit-learn's function of this name.
+
+    Args:
+        n_samples: number of points.
+        shuffle: whether in a random order; otherwise along the first moon, then along the second.
+        noise: standard deviation of normal noise on each coordinate; None: no noise.
+        random_state: seed or source of randomness.
+
+    Returns:
+        Points [N, 2] float64, and the moon of each, [N] int64.
+    """
+    rng = _generator(None if random_state is None else np.random.default_rng(random_state))
+    upper = n_samples // 2
+    angle, low = (np.linspace(0, np.pi, count) for count in (upper, n_samples - upper))
+    x = np.concatenate([np.cos(angle), 1 - np.cos(low)])
+    y = np.concatenate([np.sin(angle), 0.5 - np.sin(low)])
+    points, which = np.stack([x, y], axis=1), (np.arange(n_samples) >= upper).astype(np.int64)
+    order = rng.permutation(n_samples) if shuffle else slice(None)
+    points = points[order]
+    if noise is not None:
+        points = points + rng.normal(scale=noise, size=points.shape)
+    return points, which[order]
 
 
-def make_checkerboard(n_samples: int, rng: Rng = None) -> np.ndarray:
-    """Return points [N, 2] of the eight dark fields of a board of four by four, of side 2."""
-    rng = rng or np.random.default_rng()
-    column = rng.integers(4, size=n_samples)
-    row = 2 * rng.integers(2, size=n_samples) + column % 2
-    corner = np.stack([column, row], axis=1) - 2
-    return 2 * (corner + rng.random((n_samples, 2)))
+def make_checkerboard(n_samples: int, *, rng: Rng = None) -> np.ndarray:
+    """Return points [N, 2], from right to left, of the eight dark fields of a board of side 4."""
+    rng = _generator(rng)
+    x = np.sort(rng.random(n_samples) * 4 - 2)[::-1]
+    y = rng.random(n_samples) - 2 * rng.choice(2, n_samples) + np.floor(x) % 2
+    return np.stack([x, y], axis=1)
 
 
 def normalize(points: np.ndarray) -> np.ndarray:
-    """Shift and scale points [N, 2] to mean 0 and variance 1 along each axis."""
-    return (points - points.mean(axis=0)) / points.std(axis=0)
+    """Shift and scale points so that all their coordinates together have mean 0 and variance 1."""
+    return (points - points.mean()) / points.std()
 
 
 def draw_points(n_samples: int, shape: Synthetic2DType, rng: Rng = None) -> np.ndarray:
-    """Return normalised points [N, 2] float32 of a distribution."""
-    makers = {
-        Synthetic2DType.MOONS: make_moons,
-        Synthetic2DType.CHECKERBOARDS: make_checkerboard,
-        Synthetic2DType.CONCENTRIC_RINGS: ConcentricRingSampler(np.array([1, 2, 3])).sample,
-        Synthetic2DType.CONCENTRIC_SQUARES: ConcentricSquareSampler(np.array([1, 2, 3])).sample,
-        Synthetic2DType.PARALLEL_RINGS: OlympicRingSampler().sample,
-        Synthetic2DType.PARALLEL_SQUARES: OlympicSquareSampler().sample,
-    }
-    return normalize(makers[shape](n_samples, rng)).astype(np.float32)
+    """Return normalised points [N, 2] float32 of a distribution, along its curves."""
+    if shape is Synthetic2DType.MOONS:
+        points, _ = make_moons(n_samples, shuffle=False, noise=MOON_NOISE, random_state=rng)
+    elif shape is Synthetic2DType.CHECKERBOARD:
+        points = make_checkerboard(n_samples, rng=rng)
+    else:
+        points, _ = _SAMPLERS[shape].sample(n_samples, rng=rng)
+    return normalize(points).astype(np.float32)
 
 
-class Synthetic2DDataset(th.utils.data.Dataset):
+_SAMPLERS = {
+    Synthetic2DType.CONCENTRIC_RINGS: ConcentricRingSampler(INCREASING),
+    Synthetic2DType.CONCENTRIC_SQUARES: ConcentricSquareSampler(INCREASING),
+    Synthetic2DType.OLYMPIC_RINGS: OlympicRingSampler(EQUAL),
+    Synthetic2DType.OLYMPIC_SQUARES: OlympicSquareSampler(EQUAL),
+}
+
+
+class Synthetic2DDataset(Dataset):
     """Points of one distribution, drawn once; item i is (point [2] float32, {}).
 
     Args:
-        n_samples: points.
+        n_samples: number of points.
         shape: the distribution.
-        rng: as everywhere here.
+        rng: source of randomness.
     """
 
     def __init__(self, n_samples: int, shape: Synthetic2DType, rng: Rng = None) -> None:
-        self.points = th.from_numpy(draw_points(n_samples, shape, rng))
+        self.n_samples, self.shape, self.shape_val = n_samples, shape, shape.value
+        self.points = draw_points(n_samples, shape, rng)
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def __getitem__(self, index: int) -> tuple[th.Tensor, dict]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict]:
         return self.points[index], {}
 
 
@@ -201,28 +264,38 @@ def load_2d_data(
     seed: int = 0,
     start_step: int = 0,
 ) -> Iterator[tuple[th.Tensor, dict]]:
-    """Yield this rank's batches of points without end.
+    """Yield batches of points of one distribution, for training without end.
 
     Args:
-        batch_size: points per batch and rank.
+        batch_size: points per batch (in training, and per rank).
         shape: the distribution.
-        training: in an order of its own each time round; otherwise as drawn.
-        n_samples: points that are drawn once, and then gone round.
+        training: without end, each time round in an order of its own, every rank its own batches;
+            otherwise each point once, as drawn, the last batch with what is left.
+        n_samples: number of points that are drawn.
         seed: the base seed.
         start_step: batches to leave out, as of a run that is resumed.
 
     Yields:
         ([batch_size, 2] float32, no conditions).
     """
-    rng = run.generator(seed, TRAIN_STREAM, int(shape))
-    points = Synthetic2DDataset(n_samples, shape, rng).points
-    step, ranks, rank = start_step, dist_util.world_size(), dist_util.rank()
+    rng = run.generator(seed, TRAIN_STREAM, shape.value)
+    points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
+    if training:
+        yield from _shuffled_batches(points, batch_size, seed, start_step)
+    for batch in points.split(batch_size)[start_step:]:
+        yield batch, {}
+
+
+def _shuffled_batches(
+    points: th.Tensor, batch_size: int, seed: int, start_step: int
+) -> Iterator[tuple[th.Tensor, dict]]:
+    step, ranks, rank, count = start_step, dist_util.world_size(), dist_util.rank(), len(points)
     while True:
         first = (step * ranks + rank) * batch_size
-        epochs, rows = np.divmod(np.arange(first, first + batch_size), n_samples)
-        for epoch in np.unique(epochs) if training else ():
+        epochs, rows = np.divmod(np.arange(first, first + batch_size), count)
+        for epoch in np.unique(epochs):
             this = epochs == epoch
-            rows[this] = epoch_order(n_samples, seed, int(epoch))[rows[this]]
+            rows[this] = epoch_order(count, seed, int(epoch))[rows[this]]
         yield points[rows], {}
         step += 1
 
@@ -248,7 +321,10 @@ def heatmap(points: np.ndarray, filename: str | os.PathLike = "heatmap.png") -> 
 
 
 def save_plots() -> None:
-    """Save a plot of each distribution in the current folder, under its name."""
+    """Save a heatmap and a scatter plot of each distribution into the folder synthetic_images."""
+    folder = Path("synthetic_images")
+    run.make_folder(folder)
     for shape in Synthetic2DType:
-        points = draw_points(20000, shape, run.generator(0, TRAIN_STREAM, int(shape)))
-        scatter(points, f"{shape.name.lower()}.png")
+        points = draw_points(20000, shape, run.generator(0, TRAIN_STREAM, shape.value))
+        heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")
+        scatter(points, folder / f"{shape.value}_{shape}_Scatter.png")

@@ -11,8 +11,8 @@ from .translation_options import level_convention
 def _task(default: int, what: str) -> Any:
     return option(
         default,
-        f"{what}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 parallel "
-        "rings, 5 parallel squares",
+        f"{what}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 olympic "
+        "(parallel) rings, 5 olympic squares",
         choices=range(6),
     )
 
@@ -22,8 +22,8 @@ class SyntheticModelOptions:
     """The network of points in the plane."""
 
     in_channels: int = option(2, "coordinates of a point", choices=(2,))
-    num_channels: int = option(256, "width, channels", minimum=1)
-    num_res_blocks: int = option(2, "residual blocks", minimum=0)
+    num_channels: int = option(256, "width, channels (a multiple of 32)", minimum=32)
+    num_res_blocks: int = option(2, "residual blocks each way", minimum=0)
     dropout: float = option(0.2, "dropout probability, 0..1", minimum=0, maximum=1)
     use_checkpoint: bool = option(False, "recompute activations to save memory")
     use_fp16: bool = option(False, "float16 network body, as upstream's recipe")

@@ -319,17 +319,21 @@ class Trajectories(Sampler):
     ) -> list[float]:
         """Encode fully and measure the published spectral magnitude after each move.
 
-        As published, only the first image of the batch is measured. For arguments see
-        `ddim_reverse_sample_loop`.
+        As published, only the first image of the batch is measured, and the list is turned round,
+        ready for `fourier_trans.get_adaptive_list`. For arguments see `ddim_reverse_sample_loop`.
 
         Returns:
-            T magnitudes in the order of the walk: after the first, cleanest move first.
+            T magnitudes, noisiest state first: entry k was measured after T - k moves.
+
+        Reference:
+            ADD's `fourier_frequency_list_loop`.
         """
         walk = self.fourier_frequency_list_progressive(
             model, image, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta
         )
         # One copy to the host at the end: a float per move would wait for the device each time.
-        return torch.cat([reference_magnitude(out["sample"][:1]) for out in walk]).tolist()
+        magnitudes = torch.cat([reference_magnitude(out["sample"][:1]) for out in walk])
+        return magnitudes.flip(0).tolist()
 
     def fourier_frequency_list_progressive(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from guided_diffusion import flags, options, run, synthetic_bridge, synthetic_options, train_run
 from guided_diffusion.flags import args_to_dict
 from guided_diffusion.script_util import create_model_and_diffusion_2d
-from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
+from guided_diffusion.synthetic_datasets import load_2d_data, shape_of_task
 
 NETWORK = synthetic_bridge.NETWORK
 GROUPS = (synthetic_options.SyntheticTrainOptions, *NETWORK, options.RunOptions)
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Build everything that a wrong flag or a broken file can stop.
     network = create_model_and_diffusion_2d(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_run.create_loop(*network, args, identity[0])
-    shape = Synthetic2DType(args.task)
+    shape = shape_of_task(args.task)
     loop.data = load_2d_data(
         args.batch_size, shape, seed=args.seed, start_step=loop.resume_step
     )

@@ -16,6 +16,13 @@ def reference_add() -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@functools.cache
+def reference_searches() -> dict[str, np.ndarray]:
+    """Lists, and what the published depth search makes of them."""
+    with np.load(REFERENCE / "public_add_search.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
 def blurred_noise(seed: int, size: int) -> torch.Tensor:
     """Smooth noise [1, 3, size, size] in [-1, 1]."""
     noise = np.random.Generator(np.random.PCG64(seed)).standard_normal((1, 3, size, size))

@@ -78,10 +78,33 @@ def test_colours_that_no_screen_has_are_clipped():
     ]
 
 
-def test_a_resized_picture_has_fewer_points(picture):
-    assert ColorDataset(picture, resize=True, ratio=0.6).image_shape == (3, 4, 3)
-    with pytest.raises(UserError, match=r"a\.png: expected a ratio that leaves pixels, got 0"):
+def test_a_resized_picture_has_every_so_manyth_pixel(picture):
+    data = ColorDataset(picture, use_lab_space=False, resize=True, ratio=2)
+    assert data.image_shape == (3, 4, 3)
+    expected = PIXELS[::2, ::2].reshape(-1, 3) / 127.5 - 1
+    np.testing.assert_allclose(data.points, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="ratio: expected 1 or more where resize is True, got 0"):
         ColorDataset(picture, resize=True)
+
+
+@pytest.mark.parametrize(
+    ("lab", "raw", "scaled"),
+    [
+        (True, [[0, -128, 64], [100, 0, 0]], [[-1, -1, 0.5], [1, 0, 0]]),
+        (False, [[0, 255, 127.5]], [[-1, 1, 0]]),
+    ],
+)
+def test_points_are_scaled_there_and_back(lab, raw, scaled):
+    found = ColorDataset.normalize(np.array(raw), use_lab_space=lab)
+    assert found.dtype == np.float32 and found.tolist() == scaled
+    assert ColorDataset.unnormalize(found, lab).tolist() == raw
+    with pytest.raises(ValueError, match=r"arr: expected points \[N, 3\], got \[3\]"):
+        ColorDataset.normalize(np.zeros(3))
+
+
+def test_a_picture_is_read_without_a_dataset(picture):
+    points, shape = ColorDataset.read_image(picture, use_lab_space=False)
+    assert shape == (5, 7, 3) and np.array_equal(points, ColorDataset(picture, False).points)
 
 
 def test_what_is_no_picture_is_named(tmp_path):

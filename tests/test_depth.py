@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference_images import reference_add
+from reference_images import reference_add, reference_searches
 
 from guided_diffusion import depth
 from guided_diffusion.flags import UserError
@@ -27,15 +27,55 @@ def test_reference_pipelines(case):
     assert chosen == depth.Depths(tuple(expected.tolist()), fallback=False)
 
 
+@pytest.mark.parametrize("case", range(96))
+def test_reference_lists(case):
+    values, amount, expected, after = (
+        reference_searches()[f"{case:03d}/{name}"]
+        for name in ("list", "amount", "depths", "list_after")
+    )
+    ours = values.tolist()
+    assert get_adaptive_list(ours, int(amount)) == expected.tolist()
+    assert ours == after.tolist()
+
+
+def test_falling_lists_fall_back():
+    # Nearest to the lowest value wanted is the last entry, and behind it there is none.
+    values = [20 - 10 * i / 999 for i in range(1000)]
+    assert get_adaptive_list(values, 10) == [*range(100, 1000, 100), 999]
+
+
+def test_a_feature_that_falls_with_depth_is_searched():
+    falling = np.arange(999.0, -1, -1)[:, None]  # the search gets it noisiest first: rising
+    chosen = depth.choose("add", falling, 9)
+    assert chosen == depth.Depths(tuple(range(111, 1000, 111)), fallback=False)
+
+
 def test_a_search_that_fails_says_so_and_spaces_evenly():
-    chosen = depth.search_levels(reference_add()["get_adaptive_list/bump/5/list"], 5)
+    values = reference_add()["get_adaptive_list/bump/5/list"]
+    chosen = depth.search_levels(values.copy(), 5)
     assert chosen == depth.Depths((80, 160, 240, 320, 399), fallback=True)
 
 
-def test_the_list_is_left_as_it_was():
-    values = [1.0, 2.0, 4.0, 8.0]
-    get_adaptive_list(values, 2)
-    assert values == [1.0, 2.0, 4.0, 8.0]
+@pytest.mark.parametrize(("before", "fails"), [(99, False), (100, False), (101, True)])
+def test_a_value_is_looked_for_a_hundred_and_one_times(before, fails):
+    values = np.array([10.0] * before + [5.0, 0.0, 10.0])
+    chosen = depth.search_levels(values, 2)  # the second 10 lies behind `before` others
+    expected = (before, before + 2)
+    assert chosen.fallback is fails
+    assert (chosen.values == expected) is not fails
+    assert not values[:before].any()
+
+
+def test_the_list_keeps_what_the_search_wrote():
+    values = [8, 4, 2, 1]
+    assert get_adaptive_list(values, 2) == [1, 2]
+    assert values == [0, 0, 2, 1]
+
+
+def test_the_policy_leaves_its_features_alone():
+    features = np.array([1.0, 2.0, 4.0, 8.0])[:, None]
+    depth.choose("add", features, 2)
+    assert features[:, 0].tolist() == [1, 2, 4, 8]
 
 
 @given(st.integers(1, 300), st.data())

@@ -1,5 +1,8 @@
 """Source images for DDIB: ImageNet's validation images by class, and a folder once, in order."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -52,8 +55,18 @@ def test_a_missing_or_broken_list_is_named(lists):
         get_image_filenames_for_label(0)
 
 
-def test_source_images_come_once_in_order_with_paths_and_labels(tmp_path):
-    files = list_image_files(draw_images(tmp_path, 5, size=8))
+def numbered(folder, count):
+    """Pictures named after classes 260 and 261, and one that an earlier translation wrote."""
+    draw_images(folder, count, size=8)
+    for index, file in enumerate(list_image_files(folder)):
+        Path(file).rename(folder / f"{260 + index % 2}_{index}.PNG")
+    files = list_image_files(folder)
+    shutil.copy(files[0], folder / "260_0_translated_261.PNG")
+    return files
+
+
+def test_source_images_come_once_in_order_with_paths_and_the_numbers_in_their_names(tmp_path):
+    files = numbered(tmp_path, 5)
     batches = list(
         load_source_data_for_domain_translation(
             batch_size=2, image_size=8, data_dir=str(tmp_path), class_cond=True
@@ -62,11 +75,17 @@ def test_source_images_come_once_in_order_with_paths_and_labels(tmp_path):
     assert [len(images) for images, _ in batches] == [2, 2, 1]
     assert [path for _, extra in batches for path in extra["filepath"]] == files
     labels = torch.cat([extra["y"] for _, extra in batches])
-    assert labels.tolist() == [0, 0, 0, 1, 1] and labels.dtype == torch.int64
+    assert labels.tolist() == [260, 260, 260, 261, 261] and labels.dtype == torch.int64
     images = torch.cat([images for images, _ in batches])
     pixels = np.stack([np.array(Image.open(file)) for file in files]).transpose(0, 3, 1, 2)
     assert images.dtype == torch.float32
     np.testing.assert_allclose(images, pixels / 127.5 - 1, atol=1e-6)
+
+
+def test_a_name_without_a_class_number_is_refused(tmp_path):
+    draw_images(tmp_path, 1)
+    with pytest.raises(UserError, match=r"tile0_000\.png: expected a name that begins with the num"):
+        load_source_data_for_domain_translation(batch_size=1, image_size=8, data_dir=tmp_path)
 
 
 def test_source_images_without_labels_in_grey(tmp_path):
@@ -80,7 +99,7 @@ def test_source_images_without_labels_in_grey(tmp_path):
 
 
 def test_ranks_share_the_source_images(tmp_path, monkeypatch):
-    files = list_image_files(draw_images(tmp_path, 5))
+    files = numbered(tmp_path, 5)
     monkeypatch.setattr(dist_util, "world_size", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(dist_util, "rank", lambda rank=rank: rank)

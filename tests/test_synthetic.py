@@ -1,9 +1,12 @@
 """DDIB's network of points."""
 
 import inspect
+import json
 
+import numpy as np
 import pytest
 import torch
+from reference_weights import REFERENCE, draw, load_drawn_weights
 
 from guided_diffusion import synthetic
 from guided_diffusion.script_util import (
@@ -13,7 +16,9 @@ from guided_diffusion.script_util import (
 from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
 from guided_diffusion.train_util import TrainLoop
 
-WIDTH = 16
+WIDTH = 64  # of 32, each group of the norms has one channel, and says nothing
+POINTS = json.loads((REFERENCE / "public_points.json").read_text())
+TIMESTEPS = [0, 3, 250, 500, 777, 999]
 
 
 def tiny(**changes):
@@ -65,17 +70,16 @@ def test_signatures_are_ddibs():
         assert all("=" in ours for ours in found[len(parameters.split()) :])
 
 
-def test_keys_and_shapes_of_the_state_dict():
-    shapes = {key: tuple(value.shape) for key, value in tiny()[0].state_dict().items()}
-    layers = {"input_blocks.0.0": (WIDTH, 2), "time_embed.0": (WIDTH,) * 2,
-              "time_embed.2": (WIDTH,) * 2, "out.0": (WIDTH,), "out.2": (2, WIDTH)}  # fmt: skip
-    for block in ("input_blocks.1.0", "input_blocks.2.0"):
-        for norm in ("in_layers.0", "out_layers.0"):
-            layers[f"{block}.{norm}"] = (WIDTH,)
-        for linear in ("in_layers.2", "emb_layers.1", "out_layers.3"):
-            layers[f"{block}.{linear}"] = (WIDTH, WIDTH)
-    biases = {f"{name}.bias": shape[:1] for name, shape in layers.items()}
-    assert shapes == biases | {f"{name}.weight": shape for name, shape in layers.items()}
+@pytest.mark.parametrize("case", POINTS)
+def test_reference_networks(case):
+    expected = POINTS[case]
+    model, _ = create_model_and_diffusion_2d(**expected["kwargs"])
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == expected["state"] and list(shapes) == list(expected["state"])
+    load_drawn_weights(model).eval()
+    x, t = draw(51, 6, expected["kwargs"]["in_channels"]), torch.tensor(TIMESTEPS)
+    with np.load(REFERENCE / "public_points.npz", allow_pickle=False) as outputs:
+        torch.testing.assert_close(model(x, t), torch.from_numpy(outputs[case]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("learn_sigma", "outputs"), [(False, 2), (True, 4)])
@@ -118,9 +122,9 @@ def test_dropout_is_for_training_only(batch):
 
 
 def test_a_block_may_change_the_width(batch):
-    block = synthetic.ResBlock(2, 5, 0.0, out_channels=7)
-    assert block(batch[0], torch.randn(6, 5)).shape == (6, 7)
-    assert block(batch[0], torch.randn(1, 5)).shape == (6, 7)
+    block = synthetic.ResBlock(WIDTH, 5, 0.0, out_channels=96)
+    for count in (6, 1):
+        assert block(torch.randn(6, WIDTH), torch.randn(count, 5)).shape == (6, 96)
 
 
 def test_float16_blocks_predict_about_the_same_and_come_back(batch):
@@ -129,7 +133,7 @@ def test_float16_blocks_predict_about_the_same_and_come_back(batch):
     model.convert_to_fp16()
     found = model(*batch)
     assert found.dtype == torch.float32 and model.dtype == torch.float16
-    assert model.input_blocks[1][0].in_layers[2].weight.dtype == torch.float16
+    assert model.output_blocks[0][0].in_layers[2].weight.dtype == torch.float16
     assert {p.dtype for p in model.out.parameters()} == {torch.float32}
     assert 0 < (found - expected).abs().max() < 0.05
     model.convert_to_fp32()
@@ -143,11 +147,11 @@ def test_training_lowers_the_loss(tmp_path, recorder, use_fp16):
     model, diffusion = tiny(use_fp16=use_fp16)
     TrainLoop(
         model=model, diffusion=diffusion, data=load_2d_data(256, Synthetic2DType.MOONS),
-        batch_size=256, microbatch=128, lr=1e-2, ema_rate="0.9", log_interval=20, save_interval=100,
+        batch_size=256, microbatch=128, lr=1e-2, ema_rate="0.9", log_interval=5, save_interval=100,
         resume_checkpoint="", use_fp16=use_fp16, max_steps=100, out_dir=tmp_path,
     ).run_loop()  # fmt: skip
     losses = [row["loss"] for row in recorder.rows]
-    assert losses[0] > 0.5 and losses[-1] < 0.6 * losses[0]
+    assert losses[0] > 0.6 and np.mean(losses[-4:]) < 0.6 * losses[0]
     assert {path.name for path in tmp_path.iterdir()} == {
         "model000100.pt", "ema_0.9_000100.pt", "opt000100.pt"
     }  # fmt: skip

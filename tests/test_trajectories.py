@@ -242,13 +242,13 @@ def test_last_move_of_a_clipped_walk_stays_in_range() -> None:
     assert found.abs().max() <= 1 + 1e-6
 
 
-def test_spectral_list_measures_the_first_image_after_each_move() -> None:
+def test_spectral_list_measures_the_first_image_after_each_move_noisiest_first() -> None:
     diffusion, image = process(12), draw(2, 3, 32, 32)
     walk = diffusion.ddim_reverse_sample_loop_progressive(wavy, image, clip_denoised=False)
     expected = [reference_magnitude(out["sample"])[0].item() for out in walk]
     found = diffusion.fourier_frequency_list_loop(wavy, image, clip_denoised=False)
     assert len(found) == 12 and all(isinstance(value, float) for value in found)
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert found == pytest.approx(expected[::-1], rel=1e-6)
     assert len(set(found)) == 12
 
 
