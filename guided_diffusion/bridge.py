@@ -12,7 +12,7 @@ from .attention import priorities_of
 from .dealing import Dealing
 from .depth import Depths
 from .domains import Domain
-from .flags import UserError, args_to_dict
+from .flags import ArgumentError, UserError, args_to_dict
 from .image_files import load_tile, to_model_range
 from .soft_labels import soft_label
 from .spectrum import FEATURES
@@ -160,12 +160,12 @@ def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
 def _refuse_recipe(recipe: Recipe, steps: int) -> None:
     depth.choose(recipe.depth_policy, np.zeros((steps, 1)), recipe.amount)
     if recipe.depth_feature not in FEATURES:
-        raise UserError(
-            f"--depth_feature: expected one of {sorted(FEATURES)}, got {recipe.depth_feature!r}"
+        raise ArgumentError(
+            "depth_feature", f"expected one of {sorted(FEATURES)}, got {recipe.depth_feature!r}"
         )
     if recipe.depth_policy == "add" and recipe.depth_feature != "magnitude":
-        raise UserError(
-            "--depth_feature: the published search (--depth_policy add) is defined on magnitude, "
+        raise ArgumentError(
+            "depth_feature", "the published search (--depth_policy add) is defined on magnitude, "
             f"got {recipe.depth_feature!r}; use it with --depth_policy even"
         )
 
@@ -192,8 +192,8 @@ def refuse_unequal(source: Domain, target: Domain) -> None:
                  "timestep_respacing"):  # fmt: skip
         values = source.args.get(flag), target.args.get(flag)
         if values[0] != values[1]:
-            raise UserError(
-                f"--{flag}: source and target need the same; {source.origin} has {values[0]!r}, "
+            raise ArgumentError(
+                flag, f"source and target need the same; {source.origin} has {values[0]!r}, "
                 f"{target.origin} has {values[1]!r}"
             )
     for domain in (source, target):

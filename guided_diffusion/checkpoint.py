@@ -15,7 +15,7 @@ from typing import Any
 import torch as th
 
 from . import dist_util, run
-from .flags import UserError, require
+from .flags import ArgumentError, UserError, require
 from .signs import (
     SIGNS_OF_FLAGS,
     SignsOfFlags,
@@ -209,7 +209,7 @@ def weights_file(path: Path, flag: str = "") -> Path:
         UserError: if there is none.
     """
     if not path.exists():
-        place = f"--{flag}: {path}" if flag else path
-        raise UserError(f"{place}: expected a checkpoint or a training run folder, found nothing")
+        problem = f"{path}: expected a checkpoint or a training run folder, found nothing"
+        raise ArgumentError(flag, problem) if flag else UserError(problem)
     # Asked once: a training beside us may save between the questions of two ranks.
     return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path

@@ -18,7 +18,7 @@ import torch as th
 
 from . import execution, report, run
 from .classes import class_names
-from .flags import UserError, numbers
+from .flags import ArgumentError, numbers
 from .guidance import Guided
 from .image_files import first_of, list_image_files, load_tile, to_model_range
 
@@ -59,15 +59,15 @@ def list_translations(
     Raises:
         UserError: if the flags or the files do not fit.
     """
-    files = list_image_files(folder, "--val_dir")
+    files = list_image_files(folder, flag="val_dir")
     names = [path.relative_to(folder) for path in map(Path, files)]
     classes = _classes(names, label_map)
     found = []
     for pair in _pairs(source, target):
         chosen = [i for i, number in enumerate(classes) if number == pair[0]]
         if not chosen:
-            raise UserError(
-                f"--source: no image of class {pair[0]} in {folder}, where "
+            raise ArgumentError(
+                "source", f"no image of class {pair[0]} in {folder}, where "
                 f"{_overview(classes, names)}; --label_map can say otherwise"
             )
         for i in first_of(chosen, num_images, f"{folder} of class {pair[0]}"):
@@ -80,8 +80,8 @@ def list_translations(
 def _pairs(source: str, target: str) -> list[tuple[int, int]]:
     sides = numbers("source", source), numbers("target", target)
     if len(sides[0]) != len(sides[1]):
-        raise UserError(
-            f"--target: expected a class for each of the {len(sides[0])} of --source, got "
+        raise ArgumentError(
+            "target", f"expected a class for each of the {len(sides[0])} of --source, got "
             f"{len(sides[1])}"
         )
     return list(dict.fromkeys(zip(*sides, strict=True)))
@@ -104,7 +104,7 @@ def _classes(files: Sequence[Path], label_map: str) -> list[int]:
     for file, name in zip(files, names, strict=True):
         entries = [known[key] for key in (file.as_posix(), file.name, name) if key in known]
         if not entries:
-            raise UserError(f"--label_map: expected {file} or its class {name!r} in {label_map}")
+            raise ArgumentError("label_map", f"expected {file} or its class {name!r} in {label_map}")
         classes.append(entries[0])
     return classes
 
@@ -122,12 +122,12 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     try:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--label_map: expected a text file, got {path} ({error})") from None
+        raise ArgumentError("label_map", f"expected a text file, got {path} ({error})") from None
     lines = [[*line, ""] for line in lines if line]
     numbered = [line[1].strip().isdecimal() for line in lines]
     if not lines or (any(numbered) and not all(numbered)):
         broken = f"no number in {lines[numbered.index(False)][0]!r}" if lines else "nothing"
-        raise UserError(f"--label_map: expected a NAME and a NUMBER a line in {path}, got {broken}")
+        raise ArgumentError("label_map", f"expected a NAME and a NUMBER a line in {path}, got {broken}")
     return {
         line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)
     }
@@ -144,8 +144,8 @@ def _refuse_equal_names(translations: Sequence[Translation]) -> None:
     for item in translations:
         other = taken.setdefault(item.file_name, item.source_file)
         if other != item.source_file:
-            raise UserError(
-                f"--val_dir: expected images of different names, got {other} and "
+            raise ArgumentError(
+                "val_dir", f"expected images of different names, got {other} and "
                 f"{item.source_file}, which would both become {item.file_name}"
             )
 

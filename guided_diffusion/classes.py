@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import dist_util, logger, run
-from .flags import UserError
+from .flags import ArgumentError, UserError
 from .image_files import list_image_files
 from .options import NUM_CLASSES
 
@@ -44,8 +44,8 @@ def class_numbers(
     """
     names = sorted(set(class_names(files, data_dir, labels)))
     if len(names) > NUM_CLASSES:
-        raise UserError(
-            f"--class_cond: expected at most {NUM_CLASSES} classes, found {len(names)}; "
+        raise ArgumentError(
+            "class_cond", f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
             f"the class is a {LABELS[labels]}, here {names[0]!r}"
         )
     return {name: number for number, name in enumerate(names)}
@@ -59,7 +59,7 @@ def class_of_each(data_dir: str | os.PathLike, files: Sequence[str], labels: str
 
 def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
     if labels not in LABELS:
-        raise UserError(f"--labels: expected one of {', '.join(LABELS)}, got {labels!r}")
+        raise ArgumentError("labels", f"expected one of {', '.join(LABELS)}, got {labels!r}")
     if labels == "prefix":
         return os.path.basename(file).split("_")[0]
     folder, *below = Path(file).relative_to(data_dir).parts
@@ -87,7 +87,7 @@ def _write_classes(path: Path, numbers: dict[str, int]) -> None:
             json.dump(numbers, file, indent=2)
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
         differing = sorted(before.items() ^ numbers.items())[0][0]
-        raise UserError(
-            f"--data_dir: the classes are not those that the run in {path.parent} was begun with; "
+        raise ArgumentError(
+            "data_dir", f"the classes are not those that the run in {path.parent} was begun with; "
             f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}"
         )

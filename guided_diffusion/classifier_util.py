@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from . import execution
 from .classes import LABELS, class_names
-from .flags import UserError
+from .flags import ArgumentError
 from .image_files import list_image_files
 from .loop_log import log_loss_dict
 from .signs import CLASSIFIER_SIGNS
@@ -130,20 +130,20 @@ def check_data(
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.
     """
-    classes = _classes(data_dir, "--data_dir", labels)
+    classes = _classes(data_dir, "data_dir", labels)
     if not 2 <= len(classes) <= num_classes:
-        raise UserError(
-            f"--data_dir: expected 2 to {num_classes} classes (--num_classes), found "
+        raise ArgumentError(
+            "data_dir", f"expected 2 to {num_classes} classes (--num_classes), found "
             f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}"
         )
     if val_data_dir:
-        others = sorted(set(_classes(val_data_dir, "--val_data_dir", labels)) ^ set(classes))
+        others = sorted(set(_classes(val_data_dir, "val_data_dir", labels)) ^ set(classes))
         if others:  # they would shift the numbers of the classes after them
-            raise UserError(
-                f"--val_data_dir: expected the classes of --data_dir; only one has {others[0]!r}"
+            raise ArgumentError(
+                "val_data_dir", f"expected the classes of --data_dir; only one has {others[0]!r}"
             )
     return classes
 
 
 def _classes(folder: str, flag: str, labels: str) -> list[str]:
-    return sorted(set(class_names(list_image_files(folder, flag), folder, labels)))
+    return sorted(set(class_names(list_image_files(folder, flag=flag), folder, labels)))

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from torch.utils.data import Dataset
+from PIL import Image  # noqa: F401 (for upstream's users)
+from torch.utils.data import DataLoader, Dataset  # noqa: F401 (for upstream's users)
 
 from . import dist_util, run
 from .image_files import open_image
+from .lazy import bf, color  # noqa: F401 (for upstream's users)
 
 XYZ_OF_RGB = np.array([
     [0.4124564, 0.3575761, 0.1804375],

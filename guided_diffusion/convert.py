@@ -12,7 +12,7 @@ from typing import Any
 import torch as th
 
 from .attention import QKVOrder, count_heads, reorder_rows
-from .flags import UserError, defaults
+from .flags import ArgumentError, UserError, defaults
 from .options import ModelOptions
 from .script_util import CLASSIFIER_HEAD_CHANNELS
 from .signs import State
@@ -53,7 +53,7 @@ def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.
     """
     keys = [key for key in state if re.search(r"\.qkv\.(weight|bias)$", key)]
     if not keys:
-        raise UserError("--attention_order: the checkpoint has no attention block to rewrite")
+        raise ArgumentError("attention_order", "the checkpoint has no attention block to rewrite")
     swapped = dict(state)
     for key in keys:
         try:
@@ -73,7 +73,7 @@ def cast(state: State, dtype: th.dtype) -> dict[str, th.Tensor]:
     found = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     for key, value in found.items():
         if not th.equal(value.isfinite(), state[key].isfinite()):
-            raise UserError(f"--dtype: {key!r} holds numbers beyond the range of {dtype}")
+            raise ArgumentError("dtype", f"{key!r} holds numbers beyond the range of {dtype}")
     return found
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .flags import UserError
+from .flags import ArgumentError
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "demo"
 PLACES = {
@@ -33,8 +33,8 @@ def fill_in(args: argparse.Namespace, given: set[str]) -> None:
         return
     if named:
         missing = set(PLACES) - named
-        raise UserError(
-            f"--{min(missing)}: expected together with --{min(named)}, got none; give all of "
+        raise ArgumentError(
+            min(missing), f"expected together with --{min(named)}, got none; give all of "
             "--source_model, --target_model and --data_dir, or none for the demo"
         )
     for name, value in (FLAGS | PLACES).items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .flags import UserError
+from .flags import ArgumentError
 from .schedules import strictly_rising
 
 
@@ -125,9 +125,9 @@ def choose(policy: str, features: np.ndarray, amount: int) -> Depths:
         UserError: if there are fewer levels than depths asked for, or the policy is unknown.
     """
     if policy not in POLICIES:
-        raise UserError(f"--depth_policy: expected one of {sorted(POLICIES)}, got {policy!r}")
+        raise ArgumentError("depth_policy", f"expected one of {sorted(POLICIES)}, got {policy!r}")
     if not 1 <= amount <= len(features):
-        raise UserError(
-            f"--amount: expected 1 to {len(features)} (the number of diffusion steps), got {amount}"
+        raise ArgumentError(
+            "amount", f"expected 1 to {len(features)} (the number of diffusion steps), got {amount}"
         )
     return POLICIES[policy](features, amount)

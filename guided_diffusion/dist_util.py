@@ -21,9 +21,13 @@ from typing import Any, TypeVar
 import torch as th
 import torch.distributed as dist
 
-from .flags import UserError
+from .flags import ArgumentError, UserError
+from .lazy import MPI, bf  # noqa: F401 (for upstream's users)
 
 T = TypeVar("T")
+# Upstream's constants, which programs read or set; devices are chosen by LOCAL_RANK here, and
+# joining is not tried again.
+GPUS_PER_NODE, SETUP_RETRY_COUNT = 8, 3
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
 _MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 _SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: one task each
@@ -54,8 +58,10 @@ def _slurm_place() -> tuple[int, int] | None:
     return int(os.environ["SLURM_PROCID"]), int(tasks)
 
 
-def setup_dist(device: str = "") -> None:
-    """Join the ranks that were launched together, if there are several, and choose the device.
+def setup_dist(*, device: str = "") -> None:
+    """Join the ranks that were launched together, and choose the device.
+
+    A single process is a group of one afterwards, as upstream's code takes for granted.
 
     Args:
         device: the `--device` flag; empty picks cuda where there is one.
@@ -74,11 +80,13 @@ def setup_dist(device: str = "") -> None:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     _choose_device(device, local_rank)
     keep_freed_memory()
-    if how == "none":
+    backend = "nccl" if dev().type == "cuda" and dist.is_nccl_available() else "gloo"
+    if how == "none":  # a store in memory: no port that two such processes could fight over
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         return
     if how != "slurm":  # which binds its tasks to cores itself
         _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    _join("nccl" if dev().type == "cuda" else "gloo")
+    _join(backend)
 
 
 def keep_freed_memory() -> None:
@@ -119,7 +127,7 @@ def _agree_through_mpi() -> None:
         ) from None
     comm = MPI.COMM_WORLD
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    address = comm.bcast((socket.gethostname(), _free_port()) if comm.rank == 0 else None)
+    address = comm.bcast((socket.gethostname(), _find_free_port()) if comm.rank == 0 else None)
     if local.size == comm.size:
         address = ("127.0.0.1", address[1])  # one machine: needs no name resolution
     os.environ |= {
@@ -164,7 +172,7 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("", 0))
         return listener.getsockname()[1]
@@ -183,18 +191,18 @@ _device: th.device | None = None
 def _choose_device(name: str, local_rank: int) -> None:
     global _device
     if name.startswith("cuda") and not th.cuda.is_available():
-        raise UserError(f"--device: expected a usable device, got {name!r}, but torch finds no GPU")
+        raise ArgumentError("device", f"expected a usable device, got {name!r}, but torch finds no GPU")
     try:
         _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
     except RuntimeError:
         _device = None
     if _device is None or _device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected cpu, cuda or cuda:N, got {name!r}")
+        raise ArgumentError("device", f"expected cpu, cuda or cuda:N, got {name!r}")
     if _device.type == "cuda":
         count = th.cuda.device_count()
         index = local_rank % count if _device.index is None else _device.index
         if index >= count:
-            raise UserError(f"--device: expected cuda:0 to cuda:{count - 1}, got {name!r}")
+            raise ArgumentError("device", f"expected cuda:0 to cuda:{count - 1}, got {name!r}")
         _device = th.device("cuda", index)
         th.cuda.set_device(_device)
 
@@ -218,7 +226,7 @@ def world_size() -> int:
 
 def barrier() -> None:
     """Wait until every rank has come here."""
-    if dist.is_initialized():
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()
 
 
@@ -228,15 +236,15 @@ def once(action: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where the action raised it on rank 0.
     """
-    result, problem = None, ""
+    result, problem = None, None
     if rank() == 0:
         try:
             result = action()
         except UserError as error:
-            problem = str(error)
+            problem = error
     result, problem = broadcast_object((result, problem))
     if problem:
-        raise UserError(problem)
+        raise problem
     return result
 
 
@@ -246,14 +254,14 @@ def everywhere(action: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where the action raised it on any.
     """
-    result, problem = None, ""
+    result, problem = None, None
     try:
         result = action()
     except UserError as error:
-        problem = str(error)
+        problem = error
     problems = [found for found in Ranks().gather(problem) if found]
     if problems:
-        raise UserError(problems[0])
+        raise problems[0]
     return result
 
 
@@ -273,7 +281,7 @@ class Ranks:
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in their order."""
         values = [value] * world_size()
-        if dist.is_initialized():
+        if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_gather_object(values, value)
         return values
 

@@ -15,11 +15,11 @@ import torch as th
 
 from . import dist_util, execution, logger, run
 from .checkpoint import digest, fill, load_state, load_weights, weights_file
-from .flags import UserError, args_to_dict, defaults, given_flags
-from .options import DiffusionOptions, ModelOptions, SuperResOptions
+from .flags import ArgumentError, UserError, args_to_dict, defaults, given_flags
+from .options import ClassifierOptions, DiffusionOptions, ModelOptions, SuperResOptions
 from .respace import SpacedDiffusion
+from .schedules import betas_of_flags
 from .script_util import (
-    classifier_and_diffusion_defaults,
     create_classifier_and_diffusion,
     create_model_and_diffusion,
     create_model_and_diffusion_2d,
@@ -66,9 +66,11 @@ POINTS = Kind(
     create_model_and_diffusion_2d,
 )
 CLASSIFIER = Kind(
-    "classifier_train", classifier_and_diffusion_defaults, create_classifier_and_diffusion,
+    "classifier_train",
+    partial(defaults, ClassifierOptions, DiffusionOptions),
+    create_classifier_and_diffusion,
     "classifier_path",
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -125,6 +127,7 @@ def load_domain(
     changed = _changes(file, recorded, args)
     for change in changed.values():
         logger.warn(f"{file}: trained with {change}")
+    betas_of_flags(args["noise_schedule"], args["diffusion_steps"], "diffusion_steps", False)
     model, diffusion = kind.create(**args)
     load_weights(model, file, changed=changed)
     _make_ready(model, device, args["use_fp16"])
@@ -160,6 +163,7 @@ def load_classifier(
     if classes is None or len(channels) != 4:
         raise UserError(f"{file}: expected a classifier of images, got other weights")
     args |= {"in_channels": channels[1], "out_channels": classes}
+    betas_of_flags(args["noise_schedule"], args["diffusion_steps"], "diffusion_steps", False)
     model, diffusion = CLASSIFIER.create(**args)
     fill(model, state, file, CLASSIFIER_SIGNS, changed)
     _make_ready(model, device, args["classifier_use_fp16"])
@@ -198,7 +202,7 @@ def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE
         UserError: if there is none, or the flags do not fit it.
     """
     if not args.model_path:
-        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
+        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
     asked = args_to_dict(args, kind.defaults())
     override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
     domain = load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)

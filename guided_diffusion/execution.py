@@ -7,7 +7,7 @@ import sys
 
 import torch as th
 
-from .flags import UserError
+from .flags import ArgumentError
 
 _SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
@@ -82,7 +82,7 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     if asked:
         compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
         if shutil.which(compiler) is None:
-            raise UserError(f"--compile: expected a C++ compiler, found no {compiler}; install "
+            raise ArgumentError("compile", f"expected a C++ compiler, found no {compiler}; install "
                             "one, name it in CXX, or go without --compile")  # fmt: skip
         if static:
             th._dynamo.config.recompile_limit = _SHAPES

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import report, run
 from .bridge import ImageSequence, Recipe
-from .flags import UserError
+from .flags import ArgumentError, UserError
 from .report import Row
 from .soft_labels import over_stages
 from .stages import check_names
@@ -112,8 +112,8 @@ class Exporter:
                 reason = f"{before}, which now holds another picture"
             else:
                 continue
-            raise UserError(
-                f"--out_dir: sequence {index} in {self.folder} was made from {reason}; choose "
+            raise ArgumentError(
+                "out_dir", f"sequence {index} in {self.folder} was made from {reason}; choose "
                 "another folder"
             )
 
@@ -201,7 +201,7 @@ class Exporter:
         path = self.folder / f"{name}.npy"
         shape = (self.count, *example.shape)
         if not path.exists():
-            run.create_array(path, example.dtype, shape, f"--save_npy: {path}")
+            run.create_array(path, example.dtype, shape, f"save_npy: {path}")
         try:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:
@@ -278,7 +278,7 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
 
 def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
     longer = path.with_name(f".{path.name}.longer.partial")
-    run.create_array(longer, array.dtype, shape, f"--save_npy: {path}")
+    run.create_array(longer, array.dtype, shape, f"save_npy: {path}")
     copy = open_memmap(longer, "r+")
     copy[: len(array)] = array
     copy.flush()

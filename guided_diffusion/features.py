@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from . import dist_util, run
 from .checkpoint import first_line, load_state
 from .dealing import deal
-from .flags import UserError, require
+from .flags import ArgumentError, UserError, require
 from .image_files import to_model_range
 from .image_sets import ImageSet
 
@@ -127,7 +127,7 @@ def create_extractor(name: str, weights: str, device: th.device) -> Extractor:
         UserError: if Inception is asked for and cannot be had.
     """
     if name == "small" and weights:
-        raise UserError("--weights: expected with --features inception, got it with small")
+        raise ArgumentError("weights", "expected with --features inception, got it with small")
     if name == "small" or (name == "auto" and not weights and not _inception_is_at_hand()):
         return SmallNetwork(device)
     kept = _kept_weights(_fidelity())
@@ -138,7 +138,7 @@ def _fidelity() -> ModuleType:
     try:
         return require("torch_fidelity.feature_extractor_inceptionv3", "inception")
     except RuntimeError as error:  # of a torchvision that was built for another torch
-        raise UserError(f"--features: torch-fidelity cannot be loaded ({error})") from None
+        raise ArgumentError("features", f"torch-fidelity cannot be loaded ({error})") from None
 
 
 def _kept_weights(fidelity: ModuleType) -> Path:
@@ -160,8 +160,8 @@ def _fetch(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         th.hub.download_url_to_file(url, str(path))
     except OSError as error:  # no network, no such page, a full disk
-        raise UserError(
-            f"--weights: no Inception weights at {path}, and they could not be downloaded "
+        raise ArgumentError(
+            "weights", f"no Inception weights at {path}, and they could not be downloaded "
             f"({first_line(error)}); fetch {url} elsewhere and name the file, or use --features "
             "small"
         ) from None

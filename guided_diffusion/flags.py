@@ -15,8 +15,34 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake in a flag, a file or a folder: reported in one line, exit code 2, no traceback."""
+
+    @property
+    def report(self) -> str:
+        """The line that a command ends with."""
+        return str(self)
+
+
+class ArgumentError(UserError):
+    """A mistake in one argument, which a command reports under the flag of the same name.
+
+    Args:
+        name: the argument, without dashes.
+        problem: what was expected, and what was found.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name, self.problem = name, problem
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}"
+
+    @property
+    def report(self) -> str:
+        """The line that a command ends with."""
+        return f"--{self}"
 
 
 class MissingExtraError(UserError, ImportError):
@@ -89,7 +115,7 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple:
     try:
         return tuple(kind(part) for part in str(text).split(","))
     except ValueError:
-        raise UserError(f"--{flag}: expected numbers with commas between, got {text!r}") from None
+        raise ArgumentError(flag, f"expected numbers with commas between, got {text!r}") from None
 
 
 def names(flag: str, text: str, known: Collection[str]) -> list[str]:
@@ -100,7 +126,7 @@ def names(flag: str, text: str, known: Collection[str]) -> list[str]:
     """
     found = text.split(",")
     if not set(found) <= set(known):
-        raise UserError(f"--{flag}: expected some of {','.join(known)}, got {text!r}")
+        raise ArgumentError(flag, f"expected some of {','.join(known)}, got {text!r}")
     return found
 
 

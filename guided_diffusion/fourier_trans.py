@@ -1,11 +1,14 @@
 """ADD's two names, on this project's functions."""
 
+import warnings  # noqa: F401 (for upstream's users)
 from collections.abc import MutableSequence
 
 import numpy as np
+import torch  # noqa: F401 (for upstream's users)
 import torch as th
 
 from .depth import search_levels
+from .lazy import cv2  # noqa: F401 (for upstream's users)
 from .spectrum import reference_magnitude
 
 

@@ -13,20 +13,15 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np  # noqa: F401 (for upstream's users)
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors  # noqa: F401 (for upstream's users)
 
 from . import logger
 from .flags import UserError
-from .nn import convert_module_to_f16, convert_module_to_f32
-
-__all__ = [
-    "INITIAL_LOG_LOSS_SCALE", "MixedPrecisionTrainer", "check_overflow", "convert_module_to_f16",
-    "convert_module_to_f32", "get_param_groups_and_shapes", "make_master_params",
-    "master_params_to_model_params", "master_params_to_state_dict", "model_grads_to_master_grads",
-    "param_grad_or_zeros", "state_dict_to_master_params", "unflatten_master_params", "zero_grad",
-    "zero_master_grads",
-]  # fmt: skip
+from .nn import convert_module_to_f16, convert_module_to_f32  # noqa: F401 (for upstream's users)
 
 INITIAL_LOG_LOSS_SCALE = 20.0
 MAX_SKIPPED = 100  # steps in a row; a loss scale that is too high is found within about 30
@@ -65,14 +60,13 @@ def model_grads_to_master_grads(
         master.grad = _flatten([param_grad_or_zeros(param) for _, param in group]).view(shape)
 
 
-@torch.no_grad()
 def master_params_to_model_params(
     param_groups_and_shapes: ParamGroups, master_params: Iterable[Tensor]
 ) -> None:
     """Copy the master parameters into the model, in the model's dtypes."""
     for master, (group, _) in zip(master_params, param_groups_and_shapes, strict=True):
-        values = unflatten_master_params(group, master)
-        torch._foreach_copy_([param for _, param in group], list(values))
+        values = unflatten_master_params(group, master.detach())
+        torch._foreach_copy_([param.detach() for _, param in group], list(values))
 
 
 def unflatten_master_params(
@@ -218,19 +212,24 @@ class MixedPrecisionTrainer:
                 device decides, the log raises it when a row is read.
         """
         self.step += 1
-        if not self.use_fp16 and _can_skip(opt):
-            return self._step_unless_overflow(opt)
-        scale = 2**self.lg_loss_scale if self.use_fp16 else 1.0
-        if self.use_fp16:
-            logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
-            model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
-        taken = self._note(self.step, self._compute_norms(), scale)
+        return self._optimize_fp16(opt) if self.use_fp16 else self._optimize_normal(opt)
+
+    def _optimize_fp16(self, opt: torch.optim.Optimizer) -> bool:
+        logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
+        model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
+        scale = 2**self.lg_loss_scale
+        taken = self._note(self.step, self._compute_norms(scale))
         if taken:
-            self._step_fp16(opt, scale) if self.use_fp16 else opt.step()
+            self._step_fp16(opt, scale)
         return taken
 
-    def _step_unless_overflow(self, opt: torch.optim.Optimizer) -> Tensor:
+    def _optimize_normal(self, opt: torch.optim.Optimizer) -> bool | Tensor:
         norms = self._compute_norms()
+        if not _can_skip(opt):
+            taken = self._note(self.step, norms)
+            if taken:
+                opt.step()
+            return taken
         taken = norms[0].isfinite()
         # As torch.amp.GradScaler hands them over; the gradients have no scale here.
         opt.grad_scale, opt.found_inf = None, (~taken).float()
@@ -239,13 +238,13 @@ class MixedPrecisionTrainer:
         logger.defer(functools.partial(self._note, self.step, norms))
         return taken
 
-    def _note(self, step: int, norms: Tensor, scale: float = 1.0) -> bool:
+    def _note(self, step: int, norms: Tensor) -> bool:
         grad_norm, param_norm = norms.tolist()  # one read of both: the device is waited for once
         if check_overflow(grad_norm):
-            self._skip(step, grad_norm / scale)
+            self._skip(step, grad_norm)
             return False
         self._skipped = 0
-        logger.logkv_mean("grad_norm", grad_norm / scale)
+        logger.logkv_mean("grad_norm", grad_norm)
         logger.logkv_mean("param_norm", param_norm)
         return True
 
@@ -272,10 +271,11 @@ class MixedPrecisionTrainer:
                 "from an earlier checkpoint with a lower --lr, or in --precision fp32"
             )
 
-    def _compute_norms(self) -> Tensor:
+    def _compute_norms(self, grad_scale: float = 1.0) -> Tensor:
+        # Norms of the gradients, freed of their scale, and of the parameters: [2].
         grads = [param.grad for param in self.master_params if param.grad is not None]
         grads = grads or [torch.zeros_like(self.master_params[0])]
-        return torch.stack([_norm(grads), _norm(self.master_params)])
+        return torch.stack([_norm(grads) / grad_scale, _norm(self.master_params)])
 
     def master_params_to_state_dict(self, master_params: Sequence[Tensor]) -> dict[str, Tensor]:
         """A state dict of the model with the values of `master_params`."""

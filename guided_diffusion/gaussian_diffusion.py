@@ -15,23 +15,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 
-from .forward_process import _extract_into_tensor
+from .forward_process import _extract_into_tensor  # noqa: F401 (for upstream's users)
+from .fourier_trans import image_fourier_trans  # noqa: F401 (for upstream's users)
 from .losses import discretized_gaussian_log_likelihood, normal_kl
 from .nn import mean_flat
 from .reverse_process import Model, ModelKwargs, ModelMeanType, ModelVarType
-from .schedules import betas_for_alpha_bar, get_named_beta_schedule
+from .schedules import betas_for_alpha_bar, get_named_beta_schedule  # noqa: F401 (for upstream's users)
 from .trajectories import Trajectories
-
-__all__ = [
-    "GaussianDiffusion",
-    "LossType",
-    "ModelMeanType",
-    "ModelVarType",
-    "_extract_into_tensor",
-    "betas_for_alpha_bar",
-    "get_named_beta_schedule",
-]
 
 # The variational term of RESCALED_MSE is weighted by T over this (arXiv:2102.09672, section 3.1:
 # lambda = 0.001 on a sum of T terms, of which one is drawn).

@@ -58,7 +58,7 @@ class Generation:
         starts = {source.name: source for source, _ in plan.pairs}
         files = {
             name: first_of(
-                list_image_files(stage.data_dir, stage.flag), args.num_images, stage.data_dir
+                list_image_files(stage.data_dir, flag=stage.flag), args.num_images, stage.data_dir
             )
             for name, stage in starts.items()
         }

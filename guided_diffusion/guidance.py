@@ -15,10 +15,9 @@ import torch as th
 import torch.nn.functional as F
 
 from . import execution
-from .domains import Domain, load_classifier, load_domain
-from .flags import UserError
+from .domains import CLASSIFIER, IMAGE, Domain, load_classifier, load_domain
+from .flags import ArgumentError
 from .reverse_process import CondFn, Model
-from .script_util import classifier_and_diffusion_defaults, model_and_diffusion_defaults
 
 
 def classifier_gradient(classifier: Model, scale: float = 1.0) -> CondFn:
@@ -84,8 +83,8 @@ class Guided:
         """
         for number in classes:
             if not 0 <= number < self.num_classes:
-                raise UserError(
-                    f"--{flag}: expected classes from 0 to {self.num_classes - 1}, which the "
+                raise ArgumentError(
+                    flag, f"expected classes from 0 to {self.num_classes - 1}, which the "
                     f"networks know, got {number}"
                 )
 
@@ -108,19 +107,19 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
         UserError: if a file is missing, or the networks do not fit each other.
     """
     if not flags["model_path"]:
-        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
-    own = {name: flags[name] for name in model_and_diffusion_defaults()}
+        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
+    own = {name: flags[name] for name in IMAGE.defaults()}
     override = {name: value for name, value in own.items() if name in given}
     domain = load_domain(flags["model_path"], override, "", device, assumed=own)
     execution.compiled(domain.model, flags["compile"])
     if not flags["classifier_path"]:
         if domain.args["class_cond"]:
             return Guided(domain, None)
-        raise UserError(
-            "--classifier_path: expected a classifier, or a class-conditional --model_path; "
+        raise ArgumentError(
+            "classifier_path", "expected a classifier, or a class-conditional --model_path; "
             f"{domain.origin} knows no classes"
         )
-    own = {name: flags[name] for name in classifier_and_diffusion_defaults()}
+    own = {name: flags[name] for name in CLASSIFIER.defaults()}
     override = {name: value for name, value in own.items() if name in given}
     # A classifier without a record of its own: one made for this diffusion model.
     assumed = own | {name: value for name, value in domain.args.items() if name in own}
@@ -135,7 +134,7 @@ def _refuse_unequal(classifier: Domain, domain: Domain) -> None:
                  "rescale_timesteps"):  # fmt: skip
         values = classifier.args[flag], domain.args[flag]
         if values[0] != values[1]:
-            raise UserError(
-                f"--{flag}: classifier and diffusion model need the same; {classifier.origin} has "
+            raise ArgumentError(
+                flag, f"classifier and diffusion model need the same; {classifier.origin} has "
                 f"{values[0]!r}, {domain.origin} has {values[1]!r}"
             )

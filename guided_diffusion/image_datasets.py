@@ -6,7 +6,9 @@ n ranks with batches of b see together what one process with batches of n * b se
 """
 
 import functools
+import math  # noqa: F401 (for upstream's users)
 import os
+import random  # noqa: F401 (for upstream's users)
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import dist_util, run
 from .classes import class_of_each
-from .flags import UserError
+from .flags import ArgumentError, UserError
 from .image_files import (  # noqa: F401  (upstream's names of crops live here)
     AUGMENTS,
     augment_tile,
@@ -31,7 +33,9 @@ from .image_files import (  # noqa: F401  (upstream's names of crops live here)
     to_model_range,
 )
 from .imagenet import get_image_filenames_for_label  # noqa: F401  (upstream's name lives here)
+from .lazy import MPI, bf  # noqa: F401 (for upstream's users)
 
+_list_image_files_recursively = list_image_files  # upstream's name
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 
 
@@ -76,7 +80,7 @@ class ImageDataset(Dataset):
         self.in_channels = in_channels
         self.augment = augment or ("flip" if random_flip else "none")
         if self.augment not in AUGMENTS:
-            raise UserError(f"--augment: expected one of {AUGMENTS}, got {augment!r}")
+            raise ArgumentError("augment", f"expected one of {AUGMENTS}, got {augment!r}")
         self.cache: dict[int, np.ndarray] | None = {} if cache else None
         self._cached_bytes = 0
 
@@ -213,7 +217,7 @@ def fixed_images(
     image_size: int,
     class_cond: bool = False,
     in_channels: int = 3,
-    flag: str = "--data_dir",
+    flag: str = "data_dir",
     labels: str = "prefix",
 ) -> ImageDataset:
     """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
@@ -223,13 +227,13 @@ def fixed_images(
         image_size: side, pixels.
         class_cond: add {"y": label}, as in training.
         in_channels: 1 to 4, see `MODES`.
-        flag: what to name in messages.
+        flag: name of the argument, for messages.
         labels: "prefix" or "folder", see `load_data`.
 
     Raises:
         UserError: if there is no such folder, or no image in it.
     """
-    files = list_image_files(data_dir, flag)
+    files = list_image_files(data_dir, flag=flag)
     classes = class_of_each(data_dir, files, labels) if class_cond else None
     return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
 

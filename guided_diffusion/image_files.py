@@ -4,6 +4,7 @@ Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 
 """
 
 import os
+import random
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,39 +15,39 @@ import torch as th
 from PIL import Image, UnidentifiedImageError
 
 from . import dist_util, logger
-from .flags import UserError
+from .flags import ArgumentError, UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
 
 
-def list_image_files(data_dir: str | os.PathLike, flag: str = "--data_dir") -> list[str]:
+def list_image_files(data_dir: str | os.PathLike, *, flag: str = "data_dir") -> list[str]:
     """Return the images under a folder, recursively, sorted by path.
 
     Args:
         data_dir: the folder.
-        flag: what to name in messages.
+        flag: name of the argument, for messages.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
-        raise UserError(f"{flag}: expected a folder of images, got {str(data_dir)!r}")
+        raise ArgumentError(flag, f"expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
         for path in _visible_files(folder)
         if path.suffix.lower() in EXTENSIONS and path.is_file()
     )
     if not files:
-        raise UserError(
-            f"{flag}: no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+        raise ArgumentError(
+            flag, f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
         )
     for file in files:
         # Undecodable bytes and line breaks, which no manifest can hold.
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
-            raise UserError(f"{flag}: expected file names of printable text, found {file!a}")
+            raise ArgumentError(flag, f"expected file names of printable text, found {file!a}")
     return files
 
 
@@ -88,7 +89,7 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
         UserError: if the file is not an image or is cut off, naming it.
     """
     if in_channels not in MODES:
-        raise UserError(f"--in_channels: expected one of {sorted(MODES)}, got {in_channels}")
+        raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
     try:
         with dist_util.open_bytes(path) as file:
             image = Image.open(file)
@@ -137,13 +138,17 @@ def random_crop_arr(
     image_size: int,
     min_crop_frac: float = 0.8,
     max_crop_frac: float = 1.0,
+    *,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Resize so that a square of `image_size` covers a random fraction, and cut one at random."""
-    rng = rng or np.random.default_rng()
+    """Resize so that a square of `image_size` covers a random fraction, and cut one at random.
+
+    Without a generator the draws are those of Python's `random`, as upstream's.
+    """
+    below = random.randrange if rng is None else rng.integers
     smallest, largest = (scaled_side(image_size, f) for f in (max_crop_frac, min_crop_frac))
-    array = _resize_short_side(pil_image, int(rng.integers(smallest, largest + 1)))
-    top, left = (int(rng.integers(side - image_size + 1)) for side in array.shape[:2])
+    array = _resize_short_side(pil_image, smallest + int(below(largest + 1 - smallest)))
+    top, left = (int(below(side - image_size + 1)) for side in array.shape[:2])
     return array[top : top + image_size, left : left + image_size]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from .flags import UserError
+from .flags import ArgumentError, UserError
 from .image_files import UNREADABLE, center_crop_arr, list_image_files, load_tile, open_image
 
 STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}
@@ -67,7 +67,10 @@ class FolderImages:
 
     def __init__(self, path: Path, name: str, image_size: int) -> None:
         self.path, self.image_size = path, image_size
-        self.files = list_image_files(path, name)
+        try:
+            self.files = list_image_files(path)
+        except ArgumentError as error:  # a set is no flag, but an argument by its place
+            raise UserError(f"{name}: {error.problem}") from None
         self.size = (image_size, image_size) if image_size else _common_size(self.files)
         self.moments: dict[str, Moments] = {}
 

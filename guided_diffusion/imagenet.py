@@ -16,7 +16,7 @@ VALIDATION_LABELS = "ILSVRC2012_validation_ground_truth.txt"  # a number per val
 
 
 def get_image_filenames_for_label(
-    label: int, folder: str | os.PathLike = "evaluations"
+    label: int, *, folder: str | os.PathLike = "evaluations"
 ) -> list[str]:
     """Return the names of the validation images of a class, in their order.
 

@@ -13,8 +13,10 @@ from typing import Any, TextIO
 
 from .flags import UserError
 
+_LONGEST = 40  # letters of a key or a value in a table
 
-class UnknownFormatError(UserError, ValueError):
+
+class UnknownFormatError(UserError):
     """A log format of another name, as OPENAI_LOG_FORMAT may give."""
 
 
@@ -65,7 +67,10 @@ class HumanOutputFormat(KVWriter, SeqWriter):
         )
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
-        rows = [(_shorten(key), _shorten(_shown(value))) for key, value in sorted(kvs.items())]
+        rows = [
+            (self._truncate(key), self._truncate(_shown(value)))
+            for key, value in sorted(kvs.items())
+        ]
         if not rows:
             return
         key_width, value_width = (max(len(row[i]) for row in rows) for i in (0, 1))
@@ -73,6 +78,9 @@ class HumanOutputFormat(KVWriter, SeqWriter):
         lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for key, value in rows]
         self.file.write("\n".join([rule, *lines, rule]) + "\n")
         self.file.flush()
+
+    def _truncate(self, s: str) -> str:
+        return s if len(s) <= _LONGEST else s[: _LONGEST - 3] + "..."
 
     def writeseq(self, seq: Sequence[str]) -> None:
         self.file.write(" ".join(seq) + "\n")
@@ -86,10 +94,6 @@ class HumanOutputFormat(KVWriter, SeqWriter):
 
 def _shown(value: Any) -> str:
     return f"{float(value):.4g}" if hasattr(value, "__float__") else str(value)
-
-
-def _shorten(text: str, limit: int = 40) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class JSONOutputFormat(_FileFormat):

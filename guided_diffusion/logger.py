@@ -7,12 +7,17 @@ row to every format and starts the next.
 import contextlib
 import datetime
 import functools
+import json  # noqa: F401 (for upstream's users)
 import os
+import os.path as osp  # noqa: F401 (for upstream's users)
+import shutil  # noqa: F401 (for upstream's users)
 import sys
 import tempfile
 import time
+import warnings  # noqa: F401 (for upstream's users)
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager  # noqa: F401 (for upstream's users)
 from typing import Any
 
 from .log_formats import (  # noqa: F401  (upstream's names live here)
@@ -86,9 +91,12 @@ class Logger:
     def log(self, *args: Any, level: int = INFO) -> None:
         """Write a line of text to the formats that take lines."""
         if self.level <= level:
-            for writer in self.output_formats:
-                if isinstance(writer, SeqWriter):
-                    writer.writeseq([str(arg) for arg in args])
+            self._do_log(args)
+
+    def _do_log(self, args: Sequence[Any]) -> None:
+        for writer in self.output_formats:
+            if isinstance(writer, SeqWriter):
+                writer.writeseq([str(arg) for arg in args])
 
     def set_level(self, level: int) -> None:
         """Write lines of this level and above only."""
@@ -144,7 +152,7 @@ def configure(
     comm: Any = None,
     log_suffix: str = "",
 ) -> None:
-    """Make a new current logger.
+    """Make a new current logger, which says where it logs.
 
     Args:
         dir: folder of the log files; else OPENAI_LOGDIR, else a dated temporary folder.
@@ -169,14 +177,20 @@ def configure(
         format_strs = os.getenv(name, fallback).split(",")
     formats = [make_output_format(name, dir, log_suffix) for name in format_strs if name]
     Logger.CURRENT = Logger(dir=dir, output_formats=formats, comm=comm)
+    if formats:
+        log(f"Logging to {dir}")
+
+
+def _configure_default_logger() -> None:
+    if Logger.DEFAULT is None:
+        Logger.DEFAULT = Logger(dir=None, output_formats=[HumanOutputFormat(sys.stdout)])
+    Logger.CURRENT = Logger.DEFAULT
 
 
 def get_current() -> Logger:
     """Return the current logger; one that writes to stdout alone where none was configured."""
     if Logger.CURRENT is None:
-        if Logger.DEFAULT is None:
-            Logger.DEFAULT = Logger(dir=None, output_formats=[HumanOutputFormat(sys.stdout)])
-        Logger.CURRENT = Logger.DEFAULT
+        _configure_default_logger()
     return Logger.CURRENT
 
 

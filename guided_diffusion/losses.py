@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np  # noqa: F401 (for upstream's users)
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 
 _HALF_BIN = 1.0 / 255.0
 _MIN_PROBABILITY = 1e-12

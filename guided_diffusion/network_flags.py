@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .flags import UserError, numbers
+from .flags import ArgumentError, numbers
 
 # Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
 CHANNEL_MULT = {
@@ -22,11 +22,11 @@ SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
 
 def built(network: Callable, **kwargs: Any) -> Any:
-    """Return the network of these arguments, whose errors become those of the flags' names."""
+    """Return the network of these arguments, whose names are those of the flags."""
     try:
         return network(**kwargs)
-    except ValueError as error:  # begins with the name of the argument, which is the flag's
-        raise UserError(f"--{error}") from None
+    except ValueError as error:  # begins with the name of the argument
+        raise ArgumentError(*str(error).split(": ", 1)) from None
 
 
 def width(channels: int, flag: str = "num_channels") -> int:
@@ -36,7 +36,7 @@ def width(channels: int, flag: str = "num_channels") -> int:
         UserError: if the norms cannot cut it into their groups.
     """
     if channels % 32 or channels <= 0:
-        raise UserError(f"--{flag}: expected a multiple of 32, got {channels}")
+        raise ArgumentError(flag, f"expected a multiple of 32, got {channels}")
     return channels
 
 
@@ -63,21 +63,21 @@ def channel_mults(
     """
     flag = f"{prefix}channel_mult"
     if text == "" and image_size not in presets:
-        raise UserError(
-            f"--{size_flag}: there is a preset for {sorted(presets)}, got {image_size}; "
-            f"give --{flag}, such as 1,2,3,4, for other sizes"
+        raise ArgumentError(
+            size_flag, f"there is a preset for {sorted(presets)}, got {image_size}; "
+            f"give {flag}, such as 1,2,3,4, for other sizes"
         )
     mult = numbers(flag, text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
-        raise UserError(
-            f"--{flag}: expected multiples of 32 channels at every level, "
+        raise ArgumentError(
+            flag, f"expected multiples of 32 channels at every level, "
             f"got {','.join(map(str, mult))} times {width}"
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
     if image_size < 1 or image_size % factor:
-        raise UserError(
-            f"--{size_flag}: {len(mult)} levels need a multiple of {factor}, got {image_size}"
+        raise ArgumentError(
+            size_flag, f"{len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
     return mult
 
@@ -91,7 +91,7 @@ def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
     # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
     sides = numbers("attention_resolutions", resolutions) if resolutions else ()
     if any(side <= 0 for side in sides):
-        raise UserError(f"--attention_resolutions: expected sides above 0, got {resolutions!r}")
+        raise ArgumentError("attention_resolutions", f"expected sides above 0, got {resolutions!r}")
     return tuple(image_size // side for side in sides)
 
 
@@ -104,9 +104,9 @@ def hybrid(kind: str, window: int, priority: str) -> dict[str, Any] | None:
     if kind == "hybrid":
         return {"window": window, "priority": priority}
     if kind != "standard":
-        raise UserError(f"--attention_kind: expected standard or hybrid, got {kind!r}")
+        raise ArgumentError("attention_kind", f"expected standard or hybrid, got {kind!r}")
     if priority != "global":
-        raise UserError(
-            f"--attention_priority: {priority} goes with --attention_kind hybrid, got {kind}"
+        raise ArgumentError(
+            "attention_priority", f"{priority} goes with attention_kind hybrid, got {kind}"
         )
     return None

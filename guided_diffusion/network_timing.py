@@ -21,7 +21,7 @@ import torch as th
 from . import cost, demo, dist_util, execution, flags, logger, published, timing, train_run
 from .attention import HybridAttention
 from .domains import load_domain
-from .flags import UserError, args_to_dict, numbers
+from .flags import ArgumentError, args_to_dict, numbers
 from .gaussian_diffusion import GaussianDiffusion
 from .image_datasets import ImageDataset, load_data
 from .image_files import list_image_files
@@ -85,7 +85,7 @@ def forward(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     start, asked = time.perf_counter(), network_flags(args, given)
     sizes = numbers("batch_sizes", args.batch_sizes)
     if min(sizes) < 1:
-        raise UserError(f"--batch_sizes: expected numbers above 0, got {args.batch_sizes}")
+        raise ArgumentError("batch_sizes", f"expected numbers above 0, got {args.batch_sizes}")
     networks = {name: _network(asked, variant) for name, variant in VARIANTS.items()}
     peaks, rows = timing.matmul_peaks(dist_util.dev()), []
     for done, size in enumerate(sizes):
@@ -144,7 +144,7 @@ def train(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
     count = len(list_image_files(args.data_dir))
     if count < args.batch_size:
-        raise UserError(f"--batch_size: expected at most the {count} images there are, "
+        raise ArgumentError("batch_size", f"expected at most the {count} images there are, "
                         f"got {args.batch_size}")  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
@@ -84,11 +85,11 @@ def normalization(channels: int) -> GroupNorm32:
     return GroupNorm32(32, channels)
 
 
-@torch.no_grad()
 def update_ema(
     target_params: Iterable[Tensor],
     source_params: Iterable[Tensor],
     rate: float = 0.99,
+    *,
     taken: bool | Tensor = True,
 ) -> None:
     """Average parameters over time: target = rate * target + (1 - rate) * source.
@@ -111,11 +112,12 @@ def update_ema(
         )
     if not targets or taken is False:
         return
-    if isinstance(taken, Tensor):
-        _update_where(taken, targets, sources, rate)
-    else:
-        torch._foreach_mul_(targets, rate)
-        torch._foreach_add_(targets, sources, alpha=1 - rate)
+    with torch.no_grad():
+        if isinstance(taken, Tensor):
+            _update_where(taken, targets, sources, rate)
+        else:
+            torch._foreach_mul_(targets, rate)
+            torch._foreach_add_(targets, sources, alpha=1 - rate)
 
 
 def _update_where(
@@ -132,19 +134,17 @@ def _update_where(
         torch._foreach_add_(targets[part], added, alpha=1 - rate)
 
 
-@torch.no_grad()
 def zero_module(module: nn.Module) -> nn.Module:
     """Set every parameter of a module to zero and return the module."""
     for parameter in module.parameters():
-        parameter.zero_()
+        parameter.detach().zero_()
     return module
 
 
-@torch.no_grad()
 def scale_module(module: nn.Module, scale: float) -> nn.Module:
     """Multiply every parameter of a module by `scale` and return the module."""
     for parameter in module.parameters():
-        parameter.mul_(scale)
+        parameter.detach().mul_(scale)
     return module
 
 
@@ -193,13 +193,31 @@ def checkpoint(
     return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
 
 
-class CheckpointFunction:
+class CheckpointFunction(torch.autograd.Function):
     """Upstream's lower-level spelling of `checkpoint`, for code that calls it directly."""
 
     @staticmethod
-    def apply(run_function: Callable[..., Any], length: int, *args: Any) -> Any:
-        """Checkpoint `run_function` on the first `length` of args; the others are parameters."""
-        return checkpoint(run_function, args[:length], args[length:], True)
+    def forward(ctx: Any, run_function: Callable[..., Any], length: int, *args: Tensor) -> Any:
+        """Call `run_function` on the first `length` of args; the others are its parameters."""
+        ctx.run_function, ctx.length = run_function, length
+        ctx.random = torch.get_rng_state(), *torch.utils.checkpoint.get_device_states(*args)
+        ctx.save_for_backward(*args)
+        return run_function(*args[:length])
+
+    @staticmethod
+    def backward(ctx: Any, *output_grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Call the function again, with the same random numbers, and derive it."""
+        inputs = [x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
+        inputs[ctx.length :] = ctx.saved_tensors[ctx.length :]  # the function holds them itself
+        state, *devices = ctx.random
+        with torch.enable_grad(), torch.random.fork_rng(devices[0]):
+            torch.set_rng_state(state)
+            torch.utils.checkpoint.set_device_states(*devices)
+            found = ctx.run_function(*[x.view_as(x) for x in inputs[: ctx.length]])
+        outputs = found if isinstance(found, tuple) else (found,)
+        needed = [x for x in inputs if x.requires_grad]
+        grads = iter(torch.autograd.grad(outputs, needed, output_grads, allow_unused=True))
+        return None, None, *(next(grads) if x.requires_grad else None for x in inputs)
 
 
 class TimestepBlock(nn.Module):

@@ -50,7 +50,7 @@ def fill(
 def _unfinished(path: Path, fields: Sequence[tuple], count: int) -> list[int]:
     if not path.exists():
         dtype = [("finished", np.bool_), *fields]
-        run.create_array(path, dtype, (count,), "--num_samples")
+        run.create_array(path, dtype, (count,), "num_samples")
     finished = open_memmap(path, "r")["finished"]
     if finished.any():
         logger.log(f"{finished.sum()} of {count} images are there from an earlier run")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 import torch.distributed as dist
 
 from .forward_process import ForwardProcess
@@ -55,23 +56,25 @@ class ScheduleSampler(ABC):
         """
 
     def sample(
-        self, batch_size: int, device: torch.device | str, rng: np.random.Generator | None = None
+        self,
+        batch_size: int,
+        device: torch.device | str,
+        *,
+        rng: np.random.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw timesteps for a batch.
 
         Args:
             batch_size: N.
             device: where the results go.
-            rng: source of random numbers; a freshly seeded one if None, so that a run that is
-                to be repeatable passes its own.
+            rng: source of random numbers; numpy's global one if None, as upstream's.
 
         Returns:
             Timesteps, int64 [N], and the weights of their losses, float32 [N]: 1 / (T p_t).
         """
-        rng = np.random.default_rng() if rng is None else rng
         weights = self.weights()
         p = weights / weights.sum()
-        indices = rng.choice(len(p), size=batch_size, p=p)
+        indices = (rng or np.random).choice(len(p), size=batch_size, p=p)
         importance = 1.0 / (len(p) * p[indices])
         return (
             torch.from_numpy(indices).to(device, torch.int64),
@@ -120,7 +123,7 @@ class LossAwareSampler(ScheduleSampler):
 
 def _gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """The rows [n, k] of all ranks in the order of ranks, where n may differ; else the same."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 
 from .forward_process import DeviceTable
 from .gaussian_diffusion import GaussianDiffusion

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from . import checkpoint, dist_util, logger
-from .flags import UserError
+from .flags import ArgumentError
 
 
 def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
@@ -30,18 +30,27 @@ def named_checkpoint(path: str) -> str:
     """
     if not os.path.isdir(path):
         return path
-    found = dist_util.once(lambda: find_resume_checkpoint(path))
+    found = dist_util.once(lambda: newest_checkpoint(path))
     if not found:
-        raise UserError(f"--resume_checkpoint: expected a modelNNNNNN.pt in {path}, found none")
+        raise ArgumentError("resume_checkpoint", f"expected a modelNNNNNN.pt in {path}, found none")
     return found
 
 
-def find_resume_checkpoint(folder: str | os.PathLike | None = None) -> str:
-    """Return the newest modelNNNNNN.pt that loads, with its optimizer; "" without one.
+def find_resume_checkpoint() -> str | None:
+    """Return None: where a checkpoint might be is not known without being told.
+
+    Upstream's hook, for programs that replace it by a search of their own: the training loop asks
+    it before it takes the checkpoint that it was given.
+    """
+    return None
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> str:
+    """Return the newest modelNNNNNN.pt of a folder that loads, with its optimizer; "" without one.
 
     A checkpoint that was damaged after it was written is named in the log and passed over.
     """
-    for path in checkpoint.checkpoint_files(Path(folder or get_blob_logdir())):
+    for path in checkpoint.checkpoint_files(Path(folder)):
         step = path.stem.removeprefix("model")
         parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
         try:

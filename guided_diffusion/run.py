@@ -23,7 +23,7 @@ import torch as th
 from numpy.lib.format import open_memmap
 
 from . import dist_util, flags, logger
-from .flags import UserError
+from .flags import ArgumentError, UserError
 
 VERSION = "0.1.0"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
@@ -149,9 +149,9 @@ def reserve(file: IO, size: int, flag: str, elsewhere: str = "") -> IO:
         # A sparse file on a full disk ends the process with a bus error.
         (getattr(os, "posix_fallocate", None) or _grow)(file.fileno(), 0, size)
     except OSError as error:
-        raise UserError(
-            f"{flag}: {size / 1e9:.2f} GB of disk are needed ({error.strerror}); "
-            f"make room{elsewhere}"
+        raise ArgumentError(
+            flag,
+            f"{size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room{elsewhere}",
         ) from None
     return file
 
@@ -188,7 +188,7 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
             json.dump(record, file, indent=2)
 
 
-def make_folder(folder: Path, flag: str = "--out_dir") -> None:
+def make_folder(folder: Path, flag: str = "out_dir") -> None:
     """Make a folder to write to, once for all ranks.
 
     Args:
@@ -206,8 +206,8 @@ def _make(folder: Path, flag: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"{flag}: expected a folder to write to, got {folder} ({error.strerror})"
+        raise ArgumentError(
+            flag, f"expected a folder to write to, got {folder} ({error.strerror})"
         ) from None
 
 
@@ -236,8 +236,8 @@ def refuse_other_run(
         return
     record = read_args(folder / "args.json")
     if record.get("script") != script:
-        raise UserError(
-            f"--out_dir: {folder} holds a run of {record.get('script')!r}, not of {script!r}; "
+        raise ArgumentError(
+            "out_dir", f"{folder} holds a run of {record.get('script')!r}, not of {script!r}; "
             "choose another folder"
         )
     before = {**defaults, **record["args"]}
@@ -248,8 +248,8 @@ def refuse_other_run(
     }
     if differing:
         alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
-        raise UserError(
-            f"--out_dir: {folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
+        raise ArgumentError(
+            "out_dir", f"{folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
             f"give the same {alike} to continue it, or another folder{advice}"
         )
 
@@ -293,7 +293,7 @@ def generator(*seed: int) -> np.random.Generator:
         UserError: if the base seed is negative.
     """
     if seed[0] < 0:
-        raise UserError(f"--seed: expected 0 or above, got {seed[0]}")
+        raise ArgumentError("seed", f"expected 0 or above, got {seed[0]}")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
 
@@ -378,7 +378,7 @@ def command(
         try:
             main(argv)
         except UserError as error:
-            print("error:", *str(error).splitlines(), file=sys.stderr, flush=True)
+            print("error:", *error.report.splitlines(), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except OSError as error:  # a full disk, a folder without permission
             if error.strerror is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import demo, dist_util, run, timing
-from .flags import UserError, numbers
+from .flags import ArgumentError, UserError, numbers
 from .image_files import list_image_files
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "frequency_generating_m_samples.py"
@@ -37,7 +37,7 @@ def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     """
     start, counts = time.perf_counter(), numbers("counts", args.counts)
     if min(counts) < 1:
-        raise UserError(f"--counts: expected numbers above 0, got {args.counts}")
+        raise ArgumentError("counts", f"expected numbers above 0, got {args.counts}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         tiles = _copy_tiles(place / "tiles", max(*counts, args.rank_images))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .flags import UserError
+from .flags import ArgumentError
 
 # The first and last beta that the linear schedule has at _LINEAR_STEPS steps (DDPM, section 4).
 _LINEAR_STEPS, _LINEAR_FIRST, _LINEAR_LAST = 1000, 1e-4, 0.02
@@ -117,21 +117,30 @@ def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
     return np.maximum.accumulate(free) + places
 
 
-def betas_of_flags(noise_schedule: str, steps: int) -> np.ndarray:
-    """Return the betas [T] that the flags of these names ask for.
+def betas_of_flags(
+    noise_schedule: str, steps: int, name: str = "steps", pure_noise: bool = True
+) -> np.ndarray:
+    """Return the betas [T] that the arguments of these names ask for.
+
+    Args:
+        noise_schedule: name of the schedule.
+        steps: number of diffusion steps, T.
+        name: name of the argument `steps`, for messages.
+        pure_noise: whether the last level may have no image left in it (beta = 1), as the linear
+            schedule has at 20 steps; upstream accepts it, but nothing can be predicted there.
 
     Raises:
-        UserError: if there is no such schedule, or not of so few steps.
+        ArgumentError: if there is no such schedule, or not of so few steps.
     """
     if steps < 1:
-        raise UserError(f"--diffusion_steps: expected at least 1, got {steps}")
+        raise ArgumentError(name, f"expected at least 1, got {steps}")
     try:
         betas = get_named_beta_schedule(noise_schedule, steps)
     except ValueError as error:
-        raise UserError(f"--noise_schedule: {error}") from None
-    if betas.max() >= 1:  # a level without any image left
-        raise UserError(
-            f"--diffusion_steps: expected at least 21 for the {noise_schedule} schedule, "
-            f"got {steps}"
+        raise ArgumentError("noise_schedule", str(error)) from None
+    if betas.max() > 1 or (betas.max() == 1 and not pure_noise):
+        least = 20 if pure_noise else 21
+        raise ArgumentError(
+            name, f"expected at least {least} for the {noise_schedule} schedule, got {steps}"
         )
     return betas

@@ -1,11 +1,13 @@
 """Assemble networks and diffusion processes from flags, with upstream's names and defaults."""
 
+import argparse  # noqa: F401 (for upstream's users)
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import gaussian_diffusion as gd
 from .flags import (  # noqa: F401  (upstream's names live here)
+    ArgumentError,
     UserError,
     add_dict_to_argparser,
     args_to_dict,
@@ -29,43 +31,50 @@ from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 CLASSIFIER_HEAD_CHANNELS = 64
 
-# Our scripts have improved-diffusion's flag and some of their own, but these dicts keep
-# guided-diffusion's keys: code that was written for it passes all of them on.
-ABSENT = ("sigma_small", "attention_kind", "attention_window", "attention_priority")
 
+def defaults_for(create: Callable, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of upstream's parameters of one of the `create_*`.
 
-def _upstream(*groups: type) -> dict[str, Any]:
-    return {name: value for name, value in defaults(*groups).items() if name not in ABSENT}
+    Code that was written for upstream makes a flag of each and passes all of them on. Our own
+    parameters are keyword-only and not among them.
+
+    Args:
+        create: takes upstream's parameters by place.
+        known: {flag: default} of these and of others.
+    """
+    return {name: known[name] for name in inspect.getfullargspec(create).args}
 
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
-    return _upstream(DiffusionOptions)
+    return {k: v for k, v in defaults(DiffusionOptions).items() if k != "sigma_small"}
 
 
 def classifier_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the classifier flags."""
-    return defaults(ClassifierOptions)
+    return defaults_for(create_classifier, defaults(ClassifierOptions))
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the network and diffusion flags."""
-    return _upstream(ModelOptions, DiffusionOptions)
+    return defaults_for(create_model_and_diffusion, defaults(ModelOptions, DiffusionOptions))
 
 
 def model_and_diffusion_defaults_2d() -> dict[str, Any]:
     """Return DDIB's defaults of the network and diffusion flags for points."""
-    return _upstream(SyntheticModelOptions, DiffusionOptions)
+    known = defaults(SyntheticModelOptions, DiffusionOptions)
+    return defaults_for(create_model_and_diffusion_2d, known)
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the classifier and diffusion flags."""
-    return _upstream(ClassifierOptions, DiffusionOptions)
+    known = defaults(ClassifierOptions, DiffusionOptions)
+    return defaults_for(create_classifier_and_diffusion, known)
 
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the super-resolution flags."""
-    return _upstream(SuperResOptions, DiffusionOptions)
+    return defaults_for(sr_create_model_and_diffusion, defaults(SuperResOptions, DiffusionOptions))
 
 
 def create_model_and_diffusion(
@@ -92,6 +101,7 @@ def create_model_and_diffusion(
     resblock_updown: bool,
     use_fp16: bool,
     use_new_attention_order: bool,
+    *,
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
     sigma_small: bool = False,
@@ -129,6 +139,7 @@ def create_model(
     resblock_updown: bool = False,
     use_fp16: bool = False,
     use_new_attention_order: bool = False,
+    *,
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
     attention_kind: str = "standard",
@@ -138,7 +149,7 @@ def create_model(
     """Return the network of one domain.
 
     Raises:
-        UserError: if a size, a width or an attention resolution does not fit, naming the flag.
+        ValueError: if a size, a width or an attention resolution does not fit, naming the argument.
     """
     return built(
         UNetModel,
@@ -180,10 +191,12 @@ def create_classifier_and_diffusion(
     predict_xstart: bool,
     rescale_timesteps: bool,
     rescale_learned_sigmas: bool,
+    *,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
     classifier_channel_mult: str = "",
     classifier_use_new_attention_order: bool = False,
+    sigma_small: bool = False,
 ) -> tuple[EncoderUNetModel, SpacedDiffusion]:
     """Return the noisy-image classifier and the process whose noise it reads."""
     flags = dict(locals())
@@ -199,6 +212,7 @@ def create_classifier(
     classifier_use_scale_shift_norm: bool,
     classifier_resblock_updown: bool,
     classifier_pool: str,
+    *,
     in_channels: int = 3,
     out_channels: int = NUM_CLASSES,
     classifier_channel_mult: str = "",
@@ -248,6 +262,7 @@ def sr_create_model_and_diffusion(
     use_scale_shift_norm: bool,
     resblock_updown: bool,
     use_fp16: bool,
+    *,
     channel_mult: str = "",
     in_channels: int = 3,
     num_classes: int = NUM_CLASSES,
@@ -274,6 +289,7 @@ def sr_create_model(
     dropout: float,
     resblock_updown: bool,
     use_fp16: bool,
+    *,
     num_classes: int = NUM_CLASSES,
     channel_mult: str = "",
     in_channels: int = 3,
@@ -281,10 +297,10 @@ def sr_create_model(
     """Return the super-resolution network; `small_size` is the side of its low_res input.
 
     Raises:
-        UserError: if a size, a width or an attention resolution does not fit, naming the flag.
+        ValueError: if a size, a width or an attention resolution does not fit, naming the argument.
     """
     if not 0 < small_size <= large_size:
-        raise UserError(f"--small_size: expected 1 to --large_size {large_size}, got {small_size}")
+        raise ArgumentError("small_size", f"expected 1 to large_size {large_size}, got {small_size}")
     return built(
         SuperResModel,
         image_size=large_size,
@@ -323,13 +339,20 @@ def create_model_and_diffusion_2d(
     use_checkpoint: bool,
     use_fp16: bool,
     in_channels: int = 2,
+    *,
     sigma_small: bool = False,
 ) -> tuple[SyntheticModel, SpacedDiffusion]:
     """Return the network of points and its process."""
     flags = dict(locals())
     out_channels = in_channels * (2 if learn_sigma else 1)
     model = SyntheticModel(
-        in_channels, width(num_channels), out_channels, num_res_blocks, dropout, use_checkpoint, use_fp16
+        in_channels,
+        width(num_channels),
+        out_channels,
+        num_res_blocks,
+        dropout,
+        use_checkpoint,
+        use_fp16,
     )
     return model, _diffusion(flags)
 
@@ -349,8 +372,8 @@ def create_gaussian_diffusion(
     """Return the process that the flags describe (see `DiffusionOptions`).
 
     Raises:
-        UserError: if the respacing asks for more steps than there are, or the schedule cannot
-            be made of so few steps.
+        ValueError: if there is no such schedule, not of so few steps, or the respacing asks for
+            more steps than there are.
     """
     if use_kl:
         loss_type = gd.LossType.RESCALED_KL
@@ -365,7 +388,7 @@ def create_gaussian_diffusion(
         use_timesteps = space_timesteps(steps, timestep_respacing or [steps])
     except ValueError as error:
         reason = str(error).removeprefix("timestep respacing: ")
-        raise UserError(f"--timestep_respacing: {reason}") from None
+        raise ArgumentError("timestep_respacing", reason) from None
     return SpacedDiffusion(
         use_timesteps=use_timesteps,
         betas=betas,

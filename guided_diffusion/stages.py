@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from .flags import UserError
+from .flags import ArgumentError
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
 # The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
@@ -61,7 +61,7 @@ class Plan:
             UserError: if the flags do not go together, or a name cannot stand in files.
         """
         if args.pairs == "all" and not args.stages:
-            raise UserError("--pairs: expected together with --stages, got all without it")
+            raise ArgumentError("pairs", "expected together with --stages, got all without it")
         stages = _listed(args, given) if args.stages else _two(args)
         last = len(stages) if args.pairs == "all" else 1
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
@@ -74,18 +74,18 @@ class Plan:
 def _two(args: argparse.Namespace) -> list[Stage]:
     check_names(args.source, args.target)
     if args.target_data_dir and not args.bidirectional:
-        raise UserError(
-            "--target_data_dir: expected together with --bidirectional True, got it alone"
+        raise ArgumentError(
+            "target_data_dir", "expected together with --bidirectional True, got it alone"
         )
     if args.bidirectional and not args.target_data_dir:
-        raise UserError(
-            "--bidirectional: expected together with --target_data_dir, the images that the way "
+        raise ArgumentError(
+            "bidirectional", "expected together with --target_data_dir, the images that the way "
             "back starts from, got none"
         )
     return [
         Stage(
             getattr(args, role), getattr(args, f"{role}_model"), getattr(args, place),
-            f"--{place}", f"{role}_model", {"use_new_attention_order": ORDER[role]},
+            place, f"{role}_model", {"use_new_attention_order": ORDER[role]},
         )
         for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
     ]  # fmt: skip
@@ -94,25 +94,25 @@ def _two(args: argparse.Namespace) -> list[Stage]:
 def _listed(args: argparse.Namespace, given: Set[str]) -> list[Stage]:
     for name in OF_TWO:
         if name in given:
-            raise UserError(
-                f"--{name}: expected without --stages, which names every stage and its model; "
+            raise ArgumentError(
+                name, "expected without --stages, which names every stage and its model; "
                 "images lie in a subfolder of --data_dir for each"
             )
     if not args.data_dir:
-        raise UserError("--data_dir: expected a folder with a subfolder of images for each of "
+        raise ArgumentError("data_dir", "expected a folder with a subfolder of images for each of "
                         "--stages, got none")  # fmt: skip
     parts = [part.strip().partition("=") for part in args.stages.split(",")]
     names = [name for name, _, _ in parts]
     if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
-        raise UserError(
-            "--stages: expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
+        raise ArgumentError(
+            "stages", "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
             f"a checkpoint or training run folder, got {args.stages!r}"
         )
     for name in names:
-        check_name(name, "--stages")
+        check_name(name, "stages")
     return [
         Stage(
-            name, model, f"{args.data_dir}/{name}", f"--data_dir, stage {name}", f"stages.{name}"
+            name, model, f"{args.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}"
         )
         for name, _, model in parts
     ]
@@ -122,7 +122,7 @@ def _refuse_shared_folders(pairs: Sequence[tuple[Stage, Stage]]) -> None:
     folders = [folder_name(source.name, target.name) for source, target in pairs]
     shared = [name for name in folders if folders.count(name) > 1]
     if shared:
-        raise UserError(f"--stages: expected names that make different folders, two pairs make "
+        raise ArgumentError("stages", f"expected names that make different folders, two pairs make "
                         f"{shared[0]}")  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def check_name(name: str, flag: str) -> None:
         UserError: if it cannot stand there.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"{flag}: expected a name of letters, digits, _, . or -, got {name!r}")
+        raise ArgumentError(flag, f"expected a name of letters, digits, _, . or -, got {name!r}")
 
 
 def check_names(source: str, target: str) -> None:
@@ -147,7 +147,7 @@ def check_names(source: str, target: str) -> None:
     Raises:
         UserError: if one cannot stand in files and columns, or both are the same.
     """
-    check_name(source, "--source")
-    check_name(target, "--target")
+    check_name(source, "source")
+    check_name(target, "target")
     if source == target:
-        raise UserError(f"--target: expected another name than that of --source, {source!r}")
+        raise ArgumentError("target", f"expected another name than that of --source, {source!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from .flags import UserError
+from .flags import ArgumentError
 from .image_datasets import Batch, ImageDataset, fixed_images
 from .image_files import to_model_range
 from .options import NUM_CLASSES
@@ -75,9 +75,9 @@ def open_base_samples(
         UserError: if there are none, or they do not fit the network.
     """
     if not path or not Path(path).exists():
-        raise UserError(f"--base_samples: expected an .npz or a folder of images, got {path!r}")
+        raise ArgumentError("base_samples", f"expected an .npz or a folder of images, got {path!r}")
     if Path(path).is_dir():
-        return fixed_images(path, side, class_cond, in_channels, "--base_samples")
+        return fixed_images(path, side, class_cond, in_channels, "base_samples")
     return BaseSamples(Path(path), side, class_cond, in_channels)
 
 
@@ -86,24 +86,24 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("arr_0", "arr_1") if name in file}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"--base_samples: expected an .npz, got {path} ({error})") from None
+        raise ArgumentError("base_samples", f"expected an .npz, got {path} ({error})") from None
 
 
 def _check_images(path: Path, images: np.ndarray | None, expected: tuple[int, ...]) -> None:
     if images is None or images.dtype != np.uint8 or images.shape[1:] != expected:
         found = "no arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
-        raise UserError(
-            f"--base_samples: expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
+        raise ArgumentError(
+            "base_samples", f"expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
             f"model's --small_size says, found {found} in {path}"
         )
     if not len(images):
-        raise UserError(f"--base_samples: expected images, found none in {path}")
+        raise ArgumentError("base_samples", f"expected images, found none in {path}")
 
 
 def _check_labels(path: Path, labels: np.ndarray | None, count: int) -> None:
     whole = labels is not None and labels.shape == (count,) and labels.dtype.kind in "iu"
     if not whole or not ((labels >= 0) & (labels < NUM_CLASSES)).all():
-        raise UserError(
-            f"--base_samples: expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
+        raise ArgumentError(
+            "base_samples", f"expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
             f"as the model needs it, found {'other numbers' if whole else 'none'} in {path}"
         )

@@ -4,14 +4,19 @@ Conventions: points and activations are [N, C] vectors; `t` is the diffusion tim
 point as the diffusion hands it over (0 is the clean end). Parameters are named as in the U-Net.
 """
 
+from abc import abstractmethod  # noqa: F401 (for upstream's users)
+
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 from torch import Tensor, nn
 
-from .nn import (
+from .nn import (  # noqa: F401 (for upstream's users)
     SiLU,
     TimestepBlock,
     TimestepEmbedSequential,
     checkpoint,
+    convert_module_to_f16,
+    convert_module_to_f32,
     linear,
     normalization,
     timestep_embedding,

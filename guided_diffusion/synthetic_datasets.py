@@ -1,4 +1,4 @@
-"""DDIB's six distributions of points in the plane, of mean 0 and variance 1 over both axes together.
+"""DDIB's six distributions of points in the plane, of mean 0 and variance 1 over both axes.
 
 Points are [N, 2] float64, in an order that follows the curves they lie on; `Synthetic2DDataset`
 has them as float32. The number of a task in DDIB's scripts is the place of its `Synthetic2DType`,
@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from torch.utils.data import DataLoader, Dataset  # noqa: F401 (upstream's users import both)
+from torch.utils.data import DataLoader, Dataset  # noqa: F401 (for upstream's users)
 
 from . import dist_util, plots, run
 from .image_datasets import epoch_order
+from .lazy import plt  # noqa: F401 (for upstream's users)
 
 TRAIN_STREAM = 20  # of `run.generator`
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1

@@ -287,7 +287,7 @@ def _build(build: Callable[..., Callable], args: Sequence[Any], device: str, thr
     global _contestant
     signal.signal(signal.SIGTERM, _leave)
     th.set_num_threads(threads)
-    dist_util.setup_dist(device)
+    dist_util.setup_dist(device=device)
     _contestant = build(*args)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from .flags import UserError, option
+from .flags import ArgumentError, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +220,7 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
         if out and (replacing or not path.exists()):
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise UserError(
-            f"--out: expected a file in a folder that can be written to, got {out!r} "
+        raise ArgumentError(
+            "out", f"expected a file in a folder that can be written to, got {out!r} "
             f"({error.strerror})"
         ) from None

@@ -164,6 +164,11 @@ class TimestepUNet(nn.Module):
             return self._res_block(channels, up=kind is Upsample, down=kind is Downsample)
         return kind(channels, self.conv_resample, self.dims)
 
+    @property
+    def inner_dtype(self) -> torch.dtype:
+        """The dtype of the torso's weights, by improved-diffusion's name."""
+        return next(self.input_blocks.parameters()).dtype
+
     def _torso(self) -> list[nn.Module]:
         return [self.input_blocks, self.middle_block]
 

@@ -18,12 +18,13 @@ from . import dist_util, execution, flags, logger, run
 from .attention import set_priority
 from .checkpoint import checkpoint_files
 from .classes import record_classes
-from .flags import UserError, args_to_dict
+from .flags import ArgumentError, args_to_dict
 from .gaussian_diffusion import GaussianDiffusion
 from .loop_log import drop_later_rows, open_loop_log
 from .options import DiffusionOptions
 from .resample import create_named_schedule_sampler
 from .resume import remove_unfinished
+from .schedules import betas_of_flags
 from .script_util import create_gaussian_diffusion
 from .train_util import TrainLoop, refuse_flags
 
@@ -56,9 +57,9 @@ def begin(
     """
     refuse_flags(args.ema_rate, args.use_fp16, args.precision)
     if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
-        raise UserError("--labels: expected together with --class_cond True, got it alone")
+        raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
     if args.init_checkpoint and args.resume_checkpoint:
-        raise UserError("--init_checkpoint: expected alone, got --resume_checkpoint too; the first "
+        raise ArgumentError("init_checkpoint", "expected alone, got --resume_checkpoint too; the first "
                         "starts a training anew, the second goes on with one")  # fmt: skip
     return join(script, args, groups, default)
 
@@ -82,7 +83,8 @@ def join(
     Raises:
         UserError: if the folder holds a run of other flags.
     """
-    dist_util.setup_dist(args.device)
+    betas_of_flags(args.noise_schedule, args.diffusion_steps, "diffusion_steps", pure_noise=False)
+    dist_util.setup_dist(device=args.device)
     folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
     # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
@@ -152,7 +154,7 @@ def train(
     logger.log(_beginning(loop, vars(args).get("init_checkpoint", "")))
     logger.log(f"arithmetic: {args.precision}")
     picture = functools.partial(_picture_if_due, loop, _interval(args), draw)
-    if loop.start and Path(loop.start).parent == loop.out_dir:
+    if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
         picture(missing=True)  # a kill may have come between this checkpoint and its picture
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
     with run.StopSignal() as signal:
@@ -172,8 +174,8 @@ def _forget_what_comes_again(loop: TrainLoop) -> None:
 
 
 def _beginning(loop: TrainLoop, weights: str) -> str:
-    if loop.start:
-        return f"training on from {loop.start}"
+    if loop.resume_checkpoint:
+        return f"training on from {loop.resume_checkpoint}"
     if weights:
         return f"training from step 0 with the weights of {weights}"
     return "training from scratch"

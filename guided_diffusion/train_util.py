@@ -7,6 +7,7 @@ its place in that batch, so n ranks with batches of b train as one process with 
 
 import contextlib
 import copy
+import functools  # noqa: F401 (for upstream's users)
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist  # noqa: F401 (for upstream's users)
+from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim import AdamW
 
 from . import checkpoint, dist_util, execution, fine_tune, logger, run
 from .attention import priorities_of, set_priority
-from .flags import UserError
-from .fp16_util import MixedPrecisionTrainer
+from .flags import ArgumentError, UserError
+from .fp16_util import (  # noqa: F401 (for upstream's users)
+    INITIAL_LOG_LOSS_SCALE,
+    MixedPrecisionTrainer,
+    make_master_params,
+    master_params_to_model_params,
+    model_grads_to_master_grads,
+    unflatten_master_params,
+    zero_grad,
+)
 from .gaussian_diffusion import GaussianDiffusion
+from .lazy import bf  # noqa: F401 (for upstream's users)
 from .loop_log import log_loss_dict
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
@@ -30,6 +41,7 @@ from .resume import (
     find_resume_checkpoint,
     get_blob_logdir,
     named_checkpoint,
+    newest_checkpoint,
     parse_resume_step_from_filename,
 )
 from .signs import SIGNS_OF_FLAGS
@@ -108,48 +120,62 @@ class TrainLoop:
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.weight_decay = weight_decay
         self.lr_anneal_steps = lr_anneal_steps
+        self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
         self.precision = precision
         self.seed = seed
-        self.out_dir = Path(out_dir or get_blob_logdir())
+        self.out_dir, self._goes_on = Path(out_dir or get_blob_logdir()), bool(out_dir)
         self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
         self.device = next(model.parameters()).device
         _, self.layout = execution.training_layout(self.device.type, precision, use_fp16)
         self.global_batch = batch_size * dist_util.world_size()
 
-        found = dist_util.once(lambda: find_resume_checkpoint(self.out_dir)) if out_dir else ""
-        self.resume_checkpoint = self.start = start = found or named_checkpoint(resume_checkpoint)
-        self.resume_step = parse_resume_step_from_filename(start) if start else 0
-        self.step = 0
-        self._load_weights(start, init_checkpoint)
-        self.mp_trainer = MixedPrecisionTrainer(
-            model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
-        )
+        self.resume_checkpoint, self.init_checkpoint = resume_checkpoint, init_checkpoint
+        self.step, self.resume_step = 0, 0
+        self._load_and_sync_parameters()
+        self.mp_trainer = self._create_trainer()
         self.mp_trainer.step = self.resume_step
-        self.ema_params = [self._start_of_average(start, rate) for rate in self.ema_rate]
+        self.ema_params = [
+            self._load_ema_parameters(rate)
+            if self.resume_checkpoint
+            else copy.deepcopy(self.mp_trainer.master_params)
+            for rate in self.ema_rate
+        ]
         self.opt = self._create_optimizer()
-        self._load_optimizer(start)
+        if self.resume_checkpoint:
+            self._load_optimizer_state()
+        self._taken: bool | th.Tensor = True
         self.ddp_model = self._distribute()
         self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
 
-    def _load_weights(self, start: str, init_checkpoint: str) -> None:
+    def _load_and_sync_parameters(self) -> None:
+        # The newest of the run's own folder, else what upstream's hook finds, else what was given.
+        own = dist_util.once(lambda: newest_checkpoint(self.out_dir)) if self._goes_on else ""
+        start = own or find_resume_checkpoint() or named_checkpoint(self.resume_checkpoint)
+        self.resume_checkpoint = start
         if start:
+            self.resume_step = parse_resume_step_from_filename(start)
             logger.log(f"loading {start}")
             checkpoint.load_weights(self.model, start, self.signs_of_flags)
-        elif init_checkpoint:
-            fine_tune.start_from(self.model, init_checkpoint, self.signs_of_flags)
+        elif self.init_checkpoint:
+            fine_tune.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
         dist_util.sync_params(self.model.parameters())
 
-    def _start_of_average(self, start: str, rate: float) -> list[th.Tensor]:
-        file = find_ema_checkpoint(start, self.resume_step, rate) if start else None
+    def _create_trainer(self) -> MixedPrecisionTrainer:
+        return MixedPrecisionTrainer(
+            model=self.model, use_fp16=self.use_fp16, fp16_scale_growth=self.fp16_scale_growth
+        )
+
+    def _load_ema_parameters(self, rate: float) -> list[th.Tensor]:
+        start = self.resume_checkpoint
+        file = find_ema_checkpoint(start, self.resume_step, rate)
         if file is None:
-            if start:
-                logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
+            logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
         # In float32 whatever the file's format: half precision cannot hold so slow an average.
         loaded = checkpoint.load_state(file).items()
         state = {key: value.to(self.device, th.float32) for key, value in loaded}
-        found = self.mp_trainer.state_dict_to_master_params(state)
+        found = self._masters_of(state)
         pairs = zip(found, self.mp_trainer.master_params, strict=True)
         return [_laid_out_like(param, value) for value, param in pairs]
 
@@ -158,9 +184,9 @@ class TrainLoop:
         params = self.mp_trainer.master_params
         return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
 
-    def _load_optimizer(self, start: str) -> None:
-        file = Path(start).with_name(f"opt{self.resume_step:06d}.pt") if start else None
-        if file is None or not file.exists():
+    def _load_optimizer_state(self) -> None:
+        file = Path(self.resume_checkpoint).with_name(f"opt{self.resume_step:06d}.pt")
+        if not file.exists():
             return
         logger.log(f"loading {file}")
         try:
@@ -189,7 +215,7 @@ class TrainLoop:
         if dist_util.world_size() == 1:
             return self.model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+        return DDP(self.model, device_ids=ids, gradient_as_bucket_view=True)
 
     @property
     def done(self) -> int:
@@ -303,9 +329,13 @@ class TrainLoop:
 
     def _optimize(self) -> None:
         self._anneal_lr()
-        taken = self.mp_trainer.optimize(self.opt)
+        self._taken = self.mp_trainer.optimize(self.opt)
+        if self._taken is not False:  # where the device decides, it is not waited for
+            self._update_ema()
+
+    def _update_ema(self) -> None:
         for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-            update_ema(params, self.mp_trainer.master_params, rate, taken)
+            update_ema(params, self.mp_trainer.master_params, rate=rate, taken=self._taken)
 
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:
@@ -342,15 +372,20 @@ class TrainLoop:
         dist_util.barrier()
 
     def _save_params(self, params: list[th.Tensor], name: str) -> None:
-        state = self.mp_trainer.master_params_to_state_dict(params)
-        checkpoint.save_state(state, self.out_dir / name)
+        checkpoint.save_state(self._state_of(params), self.out_dir / name)
+
+    def _state_of(self, params: list[th.Tensor]) -> dict[str, th.Tensor]:
+        return self.mp_trainer.master_params_to_state_dict(params)
+
+    def _masters_of(self, state: dict[str, th.Tensor]) -> list[th.Tensor]:
+        return self.mp_trainer.state_dict_to_master_params(state)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[th.nn.Module]:
         """Lend the model with its (first) averaged weights, in eval mode, for a block."""
         own = {key: value.clone() for key, value in self.model.state_dict().items()}
         training = self.model.training
-        averaged = self.mp_trainer.master_params_to_state_dict(self.ema_params[0])
+        averaged = self._state_of(self.ema_params[0])
         self.model.load_state_dict(averaged)
         self.model.eval()
         try:
@@ -377,7 +412,7 @@ def ema_rates(text: float | str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or not all(0 <= rate < 1 for rate in rates):
-        raise UserError(f"--ema_rate: expected decays in [0, 1), got {text!r}")
+        raise ArgumentError("ema_rate", f"expected decays in [0, 1), got {text!r}")
     return rates
 
 
@@ -389,6 +424,6 @@ def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
     """
     ema_rates(ema_rate)
     if use_fp16 and precision != "fp32":
-        raise UserError(
-            f"--precision: {precision} and --use_fp16 True exclude each other; choose one"
+        raise ArgumentError(
+            "precision", f"{precision} and --use_fp16 True exclude each other; choose one"
         )

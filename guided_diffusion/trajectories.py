@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -47,13 +48,15 @@ def _device_of(model: Model, given: Device, start: torch.Tensor | None) -> torch
 def _starting_noise(
     model: Model, shape: Sequence[int], noise: torch.Tensor | None, device: Device
 ) -> torch.Tensor:
-    """The given noise, or a draw from torch's default generator, on the device to sample on."""
+    """The given noise, whatever the shape; or a draw from torch's default generator."""
     device = _device_of(model, device, noise)
-    if noise is None:
-        return torch.randn(*shape, device=device)
-    if tuple(noise.shape) != tuple(shape):
-        raise ValueError(f"noise: expected shape {tuple(shape)}, found {tuple(noise.shape)}")
-    return noise.to(device)
+    return torch.randn(*shape, device=device) if noise is None else noise.to(device)
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    # What the samplers of some upstreams lack is handed on only where it is given, so that a
+    # subclass can override a move or a walk with the arguments that its upstream has.
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _last_sample(start: torch.Tensor, walk: Walk) -> torch.Tensor:
@@ -90,8 +93,8 @@ class Trajectories(Sampler):
 
         Args:
             model: the network.
-            shape: (N, C, H, W).
-            noise: states to start from; drawn if None.
+            shape: (N, C, H, W) of the noise that is drawn.
+            noise: states to start from, whose shape then counts; drawn if None.
             clip_denoised: limit each implied clean image to [-1, 1].
             denoised_fn: edits each implied clean image before it is limited.
             cond_fn: gradient of log p(y | x) to steer by.
@@ -100,14 +103,19 @@ class Trajectories(Sampler):
             progress: show a progress bar.
 
         Returns:
-            Images of the given shape.
-
-        Raises:
-            ValueError: if noise has another shape.
+            Images of the given shape, or of that of noise.
         """
         start = _starting_noise(model, shape, noise, device)
         walk = self.p_sample_loop_progressive(
-            model, shape, start, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress
+            model,
+            shape,
+            noise=start,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            device=device,
+            progress=progress,
+            **_given(cond_fn=cond_fn),
         )
         return _last_sample(start, walk)
 
@@ -130,8 +138,8 @@ class Trajectories(Sampler):
             model,
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
-            cond_fn=cond_fn,
             model_kwargs=model_kwargs,
+            **_given(cond_fn=cond_fn),
         )
         yield from self._walk(move, start, range(self.num_timesteps)[::-1], progress)
 
@@ -168,25 +176,20 @@ class Trajectories(Sampler):
             diffway_end: depth to start from, i.e. run t = `diffway_end` - 1 .. 0; by default T.
 
         Returns:
-            Images of the given shape.
-
-        Raises:
-            ValueError: if noise has another shape.
+            Images of the given shape, or of that of noise.
         """
         start = _starting_noise(model, shape, noise, device)
         walk = self.ddim_sample_loop_progressive(
             model,
             shape,
-            start,
-            clip_denoised,
-            denoised_fn,
-            cond_fn,
-            model_kwargs,
-            device,
-            progress,
-            eta,
-            amount,
-            diffway_end,
+            noise=start,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            device=device,
+            progress=progress,
+            eta=eta,
+            **_given(cond_fn=cond_fn, amount=amount, diffway_end=diffway_end),
         )
         return _last_sample(start, walk)
 
@@ -212,8 +215,8 @@ class Trajectories(Sampler):
             model,
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
-            cond_fn=cond_fn,
             model_kwargs=model_kwargs,
+            **_given(cond_fn=cond_fn),
             eta=eta,
         )
         timesteps = range(self.num_timesteps)[:diffway_end][::-1]
@@ -260,19 +263,17 @@ class Trajectories(Sampler):
             ValueError: if eta is not 0.
         """
         start = image.to(_device_of(model, device, image))
+        depths = {"amount": amount, "diffway_start": diffway_start, "diffway_end": diffway_end}
         walk = self.ddim_reverse_sample_loop_progressive(
             model,
             start,
-            clip_denoised,
-            denoised_fn,
-            cond_fn,
-            model_kwargs,
-            device,
-            progress,
-            eta,
-            amount,
-            diffway_start,
-            diffway_end,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            device=device,
+            progress=progress,
+            eta=eta,
+            **_given(cond_fn=cond_fn, **depths),
         )
         return _last_sample(start, walk)
 
@@ -298,8 +299,8 @@ class Trajectories(Sampler):
             model,
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
-            cond_fn=cond_fn,
             model_kwargs=model_kwargs,
+            **_given(cond_fn=cond_fn),
             eta=eta,
         )
         timesteps = range(self.num_timesteps)[diffway_start:diffway_end]

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Set
 from typing import Any
 
-from .flags import UserError, option
+from .flags import ArgumentError, option
 from .options import NUM_CLASSES
 
 GRIDS = ("time", "quadratic", "logsnr", "mixed")
@@ -134,10 +134,10 @@ def apply_preset(args: argparse.Namespace, given: Set[str], levels: int) -> None
             setattr(args, name, min(value, levels) if name.endswith("_steps") else value)
     for name in sorted({"solver_order", "encode_prediction"} & given):
         if args.solver == "ddim":
-            raise UserError(f"--{name}: goes with --solver dpmpp (or --preset fast), got "
+            raise ArgumentError(name, f"goes with --solver dpmpp (or --preset fast), got "
                             f"{args.solver}")  # fmt: skip
     if "grid" in given and not args.encode_steps and not args.decode_steps:
-        raise UserError("--grid: every level is visited; add --encode_steps or --decode_steps")
+        raise ArgumentError("grid", "every level is visited; add --encode_steps or --decode_steps")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,39 +8,42 @@ Reference: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthe
 https://arxiv.org/abs/2105.05233, section 3; Ho et al. 2020, https://arxiv.org/abs/2006.11239.
 """
 
+import math  # noqa: F401 (for upstream's users)
+from abc import abstractmethod  # noqa: F401 (for upstream's users)
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np  # noqa: F401 (for upstream's users)
 import torch
+import torch as th  # noqa: F401 (for upstream's users)
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import (
+from .attention import (  # noqa: F401 (for upstream's users)
     AttentionBlock,
     AttentionPool2d,
     QKVAttention,
     QKVAttentionLegacy,
     count_flops_attn,
 )
-from .nn import (
+from .nn import (  # noqa: F401 (for upstream's users)
     Downsample,
     ResBlock,
     SiLU,
     TimestepBlock,
     TimestepEmbedSequential,
     Upsample,
+    avg_pool_nd,
+    checkpoint,
     conv_nd,
+    convert_module_to_f16,
+    convert_module_to_f32,
     linear,
     normalization,
+    timestep_embedding,
     zero_module,
 )
 from .torso import TimestepUNet
-
-__all__ = [
-    "AttentionBlock", "AttentionPool2d", "Downsample", "EncoderUNetModel", "QKVAttention",
-    "QKVAttentionLegacy", "ResBlock", "SuperResModel", "TimestepBlock", "TimestepEmbedSequential",
-    "UNetModel", "Upsample", "count_flops_attn",
-]  # fmt: skip
 
 ENCODER_POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
 

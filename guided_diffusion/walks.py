@@ -23,7 +23,7 @@ import torch as th
 from . import execution, run
 from .attention import Priority, set_priority
 from .domains import Domain
-from .flags import UserError
+from .flags import ArgumentError
 from .gaussian_diffusion import GaussianDiffusion
 from .schedules import timestep_grid
 from .solvers import PREDICTED, Multistep, Past
@@ -127,8 +127,8 @@ def levels(diffusion: GaussianDiffusion) -> list[float]:
 def _visited(diffusion: GaussianDiffusion, engine: Engine, flag: str) -> list[int]:
     for name, known in CHOICES.items():
         if getattr(engine, name) not in known:
-            raise UserError(
-                f"--{name}: expected one of {known}, got {getattr(engine, name)!r}"
+            raise ArgumentError(
+                name, f"expected one of {known}, got {getattr(engine, name)!r}"
             )
     total = diffusion.num_timesteps
     try:
@@ -136,15 +136,15 @@ def _visited(diffusion: GaussianDiffusion, engine: Engine, flag: str) -> list[in
             engine.grid, getattr(engine, flag) or total, diffusion.alphas_cumprod
         )
     except ValueError as error:
-        raise UserError(f"--{flag if 'steps' in str(error) else 'grid'}: {error}") from None
+        raise ArgumentError(flag if 'steps' in str(error) else 'grid', f"{error}") from None
     return [int(t) + 1 for t in grid]
 
 
 def _refuse_unless_published(engine: Engine) -> None:
     for flag, published in {"solver": "ddim", "encode_steps": 0}.items():
         if getattr(engine, flag) != published:
-            raise UserError(
-                f"--{flag}: the published levels (--level_convention reference) go with "
+            raise ArgumentError(
+                flag, f"the published levels (--level_convention reference) go with "
                 f"{published} only, got {getattr(engine, flag)}; add --level_convention aligned"
             )
 
@@ -288,7 +288,7 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
     elsewhere = ", or let TMPDIR name a folder with more"
-    file = run.reserve(tempfile.TemporaryFile(), size, "--trajectory_memory", elsewhere)
+    file = run.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
     return np.memmap(file, np.float32, "r+", shape=shape)
 
 

@@ -18,7 +18,7 @@ from guided_diffusion import ablation, dist_util, flags, report, run, tool_optio
 from guided_diffusion.bridge import Recipe
 from guided_diffusion.domains import load_domain
 from guided_diffusion.features import create_extractor
-from guided_diffusion.flags import UserError
+from guided_diffusion.flags import ArgumentError, UserError
 from guided_diffusion.image_datasets import fixed_images
 from guided_diffusion.walks import Engine
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and find or draw the images.
     args = flags.create_parser(__doc__, tool_options.AblationOptions).parse_args(argv)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     run.make_folder(Path(args.out_dir))
     folders = find_folders(args)
 
@@ -75,7 +75,7 @@ def find_folders(args: argparse.Namespace) -> dict[str, Path]:
     named = {place: Path(getattr(args, place)) for place in PLACES if getattr(args, place)}
     if named and len(named) < len(PLACES):
         missing = next(place for place in PLACES if place not in named)
-        raise UserError(f"--{missing}: expected together with --{next(iter(named))}, got none; "
+        raise ArgumentError(missing, f"expected together with --{next(iter(named))}, got none; "
                         "give all four folders, or none for drawn tissue")  # fmt: skip
     if named:
         return named

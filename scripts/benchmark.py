@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measurement = MEASUREMENTS[name]
     args = create_argparser(name).parse_args(argv)
     tool_options.refuse_unwritable(args.out, replacing=False)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
 
     # Measure, and print the table.
     record = measurement.measure(args, flags.given_flags(argv))

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
 
     # Load the networks, and see whether they know the classes.

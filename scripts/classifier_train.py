@@ -10,13 +10,11 @@ from pathlib import Path
 
 from guided_diffusion import dist_util, execution, flags, options, run, train_run
 from guided_diffusion.classifier_util import ClassifierLoop, check_data
-from guided_diffusion.flags import UserError, args_to_dict
+from guided_diffusion.domains import CLASSIFIER
+from guided_diffusion.flags import ArgumentError, args_to_dict
 from guided_diffusion.image_datasets import load_data
 from guided_diffusion.resample import create_named_schedule_sampler
-from guided_diffusion.script_util import (
-    classifier_and_diffusion_defaults,
-    create_classifier_and_diffusion,
-)
+from guided_diffusion.script_util import create_classifier_and_diffusion
 
 GROUPS = (
     options.ClassifierTrainOptions,
@@ -37,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
     args = create_argparser().parse_args(argv)
     if args.classifier_use_fp16 and args.precision != "fp32":
-        raise UserError(
-            f"--precision: {args.precision} and --classifier_use_fp16 True exclude each other"
+        raise ArgumentError(
+            "precision", f"{args.precision} and --classifier_use_fp16 True exclude each other"
         )
     classes = check_data(args.data_dir, args.val_data_dir, args.num_classes, args.labels)
     # More steps of a constant rate go on from where fewer ended.
@@ -66,7 +64,7 @@ def create_argparser() -> argparse.ArgumentParser:
 def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
     """Return the loop of a fresh classifier, or of the one to go on with, without data."""
     model, diffusion = create_classifier_and_diffusion(
-        **args_to_dict(args, classifier_and_diffusion_defaults()),
+        **args_to_dict(args, CLASSIFIER.defaults()),
         out_channels=args.num_classes,
     )
     execution.to_train(model, dist_util.dev(), args.precision, args.classifier_use_fp16)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Load the models and the images.
     args = create_argparser().parse_args(argv)
     demo.fill_in(args, set(demo.FLAGS))
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     places = args.source_model, args.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
     size, channels = source.args["image_size"], source.args["in_channels"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from guided_diffusion import checkpoint, convert, flags, logger, run, tool_options
-from guided_diffusion.flags import UserError
+from guided_diffusion.flags import ArgumentError, UserError
 
 SUFFIXES = (".pt", checkpoint.SAFETENSORS)
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Save both.
     refuse_overwriting(file, record, output)
-    run.make_folder(output.parent, "--output")
+    run.make_folder(output.parent, "output")
     checkpoint.save_state(state, output)
     if record:
         with run.atomic_write(output.with_name("args.json"), "w") as target:
@@ -56,10 +56,10 @@ def create_argparser() -> argparse.ArgumentParser:
 def validate(args: argparse.Namespace) -> None:
     """Stop on flags that cannot work, before anything is loaded."""
     if not args.model_path:
-        raise UserError("--model_path: expected a checkpoint or a training run folder, got none")
+        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
     if Path(args.output).suffix not in SUFFIXES:
         names = " or ".join(SUFFIXES)
-        raise UserError(f"--output: expected a file name that ends in {names}, got {args.output!r}")
+        raise ArgumentError("output", f"expected a file name that ends in {names}, got {args.output!r}")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -96,11 +96,11 @@ def refuse_overwriting(file: Path, record: dict[str, Any], output: Path) -> None
         UserError: naming the file.
     """
     if output.resolve() == file.resolve():
-        raise UserError(f"--output: expected another file than the input, got {output}")
+        raise ArgumentError("output", f"expected another file than the input, got {output}")
     beside = output.with_name("args.json")
     if read_record(beside) not in ({}, record):
-        raise UserError(
-            f"--output: {beside} describes another network than the output; choose another folder"
+        raise ArgumentError(
+            "output", f"{beside} describes another network than the output; choose another folder"
         )
 
 

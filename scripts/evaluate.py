@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and join the other ranks.
     args = create_argparser().parse_args(argv)
     tool_options.refuse_unwritable(args.out)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     device = dist_util.dev()
 
     # Open both sets and the network that looks at them.

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.stages:
         demo.fill_in(args, given)
     plan = Plan.of(args, given)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
 
     # Load the models, whose levels bound the steps of a preset.
     domains = {stage.name: load(args, stage, given) for stage in plan.stages}

@@ -15,7 +15,7 @@ from typing import Any
 
 from guided_diffusion import class_translation, dist_util, execution, flags, logger, options, run
 from guided_diffusion.dealing import Dealing
-from guided_diffusion.flags import UserError, args_to_dict
+from guided_diffusion.flags import ArgumentError, UserError, args_to_dict
 from guided_diffusion.guidance import Guided, load_guided
 from guided_diffusion.translation_options import ClassTranslationOptions
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and join the other ranks.
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     default = run.default_folder("class_translation", vars(args), FREE, GROUPS)
     out_dir = Path(args.out_dir or default)
@@ -82,8 +82,8 @@ def load(args: argparse.Namespace, given: Collection[str]) -> Guided:
         )
     found = guided.classifier and guided.classifier.args["out_channels"]
     if found and "out_channels" in given and args.out_channels != found:
-        raise UserError(
-            f"--out_channels: {guided.classifier.origin} knows {found} classes, "
+        raise ArgumentError(
+            "out_channels", f"{guided.classifier.origin} knows {found} classes, "
             f"got {args.out_channels}"
         )
     for flag in ("source", "target"):

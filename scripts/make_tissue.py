@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from guided_diffusion import flags, run, tool_options
-from guided_diffusion.flags import UserError
+from guided_diffusion.flags import ArgumentError
 from guided_diffusion.tissue import draw_tile
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Refuse a folder with other pictures, which would be taken for some of this run.
     if not args.out_dir:
-        raise UserError("--out_dir: expected a folder to write to, got none")
+        raise ArgumentError("out_dir", "expected a folder to write to, got none")
     others = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.png")}
     others -= {file for file, _, _ in tiles}
     if others:
-        raise UserError(f"--out_dir: expected no other pictures in {folder}, got {min(others)}")
+        raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
     run.make_folder(folder)
     (folder / "index.csv").unlink(missing_ok=True)
 
@@ -71,8 +71,8 @@ def read_stages(text: str) -> dict[str, float]:
     pairs = re.findall(r"(?:^|,)([A-Za-z0-9-]+)=([0-9]*\.?[0-9]+)(?=,|$)", text)
     stages = {name: float(severity) for name, severity in pairs}
     if len(stages) != len(text.split(",")) or max(stages.values()) > 1:
-        raise UserError(
-            "--stages: expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
+        raise ArgumentError(
+            "stages", "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
             f"digits and -, and severities from 0 to 1, got {text!r}"
         )
     return stages

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     plots.figure_class()
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"cycle_{args.source}_{args.target}"

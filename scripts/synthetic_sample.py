@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = create_argparser().parse_args(argv)
     plots.figure_class()
-    dist_util.setup_dist(args.device)
+    dist_util.setup_dist(device=args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or f"results/samples_2d_{args.task}")
 

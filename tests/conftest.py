@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, no launcher, no logger, no chosen device."""
+"""What every test starts from: one thread, no launcher, no logger, no device, no process group."""
 
 import pytest
 import torch
@@ -43,6 +43,8 @@ def _untouched_process(monkeypatch):
     monkeypatch.setattr(logger.Logger, "CURRENT", None)
     monkeypatch.setattr(logger.Logger, "DEFAULT", None)
     monkeypatch.setattr(dist_util, "_device", None)
+    yield
+    dist_util.cleanup()
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_the_command_prints_one_table_and_goes_on_where_it_stopped(
 def test_a_part_of_the_folders_is_refused(tmp_path):
     result = call("ablate_attention", "--data_dir", tmp_path, "--out_dir", tmp_path / "out")
     assert result.code == 2
-    assert "--target_data_dir: expected together with --data_dir, got none" in result.last
+    assert "target_data_dir: expected together with --data_dir, got none" in result.last
 
 
 def test_an_error_of_a_training_is_that_of_the_command(two_rows, tmp_path):

@@ -52,11 +52,11 @@ def test_labels_and_timesteps_of_a_sequence(pair, files):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"amount": 41}, "--amount: expected 1 to 40 .* got 41"),
-        ({"depth_policy": "odd"}, "--depth_policy: .*'odd'"),
-        ({"depth_feature": "colour"}, "--depth_feature: .*'colour'"),
-        ({"depth_feature": "power"}, "--depth_feature: .*is defined on magnitude, got 'power'"),
-        ({"engine": walks.Engine("euler", level_convention="aligned")}, "--solver: .*'euler'"),
+        ({"amount": 41}, "amount: expected 1 to 40 .* got 41"),
+        ({"depth_policy": "odd"}, "depth_policy: .*'odd'"),
+        ({"depth_feature": "colour"}, "depth_feature: .*'colour'"),
+        ({"depth_feature": "power"}, "depth_feature: .*is defined on magnitude, got 'power'"),
+        ({"engine": walks.Engine("euler", level_convention="aligned")}, "solver: .*'euler'"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused_before_a_forward(pair, files, changes, message):
@@ -66,5 +66,5 @@ def test_recipes_that_cannot_work_are_refused_before_a_forward(pair, files, chan
 
 def test_domains_of_different_processes_are_refused(pair, files):
     other = domain(ReferenceTarget(), 16, "50")
-    with pytest.raises(UserError, match="--timestep_respacing: .*'40'.*'50'"):
+    with pytest.raises(UserError, match="timestep_respacing: .*'40'.*'50'"):
         bridge.Sequences(pair[0], other, files, bridge.Recipe())

@@ -8,12 +8,11 @@ from reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import checkpoint, domains
 from guided_diffusion.flags import UserError, defaults
-from guided_diffusion.options import DiffusionOptions, ModelOptions
+from guided_diffusion.options import DiffusionOptions, ModelOptions, SuperResOptions
 from guided_diffusion.script_util import (
     create_model_and_diffusion,
     model_and_diffusion_defaults,
     sr_create_model_and_diffusion,
-    sr_model_and_diffusion_defaults,
 )
 from guided_diffusion.unet import SuperResModel
 
@@ -128,7 +127,8 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
     with pytest.raises(UserError, match="those of image_train and of super_res_train$"):
         domains.load_domain(run_folder, kind=domains.SUPER_RES)
     args = {name: value for name, value in FLAGS.items() if name != "image_size"}
-    args |= sr_model_and_diffusion_defaults() | args | {"large_size": 16, "small_size": 8}
+    known = defaults(SuperResOptions, DiffusionOptions)
+    args |= known | args | {"large_size": 16, "small_size": 8}
     model, _ = sr_create_model_and_diffusion(**args)
     save(tmp_path / "model000001.pt", model=load_drawn_weights(model))
     record = {"script": "super_res_train", "args": args}
@@ -139,7 +139,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
         domains.load_classifier(tmp_path)
     domain = domains.load_domain(tmp_path, {"small_size": 4}, kind=domains.SUPER_RES)
     assert isinstance(domain.model, SuperResModel) and not domain.model.training
-    assert domain.args == args | {"small_size": 4, "sigma_small": False}
+    assert domain.args == args | {"small_size": 4}
 
 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):

@@ -77,16 +77,16 @@ def test_a_label_map_without_numbers_numbers_its_lines(tmp_path):
 )
 def test_a_label_map_of_something_else_is_refused(tmp_path, content, message):
     (tmp_path / "map.txt").write_text(content)
-    with pytest.raises(UserError, match="--label_map: expected a NAME and a NUMBER " + message):
+    with pytest.raises(UserError, match="label_map: expected a NAME and a NUMBER " + message):
         read_label_map(tmp_path / "map.txt")
 
 
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("0,1", "1", "--target: expected a class for each of the 2 of --source, got 1"),
-        ("0,x", "1,0", "--source: expected numbers with commas between, got '0,x'"),
-        ("3", "1", "--source: no image of class 3 in .*, where 0 is tile0, 1 is tile1; --label"),
+        ("0,1", "1", "target: expected a class for each of the 2 of --source, got 1"),
+        ("0,x", "1,0", "source: expected numbers with commas between, got '0,x'"),
+        ("3", "1", "source: no image of class 3 in .*, where 0 is tile0, 1 is tile1; --label"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused(images, source, target, message):
@@ -101,7 +101,7 @@ def test_a_pair_asked_twice_is_made_once(images):
 def test_images_that_would_overwrite_one_another_are_refused(images, tmp_path):
     for name in ("a_1.png", "a_1.jpg"):
         shutil.copy(images / "tile0_000.png", tmp_path / name)
-    with pytest.raises(UserError, match="--val_dir: expected images of different names, got .*a_1"):
+    with pytest.raises(UserError, match="val_dir: expected images of different names, got .*a_1"):
         list_translations(str(tmp_path), "0", "0")
 
 
@@ -171,12 +171,12 @@ def test_target_eta_and_classifier_change_the_images(
             "expected a class-conditional model (--class_cond True)",
         ),
         ("--model_path {unconditional}", "or a class-conditional --model_path; "),
-        ("--target 1,1000", "--target: expected classes from 0 to 999, which the networks know"),
-        ("--classifier_path {classifier} --target 1,2", "--target: expected classes from 0 to 1,"),
+        ("--target 1,1000", "target: expected classes from 0 to 999, which the networks know"),
+        ("--classifier_path {classifier} --target 1,2", "target: expected classes from 0 to 1,"),
         ("--classifier_path {classifier} --out_channels 7", "knows 2 classes, got 7"),
         ("--classifier_path nowhere", "nowhere: expected a checkpoint or a training run folder"),
-        ("--val_dir nowhere", "--val_dir: expected a folder of images, got 'nowhere'"),
-        ("--label_map nowhere", "--label_map: expected a text file, got nowhere"),
+        ("--val_dir nowhere", "val_dir: expected a folder of images, got 'nowhere'"),
+        ("--label_map nowhere", "label_map: expected a text file, got nowhere"),
     ],
 )
 def test_a_mistake_is_told_in_a_line_and_nothing_is_written(

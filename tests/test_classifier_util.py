@@ -146,15 +146,15 @@ def test_classes_are_listed_in_the_order_of_their_numbers(images):
 
 
 def test_data_of_too_many_or_too_few_classes_is_refused(images, tmp_path):
-    with pytest.raises(UserError, match=r"--data_dir: expected 2 to 1 classes .*, found 2"):
+    with pytest.raises(UserError, match=r"data_dir: expected 2 to 1 classes .*, found 2"):
         check_data(images, "", 1)
     shutil.copy(images / "tile0_000.png", tmp_path)
-    with pytest.raises(UserError, match="--data_dir: expected 2 to 9 classes .*, found 1.*'tile0'"):
+    with pytest.raises(UserError, match="data_dir: expected 2 to 9 classes .*, found 1.*'tile0'"):
         check_data(tmp_path, "", 9)
 
 
 def test_classes_of_one_folder_alone_are_refused(images, tmp_path):
     shutil.copy(images / "tile1_001.png", tmp_path)
-    message = "--val_data_dir: expected the classes of --data_dir; only one has 'tile0'"
+    message = "val_data_dir: expected the classes of --data_dir; only one has 'tile0'"
     with pytest.raises(UserError, match=message):
         check_data(images, tmp_path, 2)

@@ -105,4 +105,4 @@ def test_priority_without_hybrid_attention_is_refused(runs, tmp_path):
     flags = [*runs.training, "--attention_priority", "both", "--out_dir", tmp_path / "run"]
     result = call("image_train", *flags)
     assert result.code == 2
-    assert "--attention_priority: both goes with --attention_kind hybrid" in result.last
+    assert "--attention_priority: both goes with attention_kind hybrid" in result.last

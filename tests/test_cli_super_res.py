@@ -122,7 +122,7 @@ def test_other_sizes_and_channels_work_and_find_their_folder(tmp_path):
     [
         ("--large_size 17", "--large_size: 2 levels need a multiple of 2, got 17"),
         ("--large_size 18 --channel_mult=", "--large_size: there is a preset for "),
-        ("--small_size 32", "--small_size: expected 1 to --large_size 16, got 32"),
+        ("--small_size 32", "--small_size: expected 1 to large_size 16, got 32"),
         ("--small_size 0", "--small_size: expected a whole number of at least 1, got '0'"),
         ("--image_size 16", "unrecognized arguments: --image_size 16"),
         ("--data_dir=", "--data_dir: expected a folder of images, got ''"),

@@ -101,7 +101,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused(heads):
 
 
 def test_a_file_without_attention_is_refused():
-    with pytest.raises(UserError, match="--attention_order: .*no attention block"):
+    with pytest.raises(UserError, match="attention_order: .*no attention block"):
         convert.swap_attention_order({"weight": torch.ones(3)}, AttentionLayout("new"))
 
 
@@ -110,6 +110,6 @@ def test_a_cast_changes_floating_point_numbers_alone():
     found = convert.cast(state, torch.float16)
     assert found["a"].dtype == torch.float16 and found["a"].tolist() == [1.5, torch.inf]
     assert found["b"].dtype == torch.int64
-    with pytest.raises(UserError, match="--dtype: 'a' holds numbers beyond the range of .*16"):
+    with pytest.raises(UserError, match="dtype: 'a' holds numbers beyond the range of .*16"):
         convert.cast({"a": torch.tensor([1e5])}, torch.float16)
     assert convert.cast({"a": torch.tensor([1e5])}, torch.bfloat16)["a"].isfinite().all()

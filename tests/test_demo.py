@@ -45,7 +45,7 @@ def test_the_way_back_starts_from_drawn_carcinoma_and_grows_less_severe(tmp_path
 @pytest.mark.parametrize("missing", demo.PLACES)
 def test_a_part_of_models_and_data_is_not_enough(missing):
     named = {name: "" if name == missing else "place" for name in demo.PLACES}
-    with pytest.raises(UserError, match=f"--{missing}: expected together with --"):
+    with pytest.raises(UserError, match=f"{missing}: expected together with --"):
         demo.fill_in(argparse.Namespace(**named), set())
 
 

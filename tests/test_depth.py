@@ -137,10 +137,10 @@ def test_even_depths_are_close_where_the_feature_changes_fast():
 
 @pytest.mark.parametrize("amount", [0, 11])
 def test_amounts_outside_the_walk_are_refused(amount):
-    with pytest.raises(UserError, match=f"--amount: expected 1 to 10 .* got {amount}"):
+    with pytest.raises(UserError, match=f"amount: expected 1 to 10 .* got {amount}"):
         depth.choose("add", np.zeros((10, 1)), amount)
 
 
 def test_unknown_policies_are_refused():
-    with pytest.raises(UserError, match="--depth_policy: .*'adaptive'"):
+    with pytest.raises(UserError, match="depth_policy: .*'adaptive'"):
         depth.choose("adaptive", np.zeros((1, 1)), 1)

@@ -80,22 +80,26 @@ def test_the_launcher_is_known_from_the_environment(environment, variables, expe
     "variables",
     [{}, {"RANK": "0"}, {"LOCAL_RANK": "3"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}],
 )
-def test_a_single_process_joins_nothing_and_changes_no_variable(environment, variables):
+def test_a_single_process_is_a_group_of_one_and_changes_no_variable(environment, variables):
     environment(**variables)
     before = dict(os.environ)
-    dist_util.setup_dist("cpu")
-    assert not torch.distributed.is_initialized()
+    dist_util.setup_dist(device="cpu")
+    assert torch.distributed.get_backend() == "gloo"
     assert (dist_util.rank(), dist_util.world_size()) == (0, 1)
+    gathered = [torch.zeros(2)]
+    torch.distributed.all_gather(gathered, torch.ones(2))
+    torch.distributed.barrier()
+    assert gathered[0].tolist() == [1, 1]
     assert dict(os.environ) == before
     assert dist_util.dev() == torch.device("cpu")
 
 
 def test_a_torchrun_of_one_rank_joins_once_and_leaves(environment):
-    port = str(dist_util._free_port())
+    port = str(dist_util._find_free_port())
     environment(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     try:
-        dist_util.setup_dist("cpu")
-        dist_util.setup_dist("nonsense")  # has joined already
+        dist_util.setup_dist(device="cpu")
+        dist_util.setup_dist(device="nonsense")  # has joined already
         assert torch.distributed.get_backend() == "gloo"
         assert (dist_util.rank(), dist_util.world_size()) == (0, 1)
         dist_util.barrier()
@@ -204,10 +208,10 @@ def test_parameters_of_any_memory_layout_are_sent_in_one_order(monkeypatch):
 
 def test_once_returns_the_result_and_raises_user_errors_again():
     def fail():
-        raise UserError("--flag: wrong")
+        raise UserError("flag: wrong")
 
     assert dist_util.once(lambda: [1]) == [1]
-    with pytest.raises(UserError, match="--flag: wrong"):
+    with pytest.raises(UserError, match="flag: wrong"):
         dist_util.once(fail)
 
 
@@ -233,7 +237,7 @@ def test_an_mpi_launcher_without_mpi_is_a_user_error(environment, monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     environment(PMI_RANK="0", PMI_SIZE="2")
     with pytest.raises(UserError, match="MPI cannot be loaded .*torchrun"):
-        dist_util.setup_dist("cpu")
+        dist_util.setup_dist(device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -241,14 +245,14 @@ def test_an_mpi_launcher_without_mpi_is_a_user_error(environment, monkeypatch):
     [
         ("cuda", "'cuda', but torch finds no GPU"),
         ("cuda:0", "'cuda:0', but torch finds no GPU"),
-        ("tpu", "--device: expected cpu, cuda or cuda:N, got 'tpu'"),
-        ("cpu:x", "--device: expected cpu, cuda or cuda:N, got 'cpu:x'"),
+        ("tpu", "device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ("cpu:x", "device: expected cpu, cuda or cuda:N, got 'cpu:x'"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(gpus, name, message):
     gpus(0)
     with pytest.raises(UserError, match=message):
-        dist_util.setup_dist(name)
+        dist_util.setup_dist(device=name)
 
 
 @pytest.mark.parametrize(
@@ -258,15 +262,15 @@ def test_a_device_that_is_not_there_is_refused(gpus, name, message):
 def test_ranks_share_out_the_gpus_of_a_machine(gpus, environment, name, local_rank, expected):
     chosen = gpus(2)
     environment(LOCAL_RANK=local_rank)
-    dist_util.setup_dist(name)
+    dist_util.setup_dist(device=name)
     assert dist_util.dev() == torch.device("cuda", expected)
     assert chosen == [torch.device("cuda", expected)]
 
 
 def test_a_gpu_beyond_the_last_is_refused(gpus):
     gpus(2)
-    with pytest.raises(UserError, match="--device: expected cuda:0 to cuda:1, got 'cuda:2'"):
-        dist_util.setup_dist("cuda:2")
+    with pytest.raises(UserError, match="device: expected cuda:0 to cuda:1, got 'cuda:2'"):
+        dist_util.setup_dist(device="cuda:2")
 
 
 def test_before_setup_the_device_is_a_guess(gpus):
@@ -313,7 +317,7 @@ def faults():
     blocks = [torch.zeros(6 * 2**20) for _ in range(4)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-dist_util.setup_dist("cpu")
+dist_util.setup_dist(device="cpu")
 print([faults() for _ in range(4)][-1])
 """
 

@@ -179,7 +179,7 @@ def test_a_wrong_flag_ends_every_rank_with_code_2(runs, tmp_path):
     result = launch(command("mpiexec", "image_train", *runs.training, "--ema_rate", "x",
                             "--out_dir", tmp_path / "run"))  # fmt: skip
     assert result.code == 2 and not (tmp_path / "run").exists()
-    assert result.err.count("--ema_rate: expected decays in [0, 1), got 'x'") >= 1
+    assert result.err.count("ema_rate: expected decays in [0, 1), got 'x'") >= 1
     assert "Traceback" not in result.err
 
 

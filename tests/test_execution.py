@@ -84,7 +84,7 @@ def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", variable)
     module = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match=r"--compile: expected a C\+\+ compiler, found no "):
+    with pytest.raises(UserError, match=r"compile: expected a C\+\+ compiler, found no "):
         execution.compiled(module, True)
     assert module._compiled_call_impl is None
     assert execution.compiled(module, False) is module

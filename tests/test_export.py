@@ -174,7 +174,7 @@ def test_names_and_paths_may_be_in_any_script(exporter, tmp_path):
 
 @pytest.mark.parametrize("names", [("a", "a"), ("", "b"), ("a/b", "c"), ("a", "..")])
 def test_names_that_cannot_stand_in_files_and_columns_are_refused(exporter, tmp_path, names):
-    with pytest.raises(UserError, match="--(source|target): expected"):
+    with pytest.raises(UserError, match="(source|target): expected"):
         exporter(names=names)
     assert not list(tmp_path.iterdir())
 
@@ -327,7 +327,7 @@ def test_preparing_merges_creates_arrays_and_tells_what_is_finished(exporter, tm
 )
 def test_sequences_of_other_images_are_not_mixed(exporter, files, shown, message):
     saved(exporter, 0, 1).merge()
-    with pytest.raises(UserError, match=f"--out_dir: .*{message}"):
+    with pytest.raises(UserError, match=f"out_dir: .*{message}"):
         exporter().prepare(files, lambda index: source_tile(shown[index]))
 
 

@@ -141,7 +141,7 @@ def test_inception_without_weights_downloads_them_once_or_says_where_they_are(
 ):
     with pytest.raises(UserError) as refused:
         create_extractor("inception", "", CPU)
-    for part in ("--weights: no Inception weights at", FILE, "no route to https://example.org",
+    for part in ("weights: no Inception weights at", FILE, "no route to https://example.org",
                  "--features small"):  # fmt: skip
         assert part in str(refused.value)
     fetched = []
@@ -171,7 +171,7 @@ def test_weights_of_something_else_are_refused_before_they_can_run_code(fidelity
         create_extractor("inception", str(tmp_path / "pickle.pth"), CPU)
     with pytest.raises(UserError, match="no.pth: no such checkpoint"):
         create_extractor("inception", str(tmp_path / "no.pth"), CPU)
-    with pytest.raises(UserError, match="--weights: expected with --features inception"):
+    with pytest.raises(UserError, match="weights: expected with --features inception"):
         create_extractor("small", "no.pth", CPU)
 
 

@@ -222,9 +222,9 @@ def test_help_shows_the_chosen_defaults(choosing, capsys):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--defaults nobody", "--defaults: invalid choice: 'nobody' (choose from 'ours', 'theirs'"),
-     ("--defaults", "--defaults: expected one argument"),
-     ("--defaults theirs --size x", "--size: expected a whole number, got 'x'")],
+    [("--defaults nobody", "defaults: invalid choice: 'nobody' (choose from 'ours', 'theirs'"),
+     ("--defaults", "defaults: expected one argument"),
+     ("--defaults theirs --size x", "size: expected a whole number, got 'x'")],
 )  # fmt: skip
 def test_a_mistake_beside_a_set_of_defaults_is_named(choosing, capsys, words, message):
     with pytest.raises(SystemExit) as stop:

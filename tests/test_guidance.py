@@ -181,6 +181,6 @@ def test_classes_that_one_network_does_not_know_are_refused():
     assert Guided(domain, None).num_classes == 5 and Guided(domain, None).cond_fn is None
     Guided(domain, classifier).check_classes("classes", [0, 2])
     for number in (3, -1):
-        message = f"--classes: expected classes from 0 to 2, which the networks know, got {number}"
+        message = f"classes: expected classes from 0 to 2, which the networks know, got {number}"
         with pytest.raises(UserError, match=message):
             Guided(domain, classifier).check_classes("classes", [0, number])

@@ -230,10 +230,10 @@ def test_the_float16_recipe_keeps_the_blend_in_float32():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_priority": "local"}, "--attention_priority: local goes with --attention_kind"),
-        ({"attention_kind": "wide"}, "--attention_kind: expected standard or hybrid, got 'wide'"),
-        ({"attention_kind": "hybrid", "attention_window": 0}, "--attention_window: .* 1, got 0"),
-        ({"attention_kind": "hybrid", "attention_priority": "no"}, "--attention_priority: .*'no'"),
+        ({"attention_priority": "local"}, "attention_priority: local goes with attention_kind"),
+        ({"attention_kind": "wide"}, "attention_kind: expected standard or hybrid, got 'wide'"),
+        ({"attention_kind": "hybrid", "attention_window": 0}, "attention_window: .* 1, got 0"),
+        ({"attention_kind": "hybrid", "attention_priority": "no"}, "attention_priority: .*'no'"),
     ],
 )
 def test_flags_that_cannot_work_are_named(changes, message):

@@ -34,7 +34,7 @@ def lists(tmp_path, monkeypatch):
 def test_a_class_has_the_validation_images_of_its_synset(lists, label, expected):
     names = [f"ILSVRC2012_val_0000000{index}.JPEG" for index in expected]
     assert get_image_filenames_for_label(label) == names
-    assert get_image_filenames_for_label(label, lists) == names
+    assert get_image_filenames_for_label(label, folder=lists) == names
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -111,5 +111,5 @@ def test_ranks_share_the_source_images(tmp_path, monkeypatch):
 
 def test_a_missing_source_folder_is_refused_at_the_call(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--data_dir: .*'./experiments/imagenet'"):
+    with pytest.raises(UserError, match="data_dir: .*'./experiments/imagenet'"):
         load_source_data_for_domain_translation(batch_size=1, image_size=8)

@@ -22,19 +22,24 @@ import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name import
 MODULES = [(repository, name) for repository, own in INTERFACE.items() for name in own["api"]]
 
 # Where repositories disagree, guided-diffusion wins; what another one asks for works by name.
+# cond_fn stands before model_kwargs.
+SAMPLERS = [
+    f"gaussian_diffusion.GaussianDiffusion.{method}"
+    for method in ("p_sample", "p_sample_loop", "p_sample_loop_progressive", "ddim_sample",
+                   "ddim_sample_loop", "ddim_sample_loop_progressive")
+]  # fmt: skip
+# in_channels, out_channels and num_classes are given by name; the cond_fn of an encoding move
+# stands at the end.
+BY_OTHERS = [
+    *(f"script_util.create_{what}" for what in (
+        "model", "model_and_diffusion", "classifier", "classifier_and_diffusion")),
+    "gaussian_diffusion.GaussianDiffusion.ddim_reverse_sample",
+]  # fmt: skip
 OTHER_ORDER = {
-    # cond_fn stands before model_kwargs
-    "improved-diffusion": [
-        f"gaussian_diffusion.GaussianDiffusion.{method}"
-        for method in ("p_sample", "p_sample_loop", "p_sample_loop_progressive", "ddim_sample",
-                       "ddim_sample_loop", "ddim_sample_loop_progressive")
-    ],
-    # in_channels, num_classes and the cond_fn of an encoding move stand at the end
-    **dict.fromkeys(("ddib", "ADD"), [
-        "script_util.create_model", "script_util.create_model_and_diffusion",
-        "gaussian_diffusion.GaussianDiffusion.ddim_reverse_sample",
-    ]),
-}  # fmt: skip
+    "improved-diffusion": SAMPLERS,
+    "ddib": [*BY_OTHERS, "script_util.sr_create_model"],
+    "ADD": BY_OTHERS,
+}
 OTHER_DEFAULT = {
     ("ADD", "image_datasets.load_data", "random_flip"): True,
     ("ADD", "logger.configure", "dir"): None,  # a folder of its author's

@@ -8,16 +8,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-flags options translation_options tool_options synthetic_options stages demo
+lazy flags options translation_options tool_options synthetic_options stages demo
 log_formats logger dist_util dealing run execution
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 group_norm upsampling nn windows attention torso unet synthetic
-losses schedules spectrum solvers
+losses schedules spectrum solvers depth fourier_trans
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 network_flags script_util signs checkpoint domains convert
 guidance
 fine_tune fp16_util resume loop_log train_util train_run classifier_util
-depth fourier_trans soft_labels
+soft_labels
 walks
 bridge synthetic_bridge
 records likelihood

@@ -142,10 +142,10 @@ def test_text_log_has_aligned_tables_and_lines(tmp_path):
         logger.log("hello", 3)
         dump(loss=0.123456, name="n" * 60)
     lines = (tmp_path / "log.txt").read_text().splitlines()
-    assert lines[0] == "hello 3"
-    assert lines[2].startswith("| loss | 0.1235 ")
-    assert lines[3].startswith("| name | nnn") and "..." in lines[3]
-    assert len({len(line) for line in lines[1:]}) == 1
+    assert lines[:2] == [f"Logging to {tmp_path}", "hello 3"]
+    assert lines[3].startswith("| loss | 0.1235 ")
+    assert lines[4].startswith("| name | nnn") and "..." in lines[4]
+    assert len({len(line) for line in lines[2:]}) == 1
 
 
 def test_rows_and_lines_go_to_stdout(tmp_path, capsys):
@@ -153,7 +153,7 @@ def test_rows_and_lines_go_to_stdout(tmp_path, capsys):
         logger.warn("careful")
         dump(a=1)
     out = capsys.readouterr().out
-    assert out.startswith("careful\n") and "| a | 1 |" in out
+    assert out.startswith(f"Logging to {tmp_path}\ncareful\n") and "| a | 1 |" in out
 
 
 def test_an_unknown_format_is_named(tmp_path):

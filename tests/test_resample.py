@@ -48,15 +48,22 @@ def test_uniform_draws() -> None:
 
 def test_draws_repeat_with_a_seed_and_differ_without() -> None:
     sampler = UniformSampler(DIFFUSION)
-    first, second = (sampler.sample(50, "cpu", np.random.default_rng(3))[0] for _ in range(2))
+    first, second = (sampler.sample(50, "cpu", rng=np.random.default_rng(3))[0] for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(sampler.sample(50, "cpu")[0], sampler.sample(50, "cpu")[0])
 
 
-def test_global_generator_is_left_alone() -> None:
-    before = np.random.get_state()[1].copy()
-    UniformSampler(DIFFUSION).sample(5, "cpu")
-    assert (np.random.get_state()[1] == before).all()
+def test_numpys_global_generator_counts_where_none_is_given_and_only_there() -> None:
+    sampler = UniformSampler(DIFFUSION)
+    np.random.seed(0)
+    first = sampler.sample(4, "cpu")[0]
+    np.random.seed(0)
+    sampler.sample(9, "cpu", rng=np.random.default_rng(3))
+    assert torch.equal(sampler.sample(4, "cpu")[0], first)
+    np.random.seed(0)  # upstream draws by `choice` of its probabilities
+    count = DIFFUSION.num_timesteps
+    expected = np.random.choice(count, size=(4,), p=np.full(count, 1 / count))
+    assert first.tolist() == expected.tolist()
 
 
 def test_uniform_until_every_timestep_was_seen_often_enough() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion import dist_util, flags, logger, run
-from guided_diffusion.flags import MissingExtraError, UserError
+from guided_diffusion.flags import ArgumentError, MissingExtraError, UserError
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"a\r\nb"), ("w", "a\r\nb\né")])
@@ -77,7 +77,7 @@ def test_claim_tells_of_weights_that_changed_in_words(tmp_path):
     with pytest.raises(UserError) as refused:
         run.claim(tmp_path, "script", after, set())
     assert str(refused.value) == (
-        f"--out_dir: {tmp_path} holds a run of other weights (the weights of the target model have "
+        f"out_dir: {tmp_path} holds a run of other weights (the weights of the target model have "
         "changed since, sha256 01234567 then and 98765432 now; the weights of stage my_b have "
         "changed since, sha256 aaaaaaaa then and bbbbbbbb now); give the same weights to continue "
         "it, or another folder"
@@ -123,9 +123,9 @@ def test_claim_refuses_the_folder_of_another_script(tmp_path):
 def test_claim_refuses_a_file_in_the_place_of_the_folder(tmp_path):
     path = tmp_path / "file"
     path.write_text("kept")
-    with pytest.raises(UserError, match="--out_dir: expected a folder"):
+    with pytest.raises(UserError, match="out_dir: expected a folder"):
         run.claim(path / "below", "script", {}, set())
-    with pytest.raises(UserError, match="--out_dir: expected a folder"):
+    with pytest.raises(UserError, match="out_dir: expected a folder"):
         run.claim(path, "script", {}, set())
     assert path.read_text() == "kept"
 
@@ -158,7 +158,7 @@ def test_generators_differ_by_purpose_and_repeat():
 
 
 def test_a_negative_seed_is_a_user_error():
-    with pytest.raises(UserError, match="--seed: expected 0 or above, got -1"):
+    with pytest.raises(UserError, match="seed: expected 0 or above, got -1"):
         run.generator(-1, 2)
 
 
@@ -188,17 +188,24 @@ def test_noise_follows_dtype_seed_and_is_standard_normal():
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 
 
-@pytest.mark.parametrize("error", [UserError, MissingExtraError])
-def test_a_user_error_becomes_one_line_and_code_2(capsys, error):
+@pytest.mark.parametrize(
+    ("error", "words", "shown"),
+    [
+        (UserError, (), ""),
+        (MissingExtraError, (), ""),
+        (ArgumentError, ("flag",), "--flag: "),
+    ],
+)
+def test_a_user_error_becomes_one_line_and_code_2(capsys, error, words, shown):
     @run.command
     def main(argv=None):
-        raise error(f"--flag: got {argv}\nover two lines")
+        raise error(*words, f"got {argv}\nover two lines")
 
     with pytest.raises(SystemExit) as stop:
         main(["x"])
     captured = capsys.readouterr()
     assert stop.value.code == 2 and captured.out == ""
-    assert captured.err == "error: --flag: got ['x'] over two lines\n"
+    assert captured.err == f"error: {shown}got ['x'] over two lines\n"
 
 
 @pytest.mark.parametrize("error", [ValueError, ImportError, OSError])
@@ -333,6 +340,6 @@ def test_a_full_disk_is_a_user_error_that_names_the_flag(tmp_path, monkeypatch):
     monkeypatch.setattr(run.os, "posix_fallocate", full, raising=False)
     with (
         open(tmp_path / "file", "w+b") as file,
-        pytest.raises(UserError, match="--flag: 2.00 GB of disk.*No space left"),
+        pytest.raises(UserError, match="flag: 2.00 GB of disk.*No space left"),
     ):
         run.reserve(file, 2 * 10**9, "--flag")

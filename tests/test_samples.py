@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_mistake_of_the_user_and_leaves_nothing(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(samples.run.os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"--num_samples: 0.00 GB of disk are needed"):
+    with pytest.raises(UserError, match=r"num_samples: 0.00 GB of disk are needed"):
         samples.stream(tmp_path, SHAPE, 3, Painter(), IDENTITY)
     assert names(tmp_path) == set()
 

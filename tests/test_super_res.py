@@ -80,7 +80,7 @@ def test_small_images_of_a_folder_are_in_order_of_name_with_labels_of_names(tmp_
 )
 def test_an_npz_that_does_not_fit_is_refused(tmp_path, arrays, class_cond, message):
     path = save(tmp_path / "base.npz", *arrays)
-    with pytest.raises(UserError, match=f"--base_samples: .*{message}"):
+    with pytest.raises(UserError, match=f"base_samples: .*{message}"):
         super_res.open_base_samples(path, 4, class_cond, 3)
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_npz_and_no_folder_of_images_is_refused(tmp_path):
         ("array.npy", "expected an .npz, got "),
         ("cut.npz", "expected an .npz, got "),
     ):
-        with pytest.raises(UserError, match=f"--base_samples: {message}"):
+        with pytest.raises(UserError, match=f"base_samples: {message}"):
             super_res.open_base_samples(str(tmp_path / name), 4, False, 3)
     with pytest.raises(UserError, match="got ''"):
         super_res.open_base_samples("", 4, False, 3)

@@ -91,7 +91,7 @@ def test_what_every_rank_moved_is_put_together_in_order(monkeypatch):
 
 
 def test_domains_that_cannot_be_joined_are_refused():
-    with pytest.raises(UserError, match="--timestep_respacing: .*'50'.*'100'"):
+    with pytest.raises(UserError, match="timestep_respacing: .*'50'.*'100'"):
         bridge.refuse_unequal(gaussian(SOURCE, "50"), gaussian(TARGET, "100"))
 
 

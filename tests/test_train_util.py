@@ -16,7 +16,7 @@ from guided_diffusion.image_datasets import load_data
 from guided_diffusion.loop_log import open_loop_log
 from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler, UniformSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
-from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint
+from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint, newest_checkpoint
 
 FLAGS = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1",
@@ -45,7 +45,7 @@ def make(images, tmp_path, recorder):
         model, diffusion = create_model_and_diffusion(**flags)
         arguments = LOOP | changes
         out_dir = tmp_path / folder
-        start = find_resume_checkpoint(out_dir) or arguments["resume_checkpoint"]
+        start = newest_checkpoint(out_dir) or arguments["resume_checkpoint"]
         stream = load_data(
             data_dir=images,
             batch_size=arguments["batch_size"],
@@ -703,7 +703,7 @@ def test_decays_are_read_as_upstream_reads_them(text, rates):
 
 @pytest.mark.parametrize("text", ["", "1", "1.5", "-0.1", "nan", "inf", "0.9,", "0.9;0.99", "a"])
 def test_what_is_no_decay_is_refused(text):
-    with pytest.raises(UserError, match=r"--ema_rate: expected decays in \[0, 1\)") as refused:
+    with pytest.raises(UserError, match=r"ema_rate: expected decays in \[0, 1\)") as refused:
         train_util.ema_rates(text)
     assert str(refused.value).endswith(f"got {text!r}")
 
@@ -749,7 +749,7 @@ def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorde
     assert train_util.get_blob_logdir() == "."
     monkeypatch.setattr(logger.get_current(), "dir", str(tmp_path))
     assert train_util.get_blob_logdir() == str(tmp_path)
-    assert find_resume_checkpoint() == ""
+    assert find_resume_checkpoint() is None
 
 
 def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
@@ -762,7 +762,7 @@ def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
     assert json.loads((tmp_path / "progress.jsonl").read_text()) == {"a": 1}
     with open(tmp_path / "progress.csv") as file:
         assert list(csv.reader(file)) == [["a"], ["1"]]
-    assert capsys.readouterr().out.startswith("hello\n")
+    assert capsys.readouterr().out.startswith(f"Logging to {tmp_path}\nhello\n")
 
 
 @pytest.mark.parametrize(

@@ -264,11 +264,11 @@ def test_a_device_without_room_for_one_image_says_so(pair):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"level_convention": "joined"}, "--level_convention: .*'joined'"),
-        ({"encode_prediction": "score"}, "--encode_prediction: expected one of .*'score'"),
-        ({"solver": "euler"}, "--solver: expected one of .*'euler'"),
-        ({"grid": "square"}, "--grid: expected one of .*'square'"),
-        ({"encode_steps": 41}, "--encode_steps: expected 1 to 40 steps, found 41"),
+        ({"level_convention": "joined"}, "level_convention: .*'joined'"),
+        ({"encode_prediction": "score"}, "encode_prediction: expected one of .*'score'"),
+        ({"solver": "euler"}, "solver: expected one of .*'euler'"),
+        ({"grid": "square"}, "grid: expected one of .*'square'"),
+        ({"encode_steps": 41}, "encode_steps: expected 1 to 40 steps, found 41"),
     ],
 )
 def test_engines_that_cannot_work_are_refused(pair, changes, message):
@@ -278,5 +278,5 @@ def test_engines_that_cannot_work_are_refused(pair, changes, message):
 
 @pytest.mark.parametrize("changes", [{"solver": "dpmpp"}, {"encode_steps": 9}])
 def test_the_published_levels_go_with_the_published_solver_only(pair, changes):
-    with pytest.raises(UserError, match=f"--{min(changes)}: .* add --level_convention aligned"):
+    with pytest.raises(UserError, match=f"{min(changes)}: .* add --level_convention aligned"):
         encode_moves(pair[0].diffusion, replace(PUBLISHED, **changes))

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from guided_diffusion.domains import Domain
-from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults
+from guided_diffusion.flags import defaults
+from guided_diffusion.options import DiffusionOptions, ModelOptions
+from guided_diffusion.script_util import create_gaussian_diffusion
 
 
 class ReferenceSource(torch.nn.Module):
@@ -30,5 +32,5 @@ class ReferenceTarget(ReferenceSource):
 def domain(network: torch.nn.Module, image_size: int, respacing: str = "") -> Domain:
     """A domain of 1000 linear steps, respaced, with learned variances."""
     flags = {"learn_sigma": True, "timestep_respacing": respacing}
-    args = model_and_diffusion_defaults() | flags | {"image_size": image_size}
+    args = defaults(ModelOptions, DiffusionOptions) | flags | {"image_size": image_size}
     return Domain(network, create_gaussian_diffusion(**flags), "toy", Path("toy.pt"), args)

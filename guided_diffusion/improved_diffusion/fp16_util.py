@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from guided_diffusion import fp16_util
 from guided_diffusion.fp16_util import (
@@ -11,12 +12,6 @@ from guided_diffusion.fp16_util import (
     convert_module_to_f32,
     zero_grad,
 )
-
-__all__ = [
-    "INITIAL_LOG_LOSS_SCALE", "convert_module_to_f16", "convert_module_to_f32",
-    "make_master_params", "master_params_to_model_params", "model_grads_to_master_grads",
-    "unflatten_master_params", "zero_grad",
-]  # fmt: skip
 
 
 def _one_group(model_params: Iterable[Tensor]) -> list[tuple[list[tuple[str, Tensor]], tuple]]:

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch as th
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from guided_diffusion import image_datasets
+from guided_diffusion.image_datasets import _list_image_files_recursively
+from guided_diffusion.lazy import MPI, bf
 
 
 def load_data(

@@ -1,13 +1,20 @@
 """improved-diffusion's flags, their defaults, and what they build."""
 
+import argparse
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from guided_diffusion import gaussian_diffusion as gd
 from guided_diffusion import script_util
 from guided_diffusion.flags import defaults
-from guided_diffusion.options import DEFAULT_SETS, DiffusionOptions, ModelOptions
-from guided_diffusion.respace import SpacedDiffusion
+from guided_diffusion.options import (
+    DEFAULT_SETS,
+    DiffusionOptions,
+    ModelOptions,
+    SuperResOptions,
+)
+from guided_diffusion.respace import SpacedDiffusion, space_timesteps
 from guided_diffusion.script_util import (
     NUM_CLASSES,
     add_dict_to_argparser,
@@ -17,23 +24,14 @@ from guided_diffusion.script_util import (
 )
 from guided_diffusion.unet import SuperResModel, UNetModel
 
-__all__ = [
-    "NUM_CLASSES", "add_dict_to_argparser", "args_to_dict", "create_gaussian_diffusion",
-    "create_model", "create_model_and_diffusion", "model_and_diffusion_defaults",
-    "sr_create_model", "sr_create_model_and_diffusion", "sr_model_and_diffusion_defaults",
-    "str2bool",
-]  # fmt: skip
 
-
-def _defaults_for(create: Callable, known: dict[str, Any]) -> dict[str, Any]:
-    own = known | DEFAULT_SETS["improved"]
-    return {name: own[name] for name in inspect.signature(create).parameters}
+def _defaults_for(create: Callable, *groups: type) -> dict[str, Any]:
+    return script_util.defaults_for(create, defaults(*groups) | DEFAULT_SETS["improved"])
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
     """Return improved-diffusion's defaults of the network and diffusion flags."""
-    known = defaults(ModelOptions, DiffusionOptions)
-    return _defaults_for(create_model_and_diffusion, known)
+    return _defaults_for(create_model_and_diffusion, ModelOptions, DiffusionOptions)
 
 
 def create_model_and_diffusion(
@@ -82,8 +80,7 @@ def create_model(
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return improved-diffusion's defaults of the super-resolution flags."""
-    known = script_util.sr_model_and_diffusion_defaults()
-    return _defaults_for(sr_create_model_and_diffusion, known)
+    return _defaults_for(sr_create_model_and_diffusion, SuperResOptions, DiffusionOptions)
 
 
 def sr_create_model_and_diffusion(

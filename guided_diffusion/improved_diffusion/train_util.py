@@ -1,6 +1,20 @@
-"""The training loop with the two methods that improved-diffusion's loop has for its last part."""
+"""The training loop with the methods and attributes that improved-diffusion's has of its own."""
 
-from guided_diffusion import train_util
+import copy
+import functools
+import os
+
+import numpy as np
+import torch as th
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.optim import AdamW
+
+from guided_diffusion import dist_util, logger, train_util
+from guided_diffusion.fp16_util import MixedPrecisionTrainer
+from guided_diffusion.lazy import bf
+from guided_diffusion.nn import update_ema
+from guided_diffusion.resample import LossAwareSampler, UniformSampler
 from guided_diffusion.train_util import (
     find_ema_checkpoint,
     find_resume_checkpoint,
@@ -9,17 +23,49 @@ from guided_diffusion.train_util import (
     parse_resume_step_from_filename,
 )
 
-__all__ = [
-    "TrainLoop", "find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir",
-    "log_loss_dict", "parse_resume_step_from_filename",
-]  # fmt: skip
+from .fp16_util import (
+    INITIAL_LOG_LOSS_SCALE,
+    make_master_params,
+    master_params_to_model_params,
+    model_grads_to_master_grads,
+    unflatten_master_params,
+    zero_grad,
+)
 
 
 class TrainLoop(train_util.TrainLoop):
     """See `guided_diffusion.train_util.TrainLoop`."""
 
+    @property
+    def model_params(self) -> list[th.nn.Parameter]:
+        """The parameters of the model."""
+        return self.mp_trainer.model_params
+
+    @property
+    def master_params(self) -> list[th.nn.Parameter]:
+        """What the optimizer moves: float32 copies with use_fp16, else the parameters."""
+        return self.mp_trainer.master_params
+
+    @property
+    def lg_loss_scale(self) -> float:
+        """Logarithm to base 2 of the loss scale of use_fp16."""
+        return self.mp_trainer.lg_loss_scale
+
+    @lg_loss_scale.setter
+    def lg_loss_scale(self, value: float) -> None:
+        self.mp_trainer.lg_loss_scale = value
+
+    def _create_trainer(self) -> MixedPrecisionTrainer:
+        if not self.use_fp16:
+            return super()._create_trainer()
+        self._setup_fp16()
+        return self.mp_trainer
+
+    def _setup_fp16(self) -> None:
+        self.mp_trainer = super()._create_trainer()
+
     def _optimize(self) -> None:
-        if self.mp_trainer.use_fp16:
+        if self.use_fp16:
             self.optimize_fp16()
         else:
             self.optimize_normal()
@@ -30,4 +76,22 @@ class TrainLoop(train_util.TrainLoop):
 
     def optimize_normal(self) -> None:
         """Move weights and averages by the gradients."""
+        self._log_grad_norm()
         super()._optimize()
+
+    def _log_grad_norm(self) -> None:
+        # The trainer notes the same number, and means of equal numbers are equal.
+        grads = [p.grad for p in self.master_params if p.grad is not None]
+        logger.logkv_mean("grad_norm", float(th.stack([g.float().norm() for g in grads]).norm()))
+
+    def _state_of(self, params: list[th.Tensor]) -> dict[str, th.Tensor]:
+        return self._master_params_to_state_dict(params)
+
+    def _masters_of(self, state: dict[str, th.Tensor]) -> list[th.Tensor]:
+        return self._state_dict_to_master_params(state)
+
+    def _master_params_to_state_dict(self, master_params: list[th.Tensor]) -> dict[str, th.Tensor]:
+        return self.mp_trainer.master_params_to_state_dict(master_params)
+
+    def _state_dict_to_master_params(self, state_dict: dict[str, th.Tensor]) -> list[th.Tensor]:
+        return self.mp_trainer.state_dict_to_master_params(state_dict)

@@ -3,22 +3,34 @@
 State dicts are those of guided-diffusion's networks in the legacy order of channels.
 """
 
+import math
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+import torch as th
+import torch.nn as nn
+import torch.nn.functional as F
+
 from guided_diffusion import unet
+from guided_diffusion.nn import SiLU
 from guided_diffusion.unet import (
     Downsample,
     ResBlock,
     TimestepBlock,
     TimestepEmbedSequential,
     Upsample,
+    avg_pool_nd,
+    checkpoint,
+    conv_nd,
+    convert_module_to_f16,
+    convert_module_to_f32,
+    linear,
+    normalization,
+    timestep_embedding,
+    zero_module,
 )
-
-__all__ = [
-    "AttentionBlock", "Downsample", "QKVAttention", "ResBlock", "SuperResModel", "TimestepBlock",
-    "TimestepEmbedSequential", "UNetModel", "Upsample",
-]  # fmt: skip
 
 
 class QKVAttention(unet.QKVAttentionLegacy):
