@@ -104,7 +104,9 @@ def _classes(files: Sequence[Path], label_map: str) -> list[int]:
     for file, name in zip(files, names, strict=True):
         entries = [known[key] for key in (file.as_posix(), file.name, name) if key in known]
         if not entries:
-            raise ArgumentError("label_map", f"expected {file} or its class {name!r} in {label_map}")
+            raise ArgumentError(
+                "label_map", f"expected {file} or its class {name!r} in {label_map}"
+            )
         classes.append(entries[0])
     return classes
 
@@ -127,7 +129,9 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     numbered = [line[1].strip().isdecimal() for line in lines]
     if not lines or (any(numbered) and not all(numbered)):
         broken = f"no number in {lines[numbered.index(False)][0]!r}" if lines else "nothing"
-        raise ArgumentError("label_map", f"expected a NAME and a NUMBER a line in {path}, got {broken}")
+        raise ArgumentError(
+            "label_map", f"expected a NAME and a NUMBER a line in {path}, got {broken}"
+        )
     return {
         line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)
     }

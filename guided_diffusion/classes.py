@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import dist_util, logger, run
-from .flags import ArgumentError, UserError
+from .flags import ArgumentError
 from .image_files import list_image_files
 from .options import NUM_CLASSES
 
@@ -64,8 +64,8 @@ def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
         return os.path.basename(file).split("_")[0]
     folder, *below = Path(file).relative_to(data_dir).parts
     if not below:
-        raise UserError(
-            f"--labels folder: expected every image in a folder of its class, found {file}"
+        raise ArgumentError(
+            "labels folder", f"expected every image in a folder of its class, found {file}"
         )
     return folder
 

@@ -59,7 +59,8 @@ def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.
         try:
             heads = layout.heads(key, len(state[key]) // 3)
         except ValueError as error:
-            raise UserError(f"--{error} ({key})") from None
+            name, _, problem = str(error).partition(": ")
+            raise ArgumentError(name, f"{problem} ({key})") from None
         swapped[key] = reorder_rows(state[key], heads, layout.order)
     return swapped
 

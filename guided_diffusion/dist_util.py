@@ -191,7 +191,9 @@ _device: th.device | None = None
 def _choose_device(name: str, local_rank: int) -> None:
     global _device
     if name.startswith("cuda") and not th.cuda.is_available():
-        raise ArgumentError("device", f"expected a usable device, got {name!r}, but torch finds no GPU")
+        raise ArgumentError(
+            "device", f"expected a usable device, got {name!r}, but torch finds no GPU"
+        )
     try:
         _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
     except RuntimeError:

@@ -202,7 +202,9 @@ def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE
         UserError: if there is none, or the flags do not fit it.
     """
     if not args.model_path:
-        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
+        raise ArgumentError(
+            "model_path", "expected a checkpoint or a training run folder, got none"
+        )
     asked = args_to_dict(args, kind.defaults())
     override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
     domain = load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)

@@ -12,13 +12,16 @@ from .lazy import cv2  # noqa: F401 (for upstream's users)
 from .spectrum import reference_magnitude
 
 
-def image_fourier_trans(image: th.Tensor, filter: str = "HP") -> float:
-    """Return the spectral magnitude of the first image of a batch [N, C, H, W].
+def image_fourier_trans(image: th.Tensor | np.ndarray, filter: str = "HP") -> float:
+    """Return the published spectral magnitude of an image; see `spectrum.magnitude_bins`.
 
     Args:
-        image: batch; the published code measures its first image alone.
+        image: tensor [N, C, H, W], of which the published code measures the first image alone, or
+            array [H, W, C].
         filter: accepted for compatibility; the published result does not depend on it.
     """
+    if not th.is_tensor(image):
+        image = th.from_numpy(np.moveaxis(image, -1, 0).astype(np.float64))[None]
     return reference_magnitude(image[:1]).item()
 
 

@@ -107,7 +107,9 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
         UserError: if a file is missing, or the networks do not fit each other.
     """
     if not flags["model_path"]:
-        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
+        raise ArgumentError(
+            "model_path", "expected a checkpoint or a training run folder, got none"
+        )
     own = {name: flags[name] for name in IMAGE.defaults()}
     override = {name: value for name, value in own.items() if name in given}
     domain = load_domain(flags["model_path"], override, "", device, assumed=own)

@@ -25,8 +25,11 @@ def built(network: Callable, **kwargs: Any) -> Any:
     """Return the network of these arguments, whose names are those of the flags."""
     try:
         return network(**kwargs)
-    except ValueError as error:  # begins with the name of the argument
-        raise ArgumentError(*str(error).split(": ", 1)) from None
+    except ValueError as error:
+        name, named, problem = str(error).partition(": ")
+        if not named:  # torch's own, of a number that no flag lets through
+            raise
+        raise ArgumentError(name, problem) from None
 
 
 def width(channels: int, flag: str = "num_channels") -> int:

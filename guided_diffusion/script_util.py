@@ -300,7 +300,9 @@ def sr_create_model(
         ValueError: if a size, a width or an attention resolution does not fit, naming the argument.
     """
     if not 0 < small_size <= large_size:
-        raise ArgumentError("small_size", f"expected 1 to large_size {large_size}, got {small_size}")
+        raise ArgumentError(
+            "small_size", f"expected 1 to large_size {large_size}, got {small_size}"
+        )
     return built(
         SuperResModel,
         image_size=large_size,

@@ -59,8 +59,11 @@ def begin(
     if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
         raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
     if args.init_checkpoint and args.resume_checkpoint:
-        raise ArgumentError("init_checkpoint", "expected alone, got --resume_checkpoint too; the first "
-                        "starts a training anew, the second goes on with one")  # fmt: skip
+        raise ArgumentError(
+            "init_checkpoint",
+            "expected alone, got --resume_checkpoint too; the first starts a training anew, the "
+            "second goes on with one",
+        )
     return join(script, args, groups, default)
 
 

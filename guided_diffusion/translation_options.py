@@ -64,8 +64,8 @@ class SequenceOptions:
     amount: int = option(10, "images per sequence, besides its source", minimum=1)
     depth_policy: str = option(
         "add",
-        "add: the published adaptive search; even: equal changes of the feature; uniform: "
-        "evenly spaced (demo: even)",
+        "add: the published adaptive search, evenly spaced where it fails; even: equal changes of "
+        "the feature; uniform: evenly spaced (demo: even)",
         choices=("add", "even", "uniform"),
     )
     depth_feature: str = option(

@@ -56,10 +56,14 @@ def create_argparser() -> argparse.ArgumentParser:
 def validate(args: argparse.Namespace) -> None:
     """Stop on flags that cannot work, before anything is loaded."""
     if not args.model_path:
-        raise ArgumentError("model_path", "expected a checkpoint or a training run folder, got none")
+        raise ArgumentError(
+            "model_path", "expected a checkpoint or a training run folder, got none"
+        )
     if Path(args.output).suffix not in SUFFIXES:
         names = " or ".join(SUFFIXES)
-        raise ArgumentError("output", f"expected a file name that ends in {names}, got {args.output!r}")
+        raise ArgumentError(
+            "output", f"expected a file name that ends in {names}, got {args.output!r}"
+        )
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_source_images_come_once_in_order_with_paths_and_the_numbers_in_their_na
 
 def test_a_name_without_a_class_number_is_refused(tmp_path):
     draw_images(tmp_path, 1)
-    with pytest.raises(UserError, match=r"tile0_000\.png: expected a name that begins with the num"):
+    with pytest.raises(UserError, match=r"tile0_000\.png: expected a name that begins"):
         load_source_data_for_domain_translation(batch_size=1, image_size=8, data_dir=tmp_path)
 
 

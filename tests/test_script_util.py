@@ -222,7 +222,7 @@ def test_every_preset_builds(size):
         ({"attention_resolutions": "-8"}, "attention_resolutions: .*above 0, got '-8'"),
         ({"num_heads": 3}, "num_heads: expected a divisor .* got 3"),
         ({"num_head_channels": 48}, "num_head_channels: expected .* got 48"),
-        ({"dropout": 2.0}, ".*dropout"),
+        ({"dropout": 2.0}, "dropout"),
         ({"timestep_respacing": "abc"}, "timestep_respacing: expected 'ddimN' .* found 'abc'"),
         ({"timestep_respacing": "41"}, "timestep_respacing: expected 0 to 40 steps"),
         ({"timestep_respacing": "ddim39"}, "timestep_respacing: .*ddim39"),
@@ -235,7 +235,7 @@ def test_every_preset_builds(size):
     ],
 )
 def test_a_flag_that_cannot_work_is_named(flags, message):
-    with torch.device("meta"), pytest.raises(UserError, match=f"^{message}"):
+    with torch.device("meta"), pytest.raises(ValueError, match=f"^{message}"):
         script_util.create_model_and_diffusion(**TINY | flags)
 
 
@@ -256,7 +256,8 @@ def test_a_classifier_flag_that_cannot_work_is_named(flags, message):
 def test_few_steps_suffice_where_the_schedule_allows_them():
     linear = script_util.create_gaussian_diffusion(steps=21)
     assert linear.num_timesteps == 21 and linear.alphas_cumprod.min() > 0
-    least = script_util.create_gaussian_diffusion(steps=20)  # as upstream; commands refuse it
+    with pytest.warns(RuntimeWarning, match="divide by zero"):
+        least = script_util.create_gaussian_diffusion(steps=20)  # as upstream; commands refuse it
     assert least.num_timesteps == 20 and least.alphas_cumprod.min() == 0
     few = script_util.create_gaussian_diffusion(steps=2, noise_schedule="cosine")
     assert few.num_timesteps == 2

@@ -21,6 +21,8 @@ def test_is_the_mean_over_18_bins_of_the_centre_row_of_a_two_dimensional_spectru
     row = spectrum[24]
     expected = np.mean([row[24 + k] for k in [*range(-10, -1), *range(1, 10)]])
     assert reference_magnitude(image).item() == pytest.approx(expected, rel=1e-12)
+    tile = np.moveaxis(image[0].numpy(), 0, -1)  # as a picture is read
+    assert image_fourier_trans(tile) == pytest.approx(image_fourier_trans(image), rel=1e-12)
 
 
 def test_measures_each_image_of_a_batch():
