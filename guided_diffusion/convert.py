@@ -12,7 +12,7 @@ from typing import Any
 import torch as th
 
 from .attention import QKVOrder, count_heads, reorder_rows
-from .flags import ArgumentError, UserError, defaults
+from .flags import ArgumentError, defaults
 from .options import ModelOptions
 from .script_util import CLASSIFIER_HEAD_CHANNELS
 from .signs import State

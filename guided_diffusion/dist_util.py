@@ -6,6 +6,7 @@ to agree on an address; srun's own variables suffice for that. Tensors travel th
 torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 """
 
+import atexit
 import ctypes
 import gc
 import io
@@ -316,8 +317,13 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
+@atexit.register
 def cleanup() -> None:
-    """Leave the process group, so that launchers see a clean exit."""
+    """Leave the process group, so that launchers see a clean exit.
+
+    Done at exit too: upstream's programs leave without it, and then torch's threads abort a
+    process under torchrun now and then.
+    """
     global _store
     if dist.is_initialized():
         gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort

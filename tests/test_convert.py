@@ -96,7 +96,7 @@ def test_a_record_tells_order_and_heads_and_takes_the_new_order():
 
 @pytest.mark.parametrize("heads", [{"num_heads": 3}, {"num_head_channels": 24}])
 def test_heads_that_do_not_divide_the_channels_are_refused(heads):
-    with pytest.raises(UserError, match=f"--{[*heads][0]}: expected .*qkv"):
+    with pytest.raises(UserError, match=f"{[*heads][0]}: expected .*qkv"):
         convert.swap_attention_order(network(False).state_dict(), AttentionLayout("new", **heads))
 
 
