@@ -386,7 +386,7 @@ def test_labels_number_the_first_folders_in_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [("folder", "--labels folder: .*found .*loose.png"), ("colour", "labels: .* got 'colour'")],
+    [("folder", "labels folder: .*found .*loose.png"), ("colour", "labels: .* got 'colour'")],
 )
 def test_a_label_that_is_not_there_is_refused(tmp_path, labels, message):
     (tmp_path / "a").mkdir()
