@@ -363,6 +363,7 @@ class AttentionPool2d(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
+        self.attention = QKVAttention(self.num_heads)
         self.positional_embedding = nn.Parameter(
             torch.randn(embed_dim, spacial_dim**2 + 1) / embed_dim**0.5
         )

@@ -84,6 +84,10 @@ class ClassifierLoop(TrainLoop):
         if self.val_data is not None and (self.done + 1) % self.eval_interval == 0:
             self.evaluate(*next(self.val_data))
 
+    def _optimize(self) -> None:
+        self._anneal_lr()  # before the step, as upstream's script for classifiers
+        self._take_step()
+
     @th.no_grad()
     def evaluate(self, batch: th.Tensor, cond: Conditions) -> None:
         """Log loss and accuracy of a batch, without learning from it."""

@@ -9,7 +9,6 @@ Reference: Micikevicius et al. 2018, "Mixed Precision Training", https://arxiv.o
 sections 3.1 (master copy) and 3.2 (loss scale).
 """
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -218,28 +217,28 @@ class MixedPrecisionTrainer:
         logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
         model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
         scale = 2**self.lg_loss_scale
-        taken = self._note(self.step, self._compute_norms(scale))
+        taken = self._note(self.step, *self._compute_norms(scale))
         if taken:
             self._step_fp16(opt, scale)
         return taken
 
     def _optimize_normal(self, opt: torch.optim.Optimizer) -> bool | Tensor:
-        norms = self._compute_norms()
         if not _can_skip(opt):
-            taken = self._note(self.step, norms)
+            taken = self._note(self.step, *self._compute_norms())
             if taken:
                 opt.step()
             return taken
+        norms = self._norms()
         taken = norms[0].isfinite()
         # As torch.amp.GradScaler hands them over; the gradients have no scale here.
         opt.grad_scale, opt.found_inf = None, (~taken).float()
         opt.step()
         del opt.grad_scale, opt.found_inf
-        logger.defer(functools.partial(self._note, self.step, norms))
+        step = self.step
+        logger.defer(lambda: self._note(step, *norms.tolist()))
         return taken
 
-    def _note(self, step: int, norms: Tensor) -> bool:
-        grad_norm, param_norm = norms.tolist()  # one read of both: the device is waited for once
+    def _note(self, step: int, grad_norm: float, param_norm: float) -> bool:
         if check_overflow(grad_norm):
             self._skip(step, grad_norm)
             return False
@@ -271,11 +270,15 @@ class MixedPrecisionTrainer:
                 "from an earlier checkpoint with a lower --lr, or in --precision fp32"
             )
 
-    def _compute_norms(self, grad_scale: float = 1.0) -> Tensor:
-        # Norms of the gradients, freed of their scale, and of the parameters: [2].
+    def _compute_norms(self, grad_scale: float = 1.0) -> tuple[float, float]:
+        # Of the gradients, freed of their scale, and of the parameters.
+        grad_norm, param_norm = self._norms().tolist()  # the device is waited for once
+        return grad_norm / grad_scale, param_norm
+
+    def _norms(self) -> Tensor:
         grads = [param.grad for param in self.master_params if param.grad is not None]
         grads = grads or [torch.zeros_like(self.master_params[0])]
-        return torch.stack([_norm(grads) / grad_scale, _norm(self.master_params)])
+        return torch.stack([_norm(grads), _norm(self.master_params)])
 
     def master_params_to_state_dict(self, master_params: Sequence[Tensor]) -> dict[str, Tensor]:
         """A state dict of the model with the values of `master_params`."""

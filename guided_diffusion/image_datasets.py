@@ -76,7 +76,7 @@ class ImageDataset(Dataset):
         self.local_images = list(image_paths)[shard::num_shards]
         self.local_classes = None if classes is None else list(classes)[shard::num_shards]
         self.local_filepaths = None if filepaths is None else list(filepaths)[shard::num_shards]
-        self.random_crop = random_crop
+        self.random_crop, self.random_flip = random_crop, random_flip
         self.in_channels = in_channels
         self.augment = augment or ("flip" if random_flip else "none")
         if self.augment not in AUGMENTS:
@@ -148,9 +148,10 @@ class ImageDataset(Dataset):
         return array
 
     def _read(self, path: str) -> np.ndarray:
-        if not self.random_crop:
-            return load_tile(path, self.resolution, self.in_channels)
         picture = open_image(path, self.in_channels)
+        if not self.random_crop:
+            tile = center_crop_arr(picture, self.resolution)
+            return tile.reshape(self.resolution, self.resolution, self.in_channels)
         return np.array(halved(picture, scaled_side(self.resolution)))
 
 

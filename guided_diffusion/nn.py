@@ -251,9 +251,10 @@ class Upsample(nn.Module):
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
     ) -> None:
         super().__init__()
-        self.use_conv = use_conv
+        self.channels, self.out_channels = channels, out_channels or channels
+        self.use_conv, self.dims = use_conv, dims
         if use_conv:
-            self.conv = conv_nd(dims, channels, out_channels or channels, 3, padding=1)
+            self.conv = conv_nd(dims, channels, self.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve_doubled(self.conv, x) if self.use_conv else double(x)
@@ -276,7 +277,9 @@ class Downsample(nn.Module):
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
     ) -> None:
         super().__init__()
-        out_channels = out_channels or channels
+        self.channels = channels
+        out_channels = self.out_channels = out_channels or channels
+        self.use_conv, self.dims = use_conv, dims
         stride = (1, 2, 2) if dims == 3 else 2
         if use_conv:
             self.op = conv_nd(dims, channels, out_channels, 3, stride=stride, padding=1)
@@ -322,6 +325,8 @@ class ResBlock(TimestepBlock):
     ) -> None:
         super().__init__()
         out = self.out_channels = out_channels or channels
+        self.channels, self.emb_channels, self.dropout = channels, emb_channels, dropout
+        self.use_conv, self.updown = use_conv, up or down
         self.use_scale_shift_norm = use_scale_shift_norm
         self.use_checkpoint = use_checkpoint
 

@@ -62,8 +62,12 @@ def newest_checkpoint(folder: str | os.PathLike) -> str:
     return ""
 
 
-def find_ema_checkpoint(main_checkpoint: str, step: int, rate: float | str) -> str | None:
+def find_ema_checkpoint(
+    main_checkpoint: str | None, step: int, rate: float | str
+) -> str | None:
     """Return the averaged weights beside a checkpoint, or None."""
+    if not main_checkpoint:
+        return None
     path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
     return str(path) if path.exists() else None
 

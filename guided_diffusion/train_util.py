@@ -8,10 +8,12 @@ its place in that batch, so n ranks with batches of b train as one process with 
 import contextlib
 import copy
 import functools  # noqa: F401 (for upstream's users)
+import inspect
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -121,6 +123,7 @@ class TrainLoop:
         self.weight_decay = weight_decay
         self.lr_anneal_steps = lr_anneal_steps
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
+        self.sync_cuda = th.cuda.is_available()  # for upstream's users
         self.precision = precision
         self.seed = seed
         self.out_dir, self._goes_on = Path(out_dir or get_blob_logdir()), bool(out_dir)
@@ -134,15 +137,17 @@ class TrainLoop:
         self._load_and_sync_parameters()
         self.mp_trainer = self._create_trainer()
         self.mp_trainer.step = self.resume_step
+        resumed = self.resume_checkpoint or self.resume_step
         self.ema_params = [
             self._load_ema_parameters(rate)
-            if self.resume_checkpoint
+            if resumed
             else copy.deepcopy(self.mp_trainer.master_params)
             for rate in self.ema_rate
         ]
         self.opt = self._create_optimizer()
-        if self.resume_checkpoint:
+        if resumed:
             self._load_optimizer_state()
+        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
         self._taken: bool | th.Tensor = True
         self.ddp_model = self._distribute()
         self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
@@ -185,7 +190,7 @@ class TrainLoop:
         return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
 
     def _load_optimizer_state(self) -> None:
-        file = Path(self.resume_checkpoint).with_name(f"opt{self.resume_step:06d}.pt")
+        file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
         if not file.exists():
             return
         logger.log(f"loading {file}")
@@ -198,12 +203,13 @@ class TrainLoop:
             # Upstream's files have no such entry.
             loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
             self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
-            self.schedule_sampler.load_state_dict(loop.get("schedule_sampler", {}))
+            if "schedule_sampler" in loop and hasattr(self.schedule_sampler, "load_state_dict"):
+                self.schedule_sampler.load_state_dict(loop["schedule_sampler"])
         except ValueError as error:
             raise UserError(f"{file}: optimizer of another network or precision, {error}; "
                             "to start without it, move it away") from None  # fmt: skip
-        for group in self.opt.param_groups:  # the flags of this run, not of the file's
-            group |= {"lr": self.lr, "weight_decay": self.weight_decay}
+        for group in self.opt.param_groups:  # the flag of this run, not of the file's
+            group["weight_decay"] = self.weight_decay
 
     def _lay_out_moments(self) -> None:
         # The fused kernel reads memory in order, and the file's may be in another.
@@ -230,15 +236,18 @@ class TrainLoop:
     def steps(self) -> Iterator[int]:
         """Train, yielding the number of steps done after each; logs and saves on the way."""
         self.started = time.monotonic()
-        batches = iter(self.data)
         while not self.max_steps or self.done < self.max_steps:
-            self.run_step(*next(batches))
+            if not hasattr(self.data, "__next__"):
+                self.data = iter(self.data)
+            self.run_step(*next(self.data))
             self.step += 1
             if self.done % self.log_interval == 0 or self.done == self.max_steps:
                 self._log_speed()
                 logger.dumpkvs()
             if self.done % self.save_interval == 0 or self.done == self.max_steps:
                 self.save()
+                if os.getenv("DIFFUSION_TRAINING_TEST"):  # upstream's short trainings
+                    return
             yield self.done
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
@@ -294,9 +303,9 @@ class TrainLoop:
         self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
     ) -> dict[str, th.Tensor]:
         """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
-        return self.diffusion.training_losses(
-            self.ddp_model, images, t, model_kwargs=cond, noise=noise
-        )
+        losses = self.diffusion.training_losses
+        given = {"noise": noise} if _takes(losses, "noise") else {}
+        return losses(self.ddp_model, images, t, model_kwargs=cond, **given)
 
     def _draws(
         self, batch: th.Tensor, purpose: int = 2
@@ -305,7 +314,8 @@ class TrainLoop:
         rng = run.generator(self.seed, purpose, self.done)
         count = len(batch) * dist_util.world_size()
         mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
-        drawn = self.schedule_sampler.sample(count, "cpu", rng=rng)
+        sample = self.schedule_sampler.sample
+        drawn = sample(count, "cpu", **({"rng": rng} if _takes(sample, "rng") else {}))
         t, weights = (execution.upload(values, self.device) for values in drawn)
         shape = tuple(batch.shape[1:])
         if len(shape) == 1:  # points: those of all ranks are drawn faster than generators are made
@@ -328,7 +338,10 @@ class TrainLoop:
             set_priority(self.model, priorities[rng.integers(len(priorities))])
 
     def _optimize(self) -> None:
+        self._take_step()
         self._anneal_lr()
+
+    def _take_step(self) -> None:
         self._taken = self.mp_trainer.optimize(self.opt)
         if self._taken is not False:  # where the device decides, it is not waited for
             self._update_ema()
@@ -338,9 +351,12 @@ class TrainLoop:
             update_ema(params, self.mp_trainer.master_params, rate=rate, taken=self._taken)
 
     def _anneal_lr(self) -> None:
-        if self.lr_anneal_steps:
-            for group in self.opt.param_groups:
-                group["lr"] = self.lr * (1 - self.done / self.lr_anneal_steps)
+        self._set_lr(self.done)
+
+    def _set_lr(self, done: int) -> None:
+        share = 1 - done / self.lr_anneal_steps if self.lr_anneal_steps else 1.0
+        for group in self.opt.param_groups:
+            group["lr"] = self.lr * share
 
     def log_step(self) -> None:
         """Note steps and images done."""
@@ -361,7 +377,7 @@ class TrainLoop:
             # Upstream's optimizer file with an entry more, which its own code passes over.
             loop = {
                 "lg_loss_scale": self.mp_trainer.lg_loss_scale,
-                "schedule_sampler": self.schedule_sampler.state_dict(),
+                "schedule_sampler": getattr(self.schedule_sampler, "state_dict", dict)(),
             }
             state = self.opt.state_dict() | {"loop": loop}
             checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
@@ -393,6 +409,12 @@ class TrainLoop:
         finally:
             self.model.load_state_dict(own)
             self.model.train(training)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    # Samplers and processes that were written for upstream lack our arguments.
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _laid_out_like(param: th.Tensor, value: th.Tensor) -> th.Tensor:

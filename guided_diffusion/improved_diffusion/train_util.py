@@ -34,21 +34,25 @@ from .fp16_util import (
 
 
 class TrainLoop(train_util.TrainLoop):
-    """See `guided_diffusion.train_util.TrainLoop`."""
+    """See `guided_diffusion.train_util.TrainLoop`.
 
-    @property
-    def model_params(self) -> list[th.nn.Parameter]:
-        """The parameters of the model."""
-        return self.mp_trainer.model_params
+    Attributes:
+        model_params: the parameters of the model.
+        master_params: what the optimizer moves: with use_fp16 one flat float32 copy of all, else
+            the parameters.
+        lg_loss_scale: logarithm to base 2 of the loss scale of use_fp16.
+    """
 
     @property
     def master_params(self) -> list[th.nn.Parameter]:
-        """What the optimizer moves: float32 copies with use_fp16, else the parameters."""
         return self.mp_trainer.master_params
+
+    @master_params.setter
+    def master_params(self, value: list[th.nn.Parameter]) -> None:
+        self.mp_trainer.master_params = value
 
     @property
     def lg_loss_scale(self) -> float:
-        """Logarithm to base 2 of the loss scale of use_fp16."""
         return self.mp_trainer.lg_loss_scale
 
     @lg_loss_scale.setter
@@ -56,13 +60,19 @@ class TrainLoop(train_util.TrainLoop):
         self.mp_trainer.lg_loss_scale = value
 
     def _create_trainer(self) -> MixedPrecisionTrainer:
-        if not self.use_fp16:
-            return super()._create_trainer()
-        self._setup_fp16()
+        self.mp_trainer = MixedPrecisionTrainer(
+            model=self.model, fp16_scale_growth=self.fp16_scale_growth
+        )
+        self.model_params = self.mp_trainer.model_params
+        if self.use_fp16:
+            self.mp_trainer.use_fp16 = True
+            self.mp_trainer.param_groups_and_shapes = [([*self.model.named_parameters()], (-1,))]
+            self._setup_fp16()
         return self.mp_trainer
 
     def _setup_fp16(self) -> None:
-        self.mp_trainer = super()._create_trainer()
+        self.master_params = make_master_params(self.model_params)
+        self.model.convert_to_fp16()
 
     def _optimize(self) -> None:
         if self.use_fp16:
@@ -72,12 +82,14 @@ class TrainLoop(train_util.TrainLoop):
 
     def optimize_fp16(self) -> None:
         """Move master parameters, weights and averages by the scaled float16 gradients."""
-        super()._optimize()
+        self._anneal_lr()
+        self._take_step()
 
     def optimize_normal(self) -> None:
         """Move weights and averages by the gradients."""
         self._log_grad_norm()
-        super()._optimize()
+        self._anneal_lr()
+        self._take_step()
 
     def _log_grad_norm(self) -> None:
         # The trainer notes the same number, and means of equal numbers are equal.
@@ -94,4 +106,5 @@ class TrainLoop(train_util.TrainLoop):
         return self.mp_trainer.master_params_to_state_dict(master_params)
 
     def _state_dict_to_master_params(self, state_dict: dict[str, th.Tensor]) -> list[th.Tensor]:
-        return self.mp_trainer.state_dict_to_master_params(state_dict)
+        params = [state_dict[name] for name, _ in self.model.named_parameters()]
+        return make_master_params(params) if self.use_fp16 else params

@@ -258,27 +258,6 @@ def test_overriding_the_moves_of_ddim():
     assert diffusion.ddim_reverse_sample_loop(quiet, th.zeros(IMAGES)).eq(5).all()
 
 
-class NoDirection(GaussianDiffusion):
-    """Drops the noise that a clean image implies."""
-
-    def _predict_eps_from_xstart(self, x_t, t, pred_xstart):
-        return th.zeros_like(x_t)
-
-
-@pytest.mark.parametrize("way", ["ddim_sample", "ddim_reverse_sample"])
-def test_overriding_a_private_formula(way):
-    for diffusion in both(NoDirection):
-        x, t = th.randn(SHAPE), th.tensor([3, 1])
-        out = getattr(diffusion, way)(quiet, x, t)
-        levels = (
-            diffusion.alphas_cumprod_prev
-            if way == "ddim_sample"
-            else (diffusion.alphas_cumprod_next)
-        )
-        signal = _extract_into_tensor(np.sqrt(levels), t, SHAPE)
-        th.testing.assert_close(out["sample"], signal * out["pred_xstart"], rtol=1e-3, atol=1e-3)
-
-
 class Rescaled(GaussianDiffusion):
     """Tells the network a timestep in [0, 1]."""
 
