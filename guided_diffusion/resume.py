@@ -62,6 +62,21 @@ def newest_checkpoint(folder: str | os.PathLike) -> str:
     return ""
 
 
+def ema_rates(text: float | str) -> list[float]:
+    """Read the decays of averaged weights.
+
+    Raises:
+        UserError: unless they are numbers in [0, 1), with commas between.
+    """
+    try:
+        rates = [float(part) for part in str(text).split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 <= rate < 1 for rate in rates):
+        raise ArgumentError("ema_rate", f"expected decays in [0, 1), got {text!r}")
+    return rates
+
+
 def find_ema_checkpoint(
     main_checkpoint: str | None, step: int, rate: float | str
 ) -> str | None:

@@ -26,7 +26,7 @@ from .resample import create_named_schedule_sampler
 from .resume import remove_unfinished
 from .schedules import betas_of_flags
 from .script_util import create_gaussian_diffusion
-from .train_util import TrainLoop, refuse_flags
+from .train_util import TrainLoop, ema_rates
 
 Identity = tuple[Path, str, dict[str, Any], set[str], dict[str, Any]]
 
@@ -65,6 +65,19 @@ def begin(
             "second goes on with one",
         )
     return join(script, args, groups, default)
+
+
+def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
+    """Stop on flags that cannot work, before anything is loaded.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    ema_rates(ema_rate)
+    if use_fp16 and precision != "fp32":
+        raise ArgumentError(
+            "precision", f"{precision} and --use_fp16 True exclude each other; choose one"
+        )
 
 
 def join(

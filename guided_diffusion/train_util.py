@@ -8,22 +8,18 @@ its place in that batch, so n ranks with batches of b train as one process with 
 import contextlib
 import copy
 import functools  # noqa: F401 (for upstream's users)
-import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch as th
 import torch.distributed as dist  # noqa: F401 (for upstream's users)
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim import AdamW
 
-from . import checkpoint, dist_util, execution, fine_tune, logger, run
-from .attention import priorities_of, set_priority
-from .flags import ArgumentError, UserError
+from . import checkpoint, dist_util, execution, fine_tune, logger, step_draws
+from .flags import UserError
 from .fp16_util import (  # noqa: F401 (for upstream's users)
     INITIAL_LOG_LOSS_SCALE,
     MixedPrecisionTrainer,
@@ -39,6 +35,7 @@ from .loop_log import log_loss_dict
 from .nn import update_ema
 from .resample import LossAwareSampler, ScheduleSampler, UniformSampler
 from .resume import (
+    ema_rates,
     find_ema_checkpoint,
     find_resume_checkpoint,
     get_blob_logdir,
@@ -260,8 +257,8 @@ class TrainLoop:
         """Add up the gradients of a batch, one microbatch after another."""
         self.mp_trainer.zero_grad()
         timesteps, weights, noise = self._draws(batch)
-        self._seed_dropout()
-        self._draw_priority()
+        step_draws.seed_dropout(self.seed, self.done)
+        step_draws.draw_priority(self.model, self.seed, self.done)
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
             last = part.stop >= len(batch)
@@ -304,38 +301,18 @@ class TrainLoop:
     ) -> dict[str, th.Tensor]:
         """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
         losses = self.diffusion.training_losses
-        given = {"noise": noise} if _takes(losses, "noise") else {}
+        given = step_draws.known(losses, noise=noise)
         return losses(self.ddp_model, images, t, model_kwargs=cond, **given)
 
     def _draws(
-        self, batch: th.Tensor, purpose: int = 2
+        self, batch: th.Tensor, stream: int = step_draws.NOISE
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Return this rank's timesteps, loss weights and noise of the present step."""
-        rng = run.generator(self.seed, purpose, self.done)
-        count = len(batch) * dist_util.world_size()
-        mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
-        sample = self.schedule_sampler.sample
-        drawn = sample(count, "cpu", **({"rng": rng} if _takes(sample, "rng") else {}))
-        t, weights = (execution.upload(values, self.device) for values in drawn)
-        shape = tuple(batch.shape[1:])
-        if len(shape) == 1:  # points: those of all ranks are drawn faster than generators are made
-            noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
-        else:  # numbered from 1, as a seed that ends in 0 is that of the timesteps
-            rngs = [run.generator(self.seed, purpose, self.done, 1 + i) for i in range(count)[mine]]
-            noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
-        return t[mine], weights[mine], th.from_numpy(noise)
-
-    def _seed_dropout(self) -> None:
-        # Dropout draws from the generator of torch, there is no other way.
-        rng = run.generator(self.seed, 5, self.done, dist_util.rank())
-        th.manual_seed(int(rng.integers(2**62)))
-
-    def _draw_priority(self) -> None:
-        # A network with weights for two roles plays one of them in a step, on all ranks the same.
-        priorities = priorities_of(self.model)
-        if len(priorities) > 1:
-            rng = run.generator(self.seed, 7, self.done)
-            set_priority(self.model, priorities[rng.integers(len(priorities))])
+        """Return this rank's timesteps, loss weights and noise (on the host) of this step."""
+        sampler = self.schedule_sampler
+        *drawn, noise = step_draws.draw_timesteps_and_noise(
+            sampler, batch, self.seed, self.done, stream
+        )
+        return *(execution.upload(values, self.device) for values in drawn), noise
 
     def _optimize(self) -> None:
         self._take_step()
@@ -351,7 +328,8 @@ class TrainLoop:
             update_ema(params, self.mp_trainer.master_params, rate=rate, taken=self._taken)
 
     def _anneal_lr(self) -> None:
-        self._set_lr(self.done)
+        if self.lr_anneal_steps:
+            self._set_lr(self.done)
 
     def _set_lr(self, done: int) -> None:
         share = 1 - done / self.lr_anneal_steps if self.lr_anneal_steps else 1.0
@@ -411,41 +389,7 @@ class TrainLoop:
             self.model.train(training)
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    # Samplers and processes that were written for upstream lack our arguments.
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 def _laid_out_like(param: th.Tensor, value: th.Tensor) -> th.Tensor:
     if value.shape != param.shape or value.stride() == param.stride():
         return value
     return th.empty_like(param).detach().copy_(value.detach())
-
-
-def ema_rates(text: float | str) -> list[float]:
-    """Read the decays of averaged weights.
-
-    Raises:
-        UserError: unless they are numbers in [0, 1), with commas between.
-    """
-    try:
-        rates = [float(part) for part in str(text).split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 <= rate < 1 for rate in rates):
-        raise ArgumentError("ema_rate", f"expected decays in [0, 1), got {text!r}")
-    return rates
-
-
-def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
-    """Stop on flags that cannot work, before anything is loaded.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    ema_rates(ema_rate)
-    if use_fp16 and precision != "fp32":
-        raise ArgumentError(
-            "precision", f"{precision} and --use_fp16 True exclude each other; choose one"
-        )

@@ -16,7 +16,7 @@ losses schedules spectrum solvers depth fourier_trans
 forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
 network_flags script_util signs checkpoint domains convert
 guidance
-fine_tune fp16_util resume loop_log train_util train_run classifier_util
+fine_tune fp16_util resume loop_log step_draws train_util train_run classifier_util
 soft_labels
 walks
 bridge synthetic_bridge
@@ -27,8 +27,8 @@ ablation
 timing published network_timing sequence_timing scaling quality
 """.split()
 HEAVY = {
-    "mpi4py", "torchvision", "cv2", "matplotlib", "blobfile", "scipy", "tqdm", "safetensors",
-    "torch_fidelity", "torchmetrics",
+    "mpi4py", "torchvision", "cv2", "skimage", "sklearn", "matplotlib", "blobfile", "scipy",
+    "tqdm", "safetensors", "torch_fidelity", "torchmetrics",
 }  # fmt: skip
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -9,7 +9,7 @@ import torch
 from cli import draw_images
 from reference_weights import draw, load_drawn_weights
 
-from guided_diffusion import checkpoint, fp16_util, logger, train_util
+from guided_diffusion import checkpoint, fp16_util, logger, step_draws, train_util
 from guided_diffusion.checkpoint import load_state
 from guided_diffusion.flags import UserError
 from guided_diffusion.image_datasets import load_data
@@ -176,9 +176,9 @@ def test_ranks_draw_together_what_one_process_does(make, monkeypatch, shape):
 def test_a_rank_draws_the_noise_of_its_own_images_alone_and_each_from_its_own_stream(
     make, monkeypatch
 ):
-    loop, seeds, generator = make(seed=5), [], train_util.run.generator
+    loop, seeds, generator = make(seed=5), [], step_draws.run.generator
     monkeypatch.setattr(
-        train_util.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
+        step_draws.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
     )
     batch = torch.empty(2, 3, 16, 16)
     drawn(loop, batch, monkeypatch, rank=3, ranks=8)
