@@ -65,7 +65,7 @@ def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
     folder, *below = Path(file).relative_to(data_dir).parts
     if not below:
         raise ArgumentError(
-            "labels folder", f"expected every image in a folder of its class, found {file}"
+            "labels", f"folder: expected every image in a folder of its class, found {file}"
         )
     return folder
 

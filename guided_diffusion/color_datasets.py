@@ -44,7 +44,7 @@ class ColorDataset(Dataset):
 
     Raises:
         UserError: if the file is not a picture.
-        ValueError: if the ratio is none.
+        ValueError: if the ratio is below 1.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ColorDataset(Dataset):
         return cls.normalize(points, use_lab_space), pixels.shape
 
     @classmethod
-    def normalize(cls, arr: np.ndarray, use_lab_space: bool = True) -> np.ndarray:
+    def normalize(cls, arr: np.ndarray | th.Tensor, use_lab_space: bool = True) -> np.ndarray:
         """Return points of L*, a*, b*, or of levels 0..255, scaled to about [-1, 1].
 
         Args:
@@ -93,8 +93,8 @@ class ColorDataset(Dataset):
         return (arr - LAB_OFFSET) / LAB_SCALE if use_lab_space else arr / 127.5 - 1
 
     @classmethod
-    def unnormalize(cls, arr: np.ndarray, use_lab_space: bool = True) -> np.ndarray:
-        """Return what `normalize` was given; arguments and errors are its own."""
+    def unnormalize(cls, arr: np.ndarray | th.Tensor, use_lab_space: bool = True) -> np.ndarray:
+        """Return what `normalize` was given; for arguments and errors see there."""
         arr = _triples(arr)
         return arr * LAB_SCALE + LAB_OFFSET if use_lab_space else (arr + 1) * 127.5
 
@@ -111,7 +111,7 @@ def sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int]) -> 
 
     DDIB's function of this name ends in fractions of 1, which 8 bits make black; this one does not.
     """
-    lab = ColorDataset.unnormalize(_array(arr)).astype(np.float64)
+    lab = ColorDataset.unnormalize(arr).astype(np.float64)
     return _picture(_rgb_of_lab(lab) * 255, image_shape)
 
 
@@ -120,7 +120,7 @@ def rgb_sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int])
 
     Levels are rounded, where DDIB's cuts off what lies behind the point.
     """
-    return _picture(ColorDataset.unnormalize(_array(arr), use_lab_space=False), image_shape)
+    return _picture(ColorDataset.unnormalize(arr, use_lab_space=False), image_shape)
 
 
 def _picture(levels: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
@@ -162,7 +162,8 @@ def _array(points: np.ndarray | th.Tensor) -> np.ndarray:
     return np.asarray(points.cpu() if th.is_tensor(points) else points)
 
 
-def _triples(arr: np.ndarray) -> np.ndarray:
+def _triples(arr: np.ndarray | th.Tensor) -> np.ndarray:
+    arr = _array(arr)
     if arr.ndim != 2 or arr.shape[1] != 3:
         raise ValueError(f"arr: expected points [N, 3], got {list(arr.shape)}")
     return arr.astype(np.float32)

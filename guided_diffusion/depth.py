@@ -71,9 +71,10 @@ def search_levels(values: np.ndarray, amount: int) -> Depths:
 
     For each wanted value in turn the first nearest entry is taken, if it lies behind the one taken
     before it (the first may not have index 0). If it does not, 0 is written over it and the search
-    looks again. A value that is not found in `LOOKS` looks ends the search for all of them:
-    the depths are then evenly spaced. Lists that fall, or stay where they are for more than a
-    hundred entries, end in this way; lists that rise steadily do not.
+    looks again. A value that is not found in `LOOKS` looks ends the search for all values, and the
+    depths are evenly spaced. A list that rises in many steps is searched as meant. In a list that
+    falls the first value is found near the end and the second before it: with many entries between
+    the two the search fails, with fewer it returns neighbouring indices near the end.
 
     Args:
         values: float array [T], which is written over as published.

@@ -223,7 +223,7 @@ class MixedPrecisionTrainer:
         return taken
 
     def _optimize_normal(self, opt: torch.optim.Optimizer) -> bool | Tensor:
-        if not _can_skip(opt):
+        if not (_can_skip(opt) and self._norms_are_ours()):
             taken = self._note(self.step, *self._compute_norms())
             if taken:
                 opt.step()
@@ -274,6 +274,9 @@ class MixedPrecisionTrainer:
         # Of the gradients, freed of their scale, and of the parameters.
         grad_norm, param_norm = self._norms().tolist()  # the device is waited for once
         return grad_norm / grad_scale, param_norm
+
+    def _norms_are_ours(self) -> bool:
+        return type(self)._compute_norms is MixedPrecisionTrainer._compute_norms
 
     def _norms(self) -> Tensor:
         grads = [param.grad for param in self.master_params if param.grad is not None]

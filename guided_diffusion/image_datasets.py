@@ -22,6 +22,7 @@ from .classes import class_of_each
 from .flags import ArgumentError, UserError
 from .image_files import (  # noqa: F401  (upstream's names of crops live here)
     AUGMENTS,
+    _list_image_files_recursively,
     augment_tile,
     center_crop_arr,
     halved,
@@ -35,7 +36,6 @@ from .image_files import (  # noqa: F401  (upstream's names of crops live here)
 from .imagenet import get_image_filenames_for_label  # noqa: F401  (upstream's name lives here)
 from .lazy import MPI, bf  # noqa: F401 (for upstream's users)
 
-_list_image_files_recursively = list_image_files  # upstream's name
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 
 

@@ -18,6 +18,7 @@ from . import dist_util, logger
 from .flags import ArgumentError, UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 AUGMENTS = ("none", "flip", "dihedral")
 
@@ -49,6 +50,17 @@ def list_image_files(data_dir: str | os.PathLike, *, flag: str = "data_dir") -> 
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
             raise ArgumentError(flag, f"expected file names of printable text, found {file!a}")
     return files
+
+
+def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
+    """Return the JPEG, PNG and GIF files under a folder, in upstream's order; [] without one."""
+    found = []
+    for path in sorted(Path(data_dir).iterdir(), key=lambda path: path.name):
+        if path.suffix.lower() in UPSTREAMS_EXTENSIONS:
+            found.append(str(path))
+        elif path.is_dir():
+            found += _list_image_files_recursively(path)
+    return found
 
 
 def first_of(images: Sequence[Any], count: int, place: str) -> Sequence[Any]:

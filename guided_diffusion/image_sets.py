@@ -171,6 +171,8 @@ class NpzImages:
 def _one_line_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, ValueError) as error:
         raise UserError(
             f"{path}: expected an .npz with arr_0, images [N, H, W, C] uint8, got a file that "

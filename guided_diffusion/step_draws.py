@@ -5,16 +5,13 @@ an image depends on its place in that batch. So n ranks with batches of b draw w
 batches of n * b draws, and a run that resumes draws what it would have drawn.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch as th
 
 from . import dist_util, run
 from .attention import priorities_of, set_priority
 from .resample import ScheduleSampler
+from .signatures import known
 
 NOISE, DROPOUT, PRIORITY = 2, 5, 7  # streams of `run.generator`
 
@@ -36,9 +33,9 @@ def draw_timesteps_and_noise(
     mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
     t, weights = sampler.sample(count, "cpu", **known(sampler.sample, rng=rng))
     shape = tuple(batch.shape[1:])
-    if len(shape) == 1:  # points: those of all ranks are drawn faster than generators are made
+    if len(shape) == 1:  # one draw for all points is faster than a generator for each
         noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
-    else:  # numbered from 1, as a seed that ends in 0 is that of the timesteps
+    else:  # numbered from 1, as 0 would repeat the generator of the timesteps
         rngs = [run.generator(seed, stream, step, 1 + i) for i in range(count)[mine]]
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
     return t[mine], weights[mine], th.from_numpy(noise)
@@ -55,10 +52,3 @@ def draw_priority(model: th.nn.Module, seed: int, step: int) -> None:
     if len(priorities) > 1:
         rng = run.generator(seed, PRIORITY, step)
         set_priority(model, priorities[rng.integers(len(priorities))])
-
-
-def known(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Return the arguments that a function takes; one that was written for upstream lacks ours."""
-    parameters = inspect.signature(function).parameters
-    rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return {name: value for name, value in arguments.items() if rest or name in parameters}

@@ -283,8 +283,8 @@ def load_2d_data(
     points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
     if training:
         yield from _shuffled_batches(points, batch_size, seed, start_step)
-    for batch in points.split(batch_size)[start_step:]:
-        yield batch, {}
+    else:
+        yield from ((batch, {}) for batch in points.split(batch_size)[start_step:])
 
 
 def _shuffled_batches(

@@ -43,6 +43,7 @@ from .resume import (
     newest_checkpoint,
     parse_resume_step_from_filename,
 )
+from .signatures import known
 from .signs import SIGNS_OF_FLAGS
 
 Conditions = dict[str, th.Tensor]
@@ -129,7 +130,7 @@ class TrainLoop:
         _, self.layout = execution.training_layout(self.device.type, precision, use_fp16)
         self.global_batch = batch_size * dist_util.world_size()
 
-        self.resume_checkpoint, self.init_checkpoint = resume_checkpoint, init_checkpoint
+        self.resume_checkpoint, self.init_checkpoint = resume_checkpoint or "", init_checkpoint
         self.step, self.resume_step = 0, 0
         self._load_and_sync_parameters()
         self.mp_trainer = self._create_trainer()
@@ -152,7 +153,7 @@ class TrainLoop:
     def _load_and_sync_parameters(self) -> None:
         # The newest of the run's own folder, else what upstream's hook finds, else what was given.
         own = dist_util.once(lambda: newest_checkpoint(self.out_dir)) if self._goes_on else ""
-        start = own or find_resume_checkpoint() or named_checkpoint(self.resume_checkpoint)
+        start = own or self._find_elsewhere() or named_checkpoint(self.resume_checkpoint)
         self.resume_checkpoint = start
         if start:
             self.resume_step = parse_resume_step_from_filename(start)
@@ -161,6 +162,9 @@ class TrainLoop:
         elif self.init_checkpoint:
             fine_tune.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
         dist_util.sync_params(self.model.parameters())
+
+    def _find_elsewhere(self) -> str | None:
+        return find_resume_checkpoint()
 
     def _create_trainer(self) -> MixedPrecisionTrainer:
         return MixedPrecisionTrainer(
@@ -191,8 +195,8 @@ class TrainLoop:
         if not file.exists():
             return
         logger.log(f"loading {file}")
+        state = checkpoint.load_file(file)
         try:
-            state = checkpoint.load_file(file)
             for group in state["param_groups"]:  # whatever kernels the file's run used
                 group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
             self.opt.load_state_dict(state)
@@ -301,7 +305,7 @@ class TrainLoop:
     ) -> dict[str, th.Tensor]:
         """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
         losses = self.diffusion.training_losses
-        given = step_draws.known(losses, noise=noise)
+        given = known(losses, noise=noise)
         return losses(self.ddp_model, images, t, model_kwargs=cond, **given)
 
     def _draws(
@@ -324,8 +328,9 @@ class TrainLoop:
             self._update_ema()
 
     def _update_ema(self) -> None:
+        given = known(update_ema, taken=self._taken)
         for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-            update_ema(params, self.mp_trainer.master_params, rate=rate, taken=self._taken)
+            update_ema(params, self.mp_trainer.master_params, rate=rate, **given)
 
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs
 from .sampling import Sampler
+from .signatures import known_or_given
 from .spectrum import reference_magnitude
 
 Move = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
@@ -51,12 +51,6 @@ def _starting_noise(
     """The given noise, whatever the shape; or a draw from torch's default generator."""
     device = _device_of(model, device, noise)
     return torch.randn(*shape, device=device) if noise is None else noise.to(device)
-
-
-def _given(**arguments: Any) -> dict[str, Any]:
-    # What the samplers of some upstreams lack is handed on only where it is given, so that a
-    # subclass can override a move or a walk with the arguments that its upstream has.
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _last_sample(start: torch.Tensor, walk: Walk) -> torch.Tensor:
@@ -103,7 +97,7 @@ class Trajectories(Sampler):
             progress: show a progress bar.
 
         Returns:
-            Images of the given shape, or of that of noise.
+            Images of the given shape, or of the shape of noise where it is given.
         """
         start = _starting_noise(model, shape, noise, device)
         walk = self.p_sample_loop_progressive(
@@ -115,7 +109,7 @@ class Trajectories(Sampler):
             model_kwargs=model_kwargs,
             device=device,
             progress=progress,
-            **_given(cond_fn=cond_fn),
+            **known_or_given(self.p_sample_loop_progressive, cond_fn=cond_fn),
         )
         return _last_sample(start, walk)
 
@@ -139,7 +133,7 @@ class Trajectories(Sampler):
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
             model_kwargs=model_kwargs,
-            **_given(cond_fn=cond_fn),
+            **known_or_given(self.p_sample, cond_fn=cond_fn),
         )
         yield from self._walk(move, start, range(self.num_timesteps)[::-1], progress)
 
@@ -176,7 +170,7 @@ class Trajectories(Sampler):
             diffway_end: depth to start from, i.e. run t = `diffway_end` - 1 .. 0; by default T.
 
         Returns:
-            Images of the given shape, or of that of noise.
+            Images of the given shape, or of the shape of noise where it is given.
         """
         start = _starting_noise(model, shape, noise, device)
         walk = self.ddim_sample_loop_progressive(
@@ -189,7 +183,12 @@ class Trajectories(Sampler):
             device=device,
             progress=progress,
             eta=eta,
-            **_given(cond_fn=cond_fn, amount=amount, diffway_end=diffway_end),
+            **known_or_given(
+                self.ddim_sample_loop_progressive,
+                cond_fn=cond_fn,
+                amount=amount,
+                diffway_end=diffway_end,
+            ),
         )
         return _last_sample(start, walk)
 
@@ -216,7 +215,7 @@ class Trajectories(Sampler):
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
             model_kwargs=model_kwargs,
-            **_given(cond_fn=cond_fn),
+            **known_or_given(self.ddim_sample, cond_fn=cond_fn),
             eta=eta,
         )
         timesteps = range(self.num_timesteps)[:diffway_end][::-1]
@@ -273,7 +272,9 @@ class Trajectories(Sampler):
             device=device,
             progress=progress,
             eta=eta,
-            **_given(cond_fn=cond_fn, **depths),
+            **known_or_given(
+                self.ddim_reverse_sample_loop_progressive, cond_fn=cond_fn, **depths
+            ),
         )
         return _last_sample(start, walk)
 
@@ -300,7 +301,7 @@ class Trajectories(Sampler):
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
             model_kwargs=model_kwargs,
-            **_given(cond_fn=cond_fn),
+            **known_or_given(self.ddim_reverse_sample, cond_fn=cond_fn),
             eta=eta,
         )
         timesteps = range(self.num_timesteps)[diffway_start:diffway_end]

@@ -76,7 +76,7 @@ TRAINING = [
     ("--sample_interval -2", "--sample_interval: " + WHOLE.format(-1, -2)),
     ("--schedule_sampler best", "--schedule_sampler: invalid choice: 'best' (choose from 'uniform"),
     ("--labels folder", "--labels: expected together with --class_cond True, got it alone"),
-    ("--labels folder --class_cond True", "--labels folder: expected every image in a folder of"),
+    ("--labels folder --class_cond True", "--labels: folder: expected every image in a folder of"),
     ("--labels name", "--labels: invalid choice: 'name' (choose from 'prefix', 'folder')"),
     ("--augment mirror", "--augment: invalid choice: 'mirror' (choose from 'none', 'flip'"),
     ("--use_fp16 True --precision bf16", "--precision: bf16 and --use_fp16 True exclude each"),

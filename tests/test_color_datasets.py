@@ -138,3 +138,9 @@ def test_ranks_draw_different_points(picture, monkeypatch):
             next(color_datasets.load_color_data_for_training(16, picture, False, Log()))[0]
         )
     assert not torch.equal(*drawn)
+
+
+def test_samples_are_scaled_as_tensors_too():
+    points = torch.tensor([[0.5, 0.0, -0.5]])
+    expected = ColorDataset.unnormalize(points.numpy())
+    assert np.array_equal(ColorDataset.unnormalize(points), expected)

@@ -38,10 +38,14 @@ def test_reference_lists(case):
     assert ours == after.tolist()
 
 
-def test_falling_lists_fall_back():
-    # Nearest to the lowest value wanted is the last entry, and behind it there is none.
-    values = [20 - 10 * i / 999 for i in range(1000)]
-    assert get_adaptive_list(values, 10) == [*range(100, 1000, 100), 999]
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(1000, [*range(100, 1000, 100), 999]), (200, [*range(179, 189)])],
+)
+def test_falling_lists_fall_back_or_end_in_neighbours(length, expected):
+    # The second value lies before the first: as many entries are passed over as lie between.
+    values = np.linspace(20, 10, length).tolist()
+    assert get_adaptive_list(values, 10) == expected
 
 
 def test_a_feature_that_falls_with_depth_is_searched():

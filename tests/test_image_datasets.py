@@ -386,7 +386,7 @@ def test_labels_number_the_first_folders_in_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [("folder", "labels folder: .*found .*loose.png"), ("colour", "labels: .* got 'colour'")],
+    [("folder", "labels: folder: .*found .*loose.png"), ("colour", "labels: .* got 'colour'")],
 )
 def test_a_label_that_is_not_there_is_refused(tmp_path, labels, message):
     (tmp_path / "a").mkdir()
@@ -503,3 +503,13 @@ def test_a_file_name_that_no_manifest_can_hold_is_refused(tmp_path, name):
     (Path(tmp_path) / os.fsdecode(name)).write_bytes(b"")
     with pytest.raises(UserError, match="printable text, found '.*(udcff|\\\\n)"):
         image_files.list_image_files(tmp_path)
+
+
+def test_upstreams_list_goes_folder_by_folder_and_may_be_empty(tmp_path):
+    assert image_datasets._list_image_files_recursively(tmp_path) == []
+    for name in ("b.PNG", "a/z.jpg", "a/x/y.gif", "a-1.png", "a/t.tif", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = image_datasets._list_image_files_recursively(str(tmp_path))
+    expected = ["a/x/y.gif", "a/z.jpg", "a-1.png", "b.PNG"]
+    assert found == [str(tmp_path / name) for name in expected]

@@ -118,7 +118,8 @@ def test_an_npz_of_something_else_is_refused_with_what_it_holds(tmp_path, case):
     arrays, message = REFUSED[case]
     with pytest.raises(UserError) as refused:
         open_set(saved(tmp_path / "a.npz", **arrays), "REF")
-    assert message in str(refused.value) and str(tmp_path / "a.npz") in str(refused.value)
+    assert message in str(refused.value)
+    assert str(refused.value).count(str(tmp_path / "a.npz")) == 1
 
 
 def test_damage_inside_an_npz_shows_when_its_images_are_read(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
 # No module imports one of a later line, nor one of its own line that stands after it.
 ORDER = """
-lazy flags options translation_options tool_options synthetic_options stages demo
+lazy signatures flags options translation_options tool_options synthetic_options stages demo
 log_formats logger dist_util dealing run execution
 image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
 group_norm upsampling nn windows attention torso unet synthetic

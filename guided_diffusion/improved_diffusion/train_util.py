@@ -70,6 +70,9 @@ class TrainLoop(train_util.TrainLoop):
             self._setup_fp16()
         return self.mp_trainer
 
+    def _find_elsewhere(self) -> str | None:
+        return find_resume_checkpoint()  # the one of this module, which a program may replace
+
     def _setup_fp16(self) -> None:
         self.master_params = make_master_params(self.model_params)
         self.model.convert_to_fp16()
@@ -82,6 +85,9 @@ class TrainLoop(train_util.TrainLoop):
 
     def optimize_fp16(self) -> None:
         """Move master parameters, weights and averages by the scaled float16 gradients."""
+        model_grads_to_master_grads(self.model_params, self.master_params)
+        self.master_params[0].grad.mul_(2**-self.lg_loss_scale)
+        self._log_grad_norm()
         self._anneal_lr()
         self._take_step()
 

@@ -188,3 +188,26 @@ def test_one_module_by_both_names():
     features = model.get_feature_vectors(th.randn(1, 3, 32, 32), th.tensor([3.0]), th.tensor([1]))
     assert set(features) == {"down", "middle", "up"}
     assert len(features["up"]) == len(model.output_blocks)
+
+
+class CountingNorms(TrainLoop):
+    """Logs the norm of the gradients by itself."""
+
+    def _log_grad_norm(self):
+        norm = sum(p.grad.norm().item() ** 2 for p in self.master_params) ** 0.5
+        self.norms = [*getattr(self, "norms", []), norm]
+
+
+@pytest.mark.parametrize("use_fp16", [False, True])
+def test_norms_are_logged_once_a_step_without_the_loss_scale(use_fp16):
+    loop = loop_of(CountingNorms, use_fp16=use_fp16, lr_anneal_steps=2)
+    loop.lg_loss_scale = 10.0
+    loop.run_loop()
+    assert len(loop.norms) == 2 and 0 < max(loop.norms) < 100
+
+
+def test_replacing_the_search_for_checkpoints(monkeypatch, tmp_path):
+    path = tmp_path / "model000003.pt"
+    th.save(build()[0].state_dict(), path)
+    monkeypatch.setattr(train_util, "find_resume_checkpoint", lambda: str(path))
+    assert loop_of(TrainLoop).resume_step == 3

@@ -293,3 +293,28 @@ def test_every_type_of_mean_and_loss(mean_type, loss_type):
         for r in (ideal, ideal + 1)
     )
     assert (best < worse).all() and loss_type.is_vb() == (loss_type.name.endswith("KL"))
+
+
+class NewManner(GaussianDiffusion):
+    """Insists on what guided-diffusion's loops always hand over."""
+
+    def p_sample(self, model, x, t, *, clip_denoised, denoised_fn, cond_fn, model_kwargs):
+        return super().p_sample(model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs)
+
+    def ddim_sample(self, model, x, t, **kwargs):
+        assert kwargs.pop("cond_fn") is None
+        return super().ddim_sample(model, x, t, **kwargs)
+
+    def p_sample_loop_progressive(self, model, shape, *, cond_fn, **kwargs):
+        return super().p_sample_loop_progressive(model, shape, cond_fn=cond_fn, **kwargs)
+
+
+def test_overrides_that_require_the_arguments_of_guided_diffusion():
+    for diffusion in both(NewManner):
+        for loop in (diffusion.p_sample_loop, diffusion.ddim_sample_loop):
+            assert loop(quiet, IMAGES).shape == IMAGES
+
+
+def test_guidance_that_a_sampler_does_not_know_is_not_dropped():
+    with pytest.raises(TypeError, match="cond_fn"):
+        OldManner(**HAND_MADE).p_sample_loop(quiet, IMAGES, cond_fn=lambda x, t: x)

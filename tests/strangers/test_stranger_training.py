@@ -332,3 +332,33 @@ def test_a_process_of_ones_own_in_upstreams_loop():
     before = [p.detach().clone() for p in model.parameters()]
     TrainLoop(**loop_arguments(model, Perceptual(), lr_anneal_steps=1)).run_loop()
     assert differ(model.parameters(), before)
+
+
+class OwnNorms(MixedPrecisionTrainer):
+    """Notes the norms that each step computes."""
+
+    def _compute_norms(self, grad_scale=1.0):
+        norms = super()._compute_norms(grad_scale)
+        self.seen = [*getattr(self, "seen", []), norms]
+        return norms
+
+
+def test_overriding_the_norms_of_a_trainer(monkeypatch):
+    monkeypatch.setattr("guided_diffusion.train_util.MixedPrecisionTrainer", OwnNorms)
+    _, model, diffusion = build(*CONDITIONAL)
+    loop = TrainLoop(**loop_arguments(model, diffusion, lr_anneal_steps=2))
+    loop.run_loop()
+    assert len(loop.mp_trainer.seen) == 2
+    assert all(isinstance(norm, float) for norms in loop.mp_trainer.seen for norm in norms)
+
+
+def test_an_average_of_ones_own(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "guided_diffusion.train_util.update_ema",
+        lambda target_params, source_params, rate=0.99: calls.append(rate),
+    )
+    _, model, diffusion = build(*CONDITIONAL)
+    changes = {"lr_anneal_steps": 1, "resume_checkpoint": None}
+    TrainLoop(**loop_arguments(model, diffusion, **changes)).run_loop()
+    assert calls == [0.9, 0.99]
