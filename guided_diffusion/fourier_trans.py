@@ -16,8 +16,8 @@ def image_fourier_trans(image: th.Tensor | np.ndarray, filter: str = "HP") -> fl
     """Return the published spectral magnitude of an image; see `spectrum.magnitude_bins`.
 
     Args:
-        image: tensor [N, C, H, W], of which the published code measures the first image alone, or
-            array [H, W, C].
+        image: tensor [N, C, H, W], whose first image alone is measured, as published; or array
+            [H, W, C].
         filter: accepted for compatibility; the published result does not depend on it.
     """
     if not th.is_tensor(image):

@@ -155,7 +155,7 @@ def random_crop_arr(
 ) -> np.ndarray:
     """Resize so that a square of `image_size` covers a random fraction, and cut one at random.
 
-    Without a generator the draws are those of Python's `random`, as upstream's.
+    Without a generator the numbers come from Python's `random`, as in upstream.
     """
     below = random.randrange if rng is None else rng.integers
     smallest, largest = (scaled_side(image_size, f) for f in (max_crop_frac, min_crop_frac))

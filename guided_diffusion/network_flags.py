@@ -22,7 +22,7 @@ SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
 
 def built(network: Callable, **kwargs: Any) -> Any:
-    """Return the network of these arguments, whose names are those of the flags."""
+    """Return the network of these arguments; a mistake is told under the argument's name."""
     try:
         return network(**kwargs)
     except ValueError as error:

@@ -33,10 +33,7 @@ CLASSIFIER_HEAD_CHANNELS = 64
 
 
 def defaults_for(create: Callable, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of upstream's parameters of one of the `create_*`.
-
-    Code that was written for upstream makes a flag of each and passes all of them on. Our own
-    parameters are keyword-only and not among them.
+    """Return the defaults of upstream's parameters of a `create_*`; ours are keyword-only.
 
     Args:
         create: takes upstream's parameters by place.
@@ -62,8 +59,9 @@ def model_and_diffusion_defaults() -> dict[str, Any]:
 
 def model_and_diffusion_defaults_2d() -> dict[str, Any]:
     """Return DDIB's defaults of the network and diffusion flags for points."""
-    known = defaults(SyntheticModelOptions, DiffusionOptions)
-    return defaults_for(create_model_and_diffusion_2d, known)
+    return defaults_for(
+        create_model_and_diffusion_2d, defaults(SyntheticModelOptions, DiffusionOptions)
+    )
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:

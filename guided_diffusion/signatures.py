@@ -1,7 +1,7 @@
 """Which arguments a function takes.
 
-Samplers, processes and loops can be overridden by code that was written for one of the upstreams,
-whose methods lack arguments that those of the others, or ours, have.
+Samplers, processes and loops can be overridden by code that was written for one of the upstreams.
+Methods there lack some arguments that methods here, or in another upstream, have.
 """
 
 import inspect

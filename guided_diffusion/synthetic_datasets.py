@@ -11,6 +11,7 @@ section 5.1.
 
 import enum
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,6 @@ OLYMPIC_RINGS = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) /
 OLYMPIC_SQUARES = np.array([(-150, 0), (0, 0), (150, 0), (-55, -50), (55, -50)]) / 50
 
 Rng = np.random.Generator | None
-
-
-def _generator(rng: Rng) -> Any:
-    return np.random if rng is None else rng
 
 
 class Synthetic2DType(enum.Enum):
@@ -66,63 +63,53 @@ class BaseSampler:
         self.radii, self.centers = np.array(radii, np.float64), np.array(centers, np.float64)
         self.num_objects, self.width = len(self.radii), width
 
+    def sample(
+        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return normalised points, curve by curve and along each, and the curve of each point.
+
+        Args:
+            N: number of points.
+            rng: source of randomness.
+
+        Returns:
+            Points [N, 2] float64, and the index of each one's curve, [N] int64.
+        """
+        unit, radius, which = self._draw(N, np.random if rng is None else rng)
+        return normalize(unit * radius[:, None] + self.centers[which]), which
+
+    @abstractmethod
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return points [N, 2] on the curve of radius 1 about 0, radii [N] and curves [N]."""
+
     def _radii(self, which: np.ndarray, rng: Any) -> np.ndarray:
         return self.radii[which] + (rng.random(len(which)) - 0.5) * self.width
-
-    def _placed(
-        self, unit: np.ndarray, radius: np.ndarray, which: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return normalize(unit * radius[:, None] + self.centers[which]), which
 
 
 class RingSampler(BaseSampler):
     """Bands around circles, with as many points each and as many at each radius."""
 
-    def sample(
-        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return N points [N, 2], normalised, circle by circle and along each; and whose they are.
-
-        Args:
-            N: number of points.
-            rng: source of randomness.
-
-        Returns:
-            Points [N, 2] float64, and the index of the circle of each, [N] int64.
-        """
-        rng = _generator(rng)
-        which = np.sort(np.arange(N) % self.num_objects)
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        which = np.sort(np.arange(count) % self.num_objects)
         radius = self._radii(which, rng)
-        angle = 2 * np.pi * rng.random(N)
+        angle = 2 * np.pi * rng.random(count)
         angle = angle[np.lexsort((angle, which))][::-1]
-        return self._placed(np.stack([np.cos(angle), np.sin(angle)], axis=1), radius, which)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1), radius, which
 
 
 class SquareSampler(BaseSampler):
     """Bands around squares, with as many points each, on each side and at each radius."""
 
-    def sample(
-        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return N points [N, 2], normalised, square by square and clockwise; and whose they are.
-
-        Args:
-            N: number of points.
-            rng: source of randomness.
-
-        Returns:
-            Points [N, 2] float64, and the index of the square of each, [N] int64.
-        """
-        rng = _generator(rng)
-        edge = np.sort(np.arange(N) % (4 * self.num_objects))
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        edge = np.sort(np.arange(count) % (4 * self.num_objects))
         which, side = np.divmod(edge, 4)  # sides from the top, clockwise
-        along = 2 * (rng.random(N) - 0.5)
+        along = 2 * (rng.random(count) - 0.5)
         back = (side == 1) | (side == 2)
         along = along[np.lexsort((np.where(back, -along, along), edge))]
         across = np.where(side < 2, 1.0, -1.0)
         level = side % 2 == 0
         unit = np.stack([np.where(level, along, across), np.where(level, across, along)], axis=1)
-        return self._placed(unit, self._radii(which, rng), which)
+        return unit, self._radii(which, rng), which
 
 
 class ConcentricRingSampler(RingSampler):
@@ -191,7 +178,7 @@ def make_moons(
     Returns:
         Points [N, 2] float64, and the moon of each, [N] int64.
     """
-    rng = _generator(None if random_state is None else np.random.default_rng(random_state))
+    rng = np.random if random_state is None else np.random.default_rng(random_state)
     upper = n_samples // 2
     angle, low = (np.linspace(0, np.pi, count) for count in (upper, n_samples - upper))
     x = np.concatenate([np.cos(angle), 1 - np.cos(low)])
@@ -206,7 +193,7 @@ def make_moons(
 
 def make_checkerboard(n_samples: int, *, rng: Rng = None) -> np.ndarray:
     """Return points [N, 2], from right to left, of the eight dark fields of a board of side 4."""
-    rng = _generator(rng)
+    rng = np.random if rng is None else rng
     x = np.sort(rng.random(n_samples) * 4 - 2)[::-1]
     y = rng.random(n_samples) - 2 * rng.choice(2, n_samples) + np.floor(x) % 2
     return np.stack([x, y], axis=1)

@@ -135,17 +135,7 @@ class TrainLoop:
         self._load_and_sync_parameters()
         self.mp_trainer = self._create_trainer()
         self.mp_trainer.step = self.resume_step
-        resumed = self.resume_checkpoint or self.resume_step
-        self.ema_params = [
-            self._load_ema_parameters(rate)
-            if resumed
-            else copy.deepcopy(self.mp_trainer.master_params)
-            for rate in self.ema_rate
-        ]
-        self.opt = self._create_optimizer()
-        if resumed:
-            self._load_optimizer_state()
-        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
+        self._start_averages_and_optimizer()
         self._taken: bool | th.Tensor = True
         self.ddp_model = self._distribute()
         self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
@@ -162,6 +152,18 @@ class TrainLoop:
         elif self.init_checkpoint:
             fine_tune.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
         dist_util.sync_params(self.model.parameters())
+
+    def _start_averages_and_optimizer(self) -> None:
+        resumed = self.resume_checkpoint or self.resume_step
+        masters = self.mp_trainer.master_params
+        self.ema_params = [
+            self._load_ema_parameters(rate) if resumed else copy.deepcopy(masters)
+            for rate in self.ema_rate
+        ]
+        self.opt = self._create_optimizer()
+        if resumed:
+            self._load_optimizer_state()
+        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
 
     def _find_elsewhere(self) -> str | None:
         return find_resume_checkpoint()
@@ -305,16 +307,14 @@ class TrainLoop:
     ) -> dict[str, th.Tensor]:
         """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
         losses = self.diffusion.training_losses
-        given = known(losses, noise=noise)
-        return losses(self.ddp_model, images, t, model_kwargs=cond, **given)
+        return losses(self.ddp_model, images, t, model_kwargs=cond, **known(losses, noise=noise))
 
     def _draws(
         self, batch: th.Tensor, stream: int = step_draws.NOISE
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return this rank's timesteps, loss weights and noise (on the host) of this step."""
-        sampler = self.schedule_sampler
         *drawn, noise = step_draws.draw_timesteps_and_noise(
-            sampler, batch, self.seed, self.done, stream
+            self.schedule_sampler, batch, self.seed, self.done, stream
         )
         return *(execution.upload(values, self.device) for values in drawn), noise
 

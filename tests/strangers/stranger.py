@@ -34,7 +34,7 @@ SHAPE = (2, 3, 16, 16)
 
 
 def create_argparser():
-    """Return a parser as that of upstream's image_sample.py."""
+    """Return a parser like the one in upstream's image_sample.py."""
     defaults = dict(clip_denoised=True, num_samples=4, batch_size=2, use_ddim=False, model_path="")
     defaults.update(model_and_diffusion_defaults())
     parser = argparse.ArgumentParser()

@@ -283,7 +283,7 @@ def test_a_sampler_that_draws_in_its_own_way(kind):
 
 
 class OnlyNext:
-    """Data of which nothing but the next batch can be asked."""
+    """Data that can be asked for the next batch and for nothing else."""
 
     def __init__(self):
         self.batches, self.given = batches(), 0
