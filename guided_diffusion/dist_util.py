@@ -7,6 +7,7 @@ torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, ne
 """
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import io
@@ -15,6 +16,8 @@ import os
 import platform
 import re
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +29,7 @@ from .flags import ArgumentError, UserError
 from .lazy import MPI, bf  # noqa: F401 (for upstream's users)
 
 T = TypeVar("T")
+_LEAVE_WITHIN = 60.0  # seconds in which ranks that are done wait for one another
 # Upstream's constants, which programs read or set; devices are chosen by LOCAL_RANK here, and
 # joining is not tried again.
 GPUS_PER_NODE, SETUP_RETRY_COUNT = 8, 3
@@ -327,8 +331,21 @@ def cleanup() -> None:
     global _store
     if dist.is_initialized():
         gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
+        if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
+            _wait_for_the_others(_store)
         dist.destroy_process_group()
         _store = None
+
+
+def _wait_for_the_others(store: dist.Store) -> None:
+    # A rank that leaves well before another makes torch abort one of them now and then. Not for
+    # ever, since another may have failed; one that has failed itself does not wait.
+    deadline = time.monotonic() + _LEAVE_WITHIN
+    with contextlib.suppress(RuntimeError):  # the host of the store has left
+        here = store.add("leaving", 1)
+        while here < dist.get_world_size() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            here = store.add("leaving", 0)
 
 
 def open_bytes(path: str | os.PathLike) -> io.IOBase:
