@@ -57,9 +57,13 @@ ROWS = (
     Row("hybrid, local", "hybrid-local", "hybrid-local"),
     Row("hybrid, global to local", "hybrid-global", "hybrid-global-to-local"),
     Row("hybrid, both", "hybrid-both", "hybrid-both"),
-    Row("mix-up: source in the other order", "standard", "standard",
-        {"use_new_attention_order": True}),
-)  # fmt: skip
+    Row(
+        "mix-up: source in the other order",
+        "standard",
+        "standard",
+        {"use_new_attention_order": True},
+    ),
+)
 
 
 def trainings() -> Iterator[list[tuple[str, str, dict[str, Any], str]]]:
@@ -163,16 +167,23 @@ class Material:
 
 
 def measure(
-    source: Domain, target: Domain, material: Material, recipe: Recipe, extractor: Extractor,
+    source: Domain,
+    target: Domain,
+    material: Material,
+    recipe: Recipe,
+    extractor: Extractor,
     seed: int,
-) -> tuple[dict[str, Any], list[ImageSequence]]:  # fmt: skip
+) -> tuple[dict[str, Any], list[ImageSequence]]:
     """Return the numbers of a row, and the sequences of the held-out source images."""
     roles = ((source, "global"), (target, "local"))
     losses = [
-        float(np.mean([mean_loss(d, x, role, seed) for (d, role), x in
-                       zip(roles, images, strict=True)]))
+        float(
+            np.mean(
+                [mean_loss(d, x, role, seed) for (d, role), x in zip(roles, images, strict=True)]
+            )
+        )
         for images in (material.trained, material.held_out)
-    ]  # fmt: skip
+    ]
     sequences = list(Sequences(source, target, material.files, recipe))
     steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
     return {
@@ -220,6 +231,10 @@ def picture(names: Sequence[str], shown: Sequence[Sequence[ImageSequence]]) -> I
     for same_source in zip(*shown, strict=True):
         for name, sequence in zip(names, same_source, strict=True):
             tiles.append([sequence.source, *to_uint8(sequence.images)])
-            captions.append([name.replace("hybrid, ", "hy. ")[:20],
-                             *(f"d{depth}" for depth in sequence.depths.values)])  # fmt: skip
+            captions.append(
+                [
+                    name.replace("hybrid, ", "hy. ")[:20],
+                    *(f"d{depth}" for depth in sequence.depths.values),
+                ]
+            )
     return grid(tiles, captions, scale_of(tiles[0][0]))

@@ -211,9 +211,10 @@ class HybridAttention(nn.Module):
             if not nearby:
                 return merge_heads(all_heads)
         window_heads = (
-            all_heads if one_window
+            all_heads
+            if one_window
             else attend_in_windows(q, k, v, spatial, self.window, self.shifted)
-        )  # fmt: skip
+        )
         if not everywhere:
             return merge_heads(window_heads)
         share = self.blend[self.row].to(q.dtype)[:, None, None]

@@ -135,9 +135,15 @@ class Sequences:
             batch, tiles, chosen, latents, per_image, strict=True
         ):
             yield ImageSequence(
-                index, self.files[index], tile, d, self._timesteps(d), states, decoded,
+                index,
+                self.files[index],
+                tile,
+                d,
+                self._timesteps(d),
+                states,
+                decoded,
                 [soft_label(i, recipe.amount) for i in range(1, recipe.amount + 1)],
-            )  # fmt: skip
+            )
 
     def tile(self, index: int) -> np.ndarray:
         """Return one source tile, [H, W, C] uint8, as the source model takes it."""
@@ -165,8 +171,9 @@ def _refuse_recipe(recipe: Recipe, steps: int) -> None:
         )
     if recipe.depth_policy == "add" and recipe.depth_feature != "magnitude":
         raise ArgumentError(
-            "depth_feature", "the published search (--depth_policy add) is defined on magnitude, "
-            f"got {recipe.depth_feature!r}; use it with --depth_policy even"
+            "depth_feature",
+            "the published search (--depth_policy add) is defined on magnitude, "
+            f"got {recipe.depth_feature!r}; use it with --depth_policy even",
         )
 
 
@@ -188,13 +195,19 @@ def refuse_unequal(source: Domain, target: Domain) -> None:
     Raises:
         UserError: naming the flag in which they differ.
     """
-    for flag in ("image_size", "in_channels", "diffusion_steps", "noise_schedule",
-                 "timestep_respacing"):  # fmt: skip
+    for flag in (
+        "image_size",
+        "in_channels",
+        "diffusion_steps",
+        "noise_schedule",
+        "timestep_respacing",
+    ):
         values = source.args.get(flag), target.args.get(flag)
         if values[0] != values[1]:
             raise ArgumentError(
-                flag, f"source and target need the same; {source.origin} has {values[0]!r}, "
-                f"{target.origin} has {values[1]!r}"
+                flag,
+                f"source and target need the same; {source.origin} has {values[0]!r}, "
+                f"{target.origin} has {values[1]!r}",
             )
     for domain in (source, target):
         if domain.args.get("class_cond"):

@@ -24,6 +24,8 @@ from .signs import (
 )
 
 SAFETENSORS = ".safetensors"
+
+
 def load_state(path: str | Path) -> dict[str, th.Tensor]:
     """Load a state dict onto the CPU.
 

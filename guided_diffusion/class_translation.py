@@ -67,8 +67,9 @@ def list_translations(
         chosen = [i for i, number in enumerate(classes) if number == pair[0]]
         if not chosen:
             raise ArgumentError(
-                "source", f"no image of class {pair[0]} in {folder}, where "
-                f"{_overview(classes, names)}; --label_map can say otherwise"
+                "source",
+                f"no image of class {pair[0]} in {folder}, where "
+                f"{_overview(classes, names)}; --label_map can say otherwise",
             )
         for i in first_of(chosen, num_images, f"{folder} of class {pair[0]}"):
             place = Path("{}_to_{}".format(*pair), names[i]).with_suffix(".png").as_posix()
@@ -81,8 +82,8 @@ def _pairs(source: str, target: str) -> list[tuple[int, int]]:
     sides = numbers("source", source), numbers("target", target)
     if len(sides[0]) != len(sides[1]):
         raise ArgumentError(
-            "target", f"expected a class for each of the {len(sides[0])} of --source, got "
-            f"{len(sides[1])}"
+            "target",
+            f"expected a class for each of the {len(sides[0])} of --source, got {len(sides[1])}",
         )
     return list(dict.fromkeys(zip(*sides, strict=True)))
 
@@ -132,9 +133,7 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
         raise ArgumentError(
             "label_map", f"expected a NAME and a NUMBER a line in {path}, got {broken}"
         )
-    return {
-        line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)
-    }
+    return {line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)}
 
 
 def _overview(classes: Sequence[int], files: Sequence[Path], shown: int = 5) -> str:
@@ -149,8 +148,9 @@ def _refuse_equal_names(translations: Sequence[Translation]) -> None:
         other = taken.setdefault(item.file_name, item.source_file)
         if other != item.source_file:
             raise ArgumentError(
-                "val_dir", f"expected images of different names, got {other} and "
-                f"{item.source_file}, which would both become {item.file_name}"
+                "val_dir",
+                f"expected images of different names, got {other} and "
+                f"{item.source_file}, which would both become {item.file_name}",
             )
 
 
@@ -193,9 +193,14 @@ def translate(
             guided.model, images, clip_denoised, model_kwargs=sources
         )
         return diffusion.ddim_sample_loop(
-            guided.model, latents.shape, latents, clip_denoised,
-            cond_fn=guided.cond_fn, model_kwargs=targets, eta=eta,
-        )  # fmt: skip
+            guided.model,
+            latents.shape,
+            latents,
+            clip_denoised,
+            cond_fn=guided.cond_fn,
+            model_kwargs=targets,
+            eta=eta,
+        )
 
 
 def save(folder: Path, item: Translation, image: th.Tensor) -> None:

@@ -45,8 +45,9 @@ def class_numbers(
     names = sorted(set(class_names(files, data_dir, labels)))
     if len(names) > NUM_CLASSES:
         raise ArgumentError(
-            "class_cond", f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
-            f"the class is a {LABELS[labels]}, here {names[0]!r}"
+            "class_cond",
+            f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
+            f"the class is a {LABELS[labels]}, here {names[0]!r}",
         )
     return {name: number for number, name in enumerate(names)}
 
@@ -88,6 +89,7 @@ def _write_classes(path: Path, numbers: dict[str, int]) -> None:
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
         differing = sorted(before.items() ^ numbers.items())[0][0]
         raise ArgumentError(
-            "data_dir", f"the classes are not those that the run in {path.parent} was begun with; "
-            f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}"
+            "data_dir",
+            f"the classes are not those that the run in {path.parent} was begun with; "
+            f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}",
         )

@@ -104,9 +104,7 @@ class ClassifierLoop(TrainLoop):
             log_loss_dict(self.diffusion, timesteps[part], named)
         self.model.train()
 
-    def _draws(
-        self, batch: th.Tensor, *purpose: int
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _draws(self, batch: th.Tensor, *purpose: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         t, weights, noise = super()._draws(batch, *purpose)
         if not self.noised:
             t, weights = th.zeros_like(t), th.ones_like(weights)
@@ -137,8 +135,9 @@ def check_data(
     classes = _classes(data_dir, "data_dir", labels)
     if not 2 <= len(classes) <= num_classes:
         raise ArgumentError(
-            "data_dir", f"expected 2 to {num_classes} classes (--num_classes), found "
-            f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}"
+            "data_dir",
+            f"expected 2 to {num_classes} classes (--num_classes), found "
+            f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}",
         )
     if val_data_dir:
         others = sorted(set(_classes(val_data_dir, "val_data_dir", labels)) ^ set(classes))

@@ -20,11 +20,13 @@ from . import dist_util, run
 from .image_files import open_image
 from .lazy import bf, color  # noqa: F401 (for upstream's users)
 
-XYZ_OF_RGB = np.array([
-    [0.4124564, 0.3575761, 0.1804375],
-    [0.2126729, 0.7151522, 0.0721750],
-    [0.0193339, 0.1191920, 0.9503041],
-])  # fmt: skip
+XYZ_OF_RGB = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 WHITE = XYZ_OF_RGB.sum(axis=1)  # what red, green and blue make together: D65
 LINEAR_BELOW = 6 / 29  # of the cube root in CIELAB
 LAB_OFFSET = np.array([50, 0, 0], dtype=np.float32)

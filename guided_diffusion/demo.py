@@ -13,9 +13,13 @@ PLACES = {
 }
 WAY_BACK = FOLDER / "target"  # tiles from which --bidirectional goes back
 FLAGS = {
-    "source": "gland", "target": "carcinoma", "num_images": 2, "batch_size": 2, "precision": "auto",
+    "source": "gland",
+    "target": "carcinoma",
+    "num_images": 2,
+    "batch_size": 2,
+    "precision": "auto",
     "depth_policy": "even",
-}  # fmt: skip
+}
 
 
 def fill_in(args: argparse.Namespace, given: set[str]) -> None:
@@ -34,8 +38,9 @@ def fill_in(args: argparse.Namespace, given: set[str]) -> None:
     if named:
         missing = set(PLACES) - named
         raise ArgumentError(
-            min(missing), f"expected together with --{min(named)}, got none; give all of "
-            "--source_model, --target_model and --data_dir, or none for the demo"
+            min(missing),
+            f"expected together with --{min(named)}, got none; give all of "
+            "--source_model, --target_model and --data_dir, or none for the demo",
         )
     for name, value in (FLAGS | PLACES).items():
         if name not in given or name in PLACES:

@@ -110,8 +110,10 @@ def _even_indices(length: int, amount: int) -> Depths:
 
 
 POLICIES: dict[str, Callable[[np.ndarray, int], Depths]] = {
-    "add": add, "even": even, "uniform": uniform,
-}  # fmt: skip
+    "add": add,
+    "even": even,
+    "uniform": uniform,
+}
 
 
 def choose(policy: str, features: np.ndarray, amount: int) -> Depths:

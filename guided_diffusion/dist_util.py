@@ -164,8 +164,10 @@ def _first_slurm_node() -> str:
     if not nodes and "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
         return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
     if not nodes:
-        raise UserError("Slurm started this process, but SLURM_STEP_NODELIST names no node; "
-                        "set MASTER_ADDR to the host of rank 0")  # fmt: skip
+        raise UserError(
+            "Slurm started this process, but SLURM_STEP_NODELIST names no node; "
+            "set MASTER_ADDR to the host of rank 0"
+        )
     if not set(nodes) & set(",["):
         return "127.0.0.1"  # one machine: needs no name resolution
     return first_host(nodes)

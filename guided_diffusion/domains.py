@@ -30,9 +30,13 @@ from .synthetic_options import SyntheticModelOptions
 
 # Flags that a trained model may be used with at other values.
 FREE_OF_TRAINING = {
-    "timestep_respacing", "use_fp16", "classifier_use_fp16", "use_checkpoint", "dropout",
+    "timestep_respacing",
+    "use_fp16",
+    "classifier_use_fp16",
+    "use_checkpoint",
+    "dropout",
     "sigma_small",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,8 @@ def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[s
         )
     # The record of a sampler that wrote into this folder tells nothing of the weights.
     args = known | {k: v for k, v in assumed.items() if k in known}
-    logger.log(f"{file}: no args.json beside it; assuming these flags, which the command line can "
-               f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}")  # fmt: skip
+    logger.log(
+        f"{file}: no args.json beside it; assuming these flags, which the command line can "
+        f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
+    )
     return args

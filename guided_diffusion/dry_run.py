@@ -36,8 +36,10 @@ def _lines(generation: Generation) -> Iterator[str]:
     arrays, pictures = (readable(size, "B") for size in sizes)
     yield f"disk       {arrays} of arrays, about {pictures} of pictures, in all"
     seconds = sum(job.seconds() for job in jobs) / ranks
-    yield (f"time       about {duration(seconds)} on this machine with {ranks} "
-           f"rank{'s' * (ranks > 1)}, by {TIMED} forwards of each network")  # fmt: skip
+    yield (
+        f"time       about {duration(seconds)} on this machine with {ranks} "
+        f"rank{'s' * (ranks > 1)}, by {TIMED} forwards of each network"
+    )
 
 
 class Job:

@@ -82,8 +82,11 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     if asked:
         compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
         if shutil.which(compiler) is None:
-            raise ArgumentError("compile", f"expected a C++ compiler, found no {compiler}; install "
-                            "one, name it in CXX, or go without --compile")  # fmt: skip
+            raise ArgumentError(
+                "compile",
+                f"expected a C++ compiler, found no {compiler}; install "
+                "one, name it in CXX, or go without --compile",
+            )
         if static:
             th._dynamo.config.recompile_limit = _SHAPES
         graphs = static and next(module.parameters()).is_cuda

@@ -53,16 +53,28 @@ class Exporter:
         stages: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.names, self.recipe, self.count = folder, names, recipe, count
-        self.arrays = [*(["source", "target", "diffway"] if save_npy else []),
-                       *(["latent"] if save_latents else [])]  # fmt: skip
+        self.arrays = [
+            *(["source", "target", "diffway"] if save_npy else []),
+            *(["latent"] if save_latents else []),
+        ]
         self.provenance = provenance or {}
         self.stages = stages or names
         self.part = folder / f"manifest.part{part:03d}.csv"
         self.columns = [
-            "file_name", "sequence", "step", "depth", "timestep", "source_file", "source", "target",
-            *(f"label_{stage}" for stage in self.stages), "depth_policy", "depth_fallback",
-            "level_convention", *self.provenance,
-        ]  # fmt: skip
+            "file_name",
+            "sequence",
+            "step",
+            "depth",
+            "timestep",
+            "source_file",
+            "source",
+            "target",
+            *(f"label_{stage}" for stage in self.stages),
+            "depth_policy",
+            "depth_fallback",
+            "level_convention",
+            *self.provenance,
+        ]
         check_names(*names)
 
     def finished(self) -> set[int]:
@@ -113,8 +125,8 @@ class Exporter:
             else:
                 continue
             raise ArgumentError(
-                "out_dir", f"sequence {index} in {self.folder} was made from {reason}; choose "
-                "another folder"
+                "out_dir",
+                f"sequence {index} in {self.folder} was made from {reason}; choose another folder",
             )
 
     def _shows(self, row: Row, tile: np.ndarray) -> bool:

@@ -161,9 +161,10 @@ def _fetch(path: Path) -> Path:
         th.hub.download_url_to_file(url, str(path))
     except OSError as error:  # no network, no such page, a full disk
         raise ArgumentError(
-            "weights", f"no Inception weights at {path}, and they could not be downloaded "
+            "weights",
+            f"no Inception weights at {path}, and they could not be downloaded "
             f"({first_line(error)}); fetch {url} elsewhere and name the file, or use --features "
-            "small"
+            "small",
         ) from None
     return path
 
@@ -182,9 +183,7 @@ def extract(images: ImageSet, extractor: Extractor, batch_size: int) -> Rows:
     batches = deal(len(images), batch_size)
     ranks = dist_util.world_size()
     mine = batches[dist_util.rank() :: ranks]
-    bar = run.progress(
-        images.batches(mine), total=len(mine), desc=images.path.name, unit="batch"
-    )
+    bar = run.progress(images.batches(mine), total=len(mine), desc=images.path.name, unit="batch")
     # Tensor cores would round to 10 bits, which the small differences here do not survive.
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
         parts = dist_util.Ranks().gather([extractor(tiles) for tiles in bar])

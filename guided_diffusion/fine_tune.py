@@ -36,15 +36,16 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     own, unfit = model.state_dict(), ".blend" if _has_other_roles(model, recorded) else ()
     keys = [key for key in {**own, **found} if re.search(OPTIONAL, key)]
     differing = [
-        key for key in keys
-        if key.endswith(unfit) or shape_of(own, key) != shape_of(found, key)
-    ]  # fmt: skip
+        key for key in keys if key.endswith(unfit) or shape_of(own, key) != shape_of(found, key)
+    ]
     loaded = {key: value for key, value in found.items() if key not in differing}
     anew = {key: own[key] for key in differing if key in own}
     checkpoint.fill(model, loaded | anew, file, signs_of_flags)
     left_out = [key for key in differing if key in found]
-    logger.log(f"starting with {len(loaded)} tensors of {file}; "
-               f"anew: {_listed(anew)}; left out: {_listed(left_out)}")  # fmt: skip
+    logger.log(
+        f"starting with {len(loaded)} tensors of {file}; "
+        f"anew: {_listed(anew)}; left out: {_listed(left_out)}"
+    )
 
 
 def _has_other_roles(model: nn.Module, recorded: Record | None) -> bool:
@@ -56,8 +57,10 @@ def _has_other_roles(model: nn.Module, recorded: Record | None) -> bool:
 def _in_order_of(model: nn.Module, state: State, file: Path, recorded: Record | None) -> State:
     own = "new" if getattr(model, "use_new_attention_order", False) else "legacy"
     if recorded is None:
-        logger.log(f"{file}: no args.json beside it; assuming the qkv order of "
-                   f"--use_new_attention_order {own == 'new'}")  # fmt: skip
+        logger.log(
+            f"{file}: no args.json beside it; assuming the qkv order of "
+            f"--use_new_attention_order {own == 'new'}"
+        )
         return state
     layout = convert.recorded_layout(recorded)
     if layout.order == own or not any(".qkv." in key for key in state):

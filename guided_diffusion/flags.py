@@ -86,8 +86,14 @@ def option(
         also: values outside that range with a meaning of their own.
         free: whether a run may be continued with another value.
     """
-    metadata = {"help": help, "choices": tuple(choices) if choices else None, "free": free,
-                "minimum": minimum, "maximum": maximum, "also": also}  # fmt: skip
+    metadata = {
+        "help": help,
+        "choices": tuple(choices) if choices else None,
+        "free": free,
+        "minimum": minimum,
+        "maximum": maximum,
+        "also": also,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

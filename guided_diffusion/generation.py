@@ -68,11 +68,16 @@ class Generation:
             tiles = files[names[0]]
             sequences = Sequences(source, target, tiles, self.recipe, watch=run.inner_progress)
             exporter = Exporter(
-                out_dir / folder_name(*names), names, self.recipe, len(tiles),
-                save_npy=args.save_npy, save_latents=args.save_latents, part=dist_util.rank(),
+                out_dir / folder_name(*names),
+                names,
+                self.recipe,
+                len(tiles),
+                save_npy=args.save_npy,
+                save_latents=args.save_latents,
+                part=dist_util.rank(),
                 provenance={"source_model": str(source.origin), "target_model": str(target.origin)},
                 stages=[stage.name for stage in plan.stages],
-            )  # fmt: skip
+            )
             self.directions.append(Direction(sequences, exporter))
 
     @property

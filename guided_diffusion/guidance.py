@@ -84,8 +84,9 @@ class Guided:
         for number in classes:
             if not 0 <= number < self.num_classes:
                 raise ArgumentError(
-                    flag, f"expected classes from 0 to {self.num_classes - 1}, which the "
-                    f"networks know, got {number}"
+                    flag,
+                    f"expected classes from 0 to {self.num_classes - 1}, which the "
+                    f"networks know, got {number}",
                 )
 
     @property
@@ -118,8 +119,9 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
         if domain.args["class_cond"]:
             return Guided(domain, None)
         raise ArgumentError(
-            "classifier_path", "expected a classifier, or a class-conditional --model_path; "
-            f"{domain.origin} knows no classes"
+            "classifier_path",
+            "expected a classifier, or a class-conditional --model_path; "
+            f"{domain.origin} knows no classes",
         )
     own = {name: flags[name] for name in CLASSIFIER.defaults()}
     override = {name: value for name, value in own.items() if name in given}
@@ -132,11 +134,17 @@ def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.dev
 
 
 def _refuse_unequal(classifier: Domain, domain: Domain) -> None:
-    for flag in ("image_size", "in_channels", "diffusion_steps", "noise_schedule",
-                 "rescale_timesteps"):  # fmt: skip
+    for flag in (
+        "image_size",
+        "in_channels",
+        "diffusion_steps",
+        "noise_schedule",
+        "rescale_timesteps",
+    ):
         values = classifier.args[flag], domain.args[flag]
         if values[0] != values[1]:
             raise ArgumentError(
-                flag, f"classifier and diffusion model need the same; {classifier.origin} has "
-                f"{values[0]!r}, {domain.origin} has {values[1]!r}"
+                flag,
+                f"classifier and diffusion model need the same; {classifier.origin} has "
+                f"{values[0]!r}, {domain.origin} has {values[1]!r}",
             )

@@ -112,8 +112,12 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
 
 
 UNREADABLE = (
-    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError,
-)  # fmt: skip
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

@@ -61,9 +61,10 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             kept = [
-                line for line in lines
+                line
+                for line in lines
                 if line.endswith(b"\n") and not _step(line, lines[0], path.suffix) > done
-            ]  # fmt: skip
+            ]
             run.write_if_changed(path, b"".join(kept))
 
 

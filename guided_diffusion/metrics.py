@@ -24,8 +24,13 @@ NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size at most half of the smaller set
 CONFIDENCE = 95  # percent
 BLOCK = 2048  # rows of a matrix of pairs that are held at once
-RANGES = {"kid": (-math.inf, math.inf), "precision": (0, 1), "recall": (0, 1),
-          "fid": (0, math.inf), "sfid": (0, math.inf)}  # fmt: skip
+RANGES = {
+    "kid": (-math.inf, math.inf),
+    "precision": (0, 1),
+    "recall": (0, 1),
+    "fid": (0, math.inf),
+    "sfid": (0, math.inf),
+}
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,16 @@ def channel_mults(
     flag = f"{prefix}channel_mult"
     if text == "" and image_size not in presets:
         raise ArgumentError(
-            size_flag, f"there is a preset for {sorted(presets)}, got {image_size}; "
-            f"give {flag}, such as 1,2,3,4, for other sizes"
+            size_flag,
+            f"there is a preset for {sorted(presets)}, got {image_size}; "
+            f"give {flag}, such as 1,2,3,4, for other sizes",
         )
     mult = numbers(flag, text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         raise ArgumentError(
-            flag, f"expected multiples of 32 channels at every level, "
-            f"got {','.join(map(str, mult))} times {width}"
+            flag,
+            f"expected multiples of 32 channels at every level, "
+            f"got {','.join(map(str, mult))} times {width}",
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)

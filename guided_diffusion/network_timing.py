@@ -144,8 +144,9 @@ def train(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
     count = len(list_image_files(args.data_dir))
     if count < args.batch_size:
-        raise ArgumentError("batch_size", f"expected at most the {count} images there are, "
-                        f"got {args.batch_size}")  # fmt: skip
+        raise ArgumentError(
+            "batch_size", f"expected at most the {count} images there are, got {args.batch_size}"
+        )
     with (
         tempfile.TemporaryDirectory() as folder,
         timing.workers(

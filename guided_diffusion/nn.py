@@ -120,9 +120,7 @@ def update_ema(
             torch._foreach_add_(targets, sources, alpha=1 - rate)
 
 
-def _update_where(
-    taken: Tensor, targets: list[Tensor], sources: list[Tensor], rate: float
-) -> None:
+def _update_where(taken: Tensor, targets: list[Tensor], sources: list[Tensor], rate: float) -> None:
     # By factors of 1 and 0, of which none changes a bit of what `rate` itself would make.
     share = taken.to(targets[0].dtype)
     kept = share * rate + (1 - share)

@@ -9,9 +9,14 @@ NUM_CLASSES = 1000  # of upstream's class-conditional networks
 
 # Where ADD's sampler differs from guided-diffusion: its network and its process.
 ADD_DEFAULTS = {
-    "image_size": 256, "num_channels": 256, "num_head_channels": 64, "learn_sigma": True,
-    "attention_resolutions": "32,16,8", "resblock_updown": True, "use_fp16": True,
-}  # fmt: skip
+    "image_size": 256,
+    "num_channels": 256,
+    "num_head_channels": 64,
+    "learn_sigma": True,
+    "attention_resolutions": "32,16,8",
+    "resblock_updown": True,
+    "use_fp16": True,
+}
 
 # What --defaults chooses from: where the flags of an upstream differ from those of
 # guided-diffusion. Neither improved-diffusion nor ADD flips images in training.
@@ -172,9 +177,10 @@ class DenoisingOptions(LoopOptions):
     """Training of a diffusion model."""
 
     init_checkpoint: str = option(
-        "", "checkpoint or training run folder whose weights to start from, at step 0; its "
+        "",
+        "checkpoint or training run folder whose weights to start from, at step 0; its "
         "attention may be standard where this model's is hybrid",
-    )  # fmt: skip
+    )
     lr_anneal_steps: int = option(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )
@@ -183,9 +189,11 @@ class DenoisingOptions(LoopOptions):
         1e-3, "growth of log2 of the float16 loss scale per step", minimum=0
     )
     max_steps: int = option(
-        0, "stop after this many steps, earlier ones of a resumed run counted; 0: no end",
-        minimum=0, free=True,
-    )  # fmt: skip
+        0,
+        "stop after this many steps, earlier ones of a resumed run counted; 0: no end",
+        minimum=0,
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +239,7 @@ class ClassifierTrainOptions(LoopOptions, FolderOptions):
     noised: bool = option(True, "show noisy images, as guidance needs it; False: clean ones")
     iterations: int = option(150000, "steps to train", minimum=1)
     anneal_lr: bool = option(False, "let --lr fall to 0 over the --iterations")
-    eval_interval: int = option(
-        5, "steps between batches of --val_data_dir", minimum=1, free=True
-    )
+    eval_interval: int = option(5, "steps between batches of --val_data_dir", minimum=1, free=True)
     num_classes: int = option(
         NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
     )

@@ -36,10 +36,13 @@ class Pace:
         Returns:
             `forwards` done, `forwards_left` and `minutes_left`, of all ranks together.
         """
-        before, self.counted = self.counted, (
-            sum(part.forwards for part in self.parts),
-            sum(part.decoded * plan for part, plan in self.parts.items()),
-        )  # fmt: skip
+        before, self.counted = (
+            self.counted,
+            (
+                sum(part.forwards for part in self.parts),
+                sum(part.decoded * plan for part, plan in self.parts.items()),
+            ),
+        )
         made = self.made.add(self.counted[0] - before[0])
         passed = self.passed.add(self.counted[1] - before[1])
         left = round((self.planned - passed) * made / passed)

@@ -10,8 +10,12 @@ from . import run
 from .flags import require
 
 # The colours of the corners of a set, by (x, y); between them they are mixed.
-CORNERS = {(0, 0): (0.10, 0.25, 0.85), (1, 0): (0.90, 0.15, 0.15),
-           (0, 1): (0.05, 0.65, 0.40), (1, 1): (1.00, 0.75, 0.05)}  # fmt: skip
+CORNERS = {
+    (0, 0): (0.10, 0.25, 0.85),
+    (1, 0): (0.90, 0.15, 0.15),
+    (0, 1): (0.05, 0.65, 0.40),
+    (1, 1): (1.00, 0.75, 0.05),
+}
 SIDE = 4.0  # inches of a plot
 DOTS_PER_INCH = 100
 

@@ -129,10 +129,14 @@ def sequence(
     for latent, d in zip(_latents(source, encoder, start, depths), depths, strict=True):
         images.append(
             target.diffusion.ddim_sample_loop(
-                decoder, latent.shape, latent, clip_denoised=False, device=target.device,
+                decoder,
+                latent.shape,
+                latent,
+                clip_denoised=False,
+                device=target.device,
                 diffway_end=d,
             )
-        )  # fmt: skip
+        )
     return Made(depths, th.cat(images).cpu(), encoder.forwards + decoder.forwards)
 
 
@@ -151,9 +155,13 @@ def _latents(
     reached = 0
     for d in depths:
         image = source.diffusion.ddim_reverse_sample_loop(
-            encoder, image, clip_denoised=False, device=source.device,
-            diffway_start=reached, diffway_end=d,
-        )  # fmt: skip
+            encoder,
+            image,
+            clip_denoised=False,
+            device=source.device,
+            diffway_start=reached,
+            diffway_end=d,
+        )
         reached = d
         yield image
 

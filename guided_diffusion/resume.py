@@ -77,9 +77,7 @@ def ema_rates(text: float | str) -> list[float]:
     return rates
 
 
-def find_ema_checkpoint(
-    main_checkpoint: str | None, step: int, rate: float | str
-) -> str | None:
+def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float | str) -> str | None:
     """Return the averaged weights beside a checkpoint, or None."""
     if not main_checkpoint:
         return None

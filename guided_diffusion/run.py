@@ -72,9 +72,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def default_folder(
-    name: str, args: dict[str, Any], free: set[str], groups: Sequence[type]
-) -> Path:
+def default_folder(name: str, args: dict[str, Any], free: set[str], groups: Sequence[type]) -> Path:
     """Return results/<name>_<digest of the flags that decide>: a folder for each choice.
 
     Flags at the defaults of their groups have no part in it: a flag more changes no folder.
@@ -237,8 +235,9 @@ def refuse_other_run(
     record = read_args(folder / "args.json")
     if record.get("script") != script:
         raise ArgumentError(
-            "out_dir", f"{folder} holds a run of {record.get('script')!r}, not of {script!r}; "
-            "choose another folder"
+            "out_dir",
+            f"{folder} holds a run of {record.get('script')!r}, not of {script!r}; "
+            "choose another folder",
         )
     before = {**defaults, **record["args"]}
     differing = {
@@ -249,8 +248,9 @@ def refuse_other_run(
     if differing:
         alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
         raise ArgumentError(
-            "out_dir", f"{folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
-            f"give the same {alike} to continue it, or another folder{advice}"
+            "out_dir",
+            f"{folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
+            f"give the same {alike} to continue it, or another folder{advice}",
         )
 
 

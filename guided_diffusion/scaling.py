@@ -68,14 +68,21 @@ def lines(record: dict[str, Any]) -> list[str]:
     found = []
     for n, peak in record["peak_memory"].items():
         each = record["peak_memory_of_each"][n]
-        found.append(f"{n} images: peak memory {peak / 1e6:.0f} MB, median of {len(each)} runs "
-                     f"({min(each) / 1e6:.0f} to {max(each) / 1e6:.0f})")  # fmt: skip
+        found.append(
+            f"{n} images: peak memory {peak / 1e6:.0f} MB, median of {len(each)} runs "
+            f"({min(each) / 1e6:.0f} to {max(each) / 1e6:.0f})"
+        )
     found.append(f"largest over smallest: {record['memory_ratio']:.3f}")
     for n, times in record["ranks"].items():
-        found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, "
-                     f"{times['without_start']:.1f} s without their start")  # fmt: skip
-    return [*found, f"2 ranks over 1: {record['ratio']:.2f} times as fast, "
-                    f"{record['ratio_without_start']:.2f} without the start"]  # fmt: skip
+        found.append(
+            f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, "
+            f"{times['without_start']:.1f} s without their start"
+        )
+    return [
+        *found,
+        f"2 ranks over 1: {record['ratio']:.2f} times as fast, "
+        f"{record['ratio_without_start']:.2f} without the start",
+    ]
 
 
 def _copy_tiles(folder: Path, count: int) -> Path:
@@ -106,18 +113,24 @@ def _times(args: argparse.Namespace, tiles: Path, ranks: int, out_dir: Path) -> 
 def _flags(args: argparse.Namespace, tiles: Path, count: int, out_dir: Path) -> list[str]:
     places = {**demo.PLACES, "data_dir": tiles, "out_dir": out_dir}
     asked = {
-        "num_images": count, "batch_size": args.batch_size, "device": args.device,
-        "preset": "draft", "encode_steps": args.steps, "decode_steps": args.steps,
-    }  # fmt: skip
+        "num_images": count,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "preset": "draft",
+        "encode_steps": args.steps,
+        "decode_steps": args.steps,
+    }
     return [f"--{name}={value}" for name, value in {**places, **asked}.items()]
 
 
 def _run(program: Sequence[str], flags: Sequence[str], **env: str) -> str:
     path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*program, str(SCRIPT), *flags], env=os.environ | {"PYTHONPATH": path} | env,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [*program, str(SCRIPT), *flags],
+        env=os.environ | {"PYTHONPATH": path} | env,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise UserError(f"{SCRIPT.name}: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

@@ -96,8 +96,12 @@ def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarr
         raise ValueError(f"expected 1 to {total} steps, found {steps}")
     noise = np.log1p(-alphas_cumprod) - np.log(alphas_cumprod)
     noise = (noise - noise[0]) / max(noise[-1] - noise[0], 1e-12)
-    measures = {"time": t, "quadratic": np.sqrt(t), "logsnr": noise,
-                "mixed": t / max(total - 1, 1) + noise}  # fmt: skip
+    measures = {
+        "time": t,
+        "quadratic": np.sqrt(t),
+        "logsnr": noise,
+        "mixed": t / max(total - 1, 1) + noise,
+    }
     if kind not in measures:
         raise ValueError(f"expected one of {sorted(measures)}, found {kind!r}")
     measure = measures[kind]

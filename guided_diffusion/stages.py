@@ -79,41 +79,48 @@ def _two(args: argparse.Namespace) -> list[Stage]:
         )
     if args.bidirectional and not args.target_data_dir:
         raise ArgumentError(
-            "bidirectional", "expected together with --target_data_dir, the images that the way "
-            "back starts from, got none"
+            "bidirectional",
+            "expected together with --target_data_dir, the images that the way "
+            "back starts from, got none",
         )
     return [
         Stage(
-            getattr(args, role), getattr(args, f"{role}_model"), getattr(args, place),
-            place, f"{role}_model", {"use_new_attention_order": ORDER[role]},
+            getattr(args, role),
+            getattr(args, f"{role}_model"),
+            getattr(args, place),
+            place,
+            f"{role}_model",
+            {"use_new_attention_order": ORDER[role]},
         )
         for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
-    ]  # fmt: skip
+    ]
 
 
 def _listed(args: argparse.Namespace, given: Set[str]) -> list[Stage]:
     for name in OF_TWO:
         if name in given:
             raise ArgumentError(
-                name, "expected without --stages, which names every stage and its model; "
-                "images lie in a subfolder of --data_dir for each"
+                name,
+                "expected without --stages, which names every stage and its model; "
+                "images lie in a subfolder of --data_dir for each",
             )
     if not args.data_dir:
-        raise ArgumentError("data_dir", "expected a folder with a subfolder of images for each of "
-                        "--stages, got none")  # fmt: skip
+        raise ArgumentError(
+            "data_dir",
+            "expected a folder with a subfolder of images for each of --stages, got none",
+        )
     parts = [part.strip().partition("=") for part in args.stages.split(",")]
     names = [name for name, _, _ in parts]
     if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
         raise ArgumentError(
-            "stages", "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            f"a checkpoint or training run folder, got {args.stages!r}"
+            "stages",
+            "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
+            f"a checkpoint or training run folder, got {args.stages!r}",
         )
     for name in names:
         check_name(name, "stages")
     return [
-        Stage(
-            name, model, f"{args.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}"
-        )
+        Stage(name, model, f"{args.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}")
         for name, _, model in parts
     ]
 
@@ -122,8 +129,9 @@ def _refuse_shared_folders(pairs: Sequence[tuple[Stage, Stage]]) -> None:
     folders = [folder_name(source.name, target.name) for source, target in pairs]
     shared = [name for name in folders if folders.count(name) > 1]
     if shared:
-        raise ArgumentError("stages", f"expected names that make different folders, two pairs make "
-                        f"{shared[0]}")  # fmt: skip
+        raise ArgumentError(
+            "stages", f"expected names that make different folders, two pairs make {shared[0]}"
+        )
 
 
 def folder_name(source: str, target: str) -> str:

@@ -93,8 +93,9 @@ def _check_images(path: Path, images: np.ndarray | None, expected: tuple[int, ..
     if images is None or images.dtype != np.uint8 or images.shape[1:] != expected:
         found = "no arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
         raise ArgumentError(
-            "base_samples", f"expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
-            f"model's --small_size says, found {found} in {path}"
+            "base_samples",
+            f"expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
+            f"model's --small_size says, found {found} in {path}",
         )
     if not len(images):
         raise ArgumentError("base_samples", f"expected images, found none in {path}")
@@ -104,6 +105,7 @@ def _check_labels(path: Path, labels: np.ndarray | None, count: int) -> None:
     whole = labels is not None and labels.shape == (count,) and labels.dtype.kind in "iu"
     if not whole or not ((labels >= 0) & (labels < NUM_CLASSES)).all():
         raise ArgumentError(
-            "base_samples", f"expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
-            f"as the model needs it, found {'other numbers' if whole else 'none'} in {path}"
+            "base_samples",
+            f"expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
+            f"as the model needs it, found {'other numbers' if whole else 'none'} in {path}",
         )

@@ -106,10 +106,14 @@ class SyntheticModel(nn.Module):
         self.out = nn.Sequential(normalization(2 * model_channels), SiLU(), last)
 
     def _blocks(self, width: int, count: int) -> TimestepEmbedSequential:
-        return TimestepEmbedSequential(*(
-            ResBlock(width, self.model_channels, self.dropout, use_checkpoint=self.use_checkpoint)
-            for _ in range(count)
-        ))  # fmt: skip
+        return TimestepEmbedSequential(
+            *(
+                ResBlock(
+                    width, self.model_channels, self.dropout, use_checkpoint=self.use_checkpoint
+                )
+                for _ in range(count)
+            )
+        )
 
     def _torso(self) -> list[nn.Module]:
         return [self.input_blocks, self.middle_block, self.output_blocks]

@@ -64,7 +64,10 @@ class BaseSampler:
         self.num_objects, self.width = len(self.radii), width
 
     def sample(
-        self, N: int, *, rng: Rng = None  # noqa: N803 (upstream's name)
+        self,
+        N: int,
+        *,
+        rng: Rng = None,  # noqa: N803 (upstream's name)
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return normalised points, curve by curve and along each, and the curve of each point.
 

@@ -45,9 +45,10 @@ class SyntheticSampleOptions:
     num_samples: int = option(80000, "points to draw", minimum=1)
     batch_size: int = option(20000, "points per forward and per process", minimum=1, free=True)
     model_path: str = option(
-        "", "checkpoint, training run folder, or folder of runs by task as log2D0; empty: of the "
+        "",
+        "checkpoint, training run folder, or folder of runs by task as log2D0; empty: of the "
         "runs of synthetic_train",
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,8 +161,10 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         "(least to largest of a round)",
     ]
     if record["extrapolated"]:
-        head.append(f"budget of {record['budget']:g} s: seconds marked extrapolated were timed on "
-                    "a part of the forwards and scaled by the exact count of them")  # fmt: skip
+        head.append(
+            f"budget of {record['budget']:g} s: seconds marked extrapolated were timed on "
+            "a part of the forwards and scaled by the exact count of them"
+        )
     return [*head, *(line for row in record["rows"] for line in _lines(row))]
 
 

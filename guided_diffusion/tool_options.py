@@ -29,13 +29,17 @@ class ConvertOptions:
         -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
     )
     num_heads_upsample: int = option(
-        -1, "its heads on the way up; -1: by its args.json, else as --num_heads",
-        minimum=1, also=(-1,),
-    )  # fmt: skip
+        -1,
+        "its heads on the way up; -1: by its args.json, else as --num_heads",
+        minimum=1,
+        also=(-1,),
+    )
     num_head_channels: int = option(
-        -1, "its channels per head, in place of --num_heads; -1: by its args.json",
-        minimum=1, also=(-1,),
-    )  # fmt: skip
+        -1,
+        "its channels per head, in place of --num_heads; -1: by its args.json",
+        minimum=1,
+        also=(-1,),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +100,10 @@ class AblationOptions:
     lr: float = option(1e-3, "learning rate at the start, falling to 0", minimum=0)
     ema_rate: str = option("0.995", "decay of the averaged weights")
     features: str = option(
-        "small", "network of the KID, as that of evaluate.py",
+        "small",
+        "network of the KID, as that of evaluate.py",
         choices=("auto", "inception", "small"),
-    )  # fmt: skip
+    )
     jobs: int = option(1, "trainings at once", minimum=1)
     precision: str = option("auto", "arithmetic of the trainings", choices=("fp32", "bf16", "auto"))
     seed: int = option(0, "base seed; every random draw follows from it", minimum=0)
@@ -131,14 +136,18 @@ class TimingOptions:
     """Measuring time."""
 
     against: str = option(
-        "published", "what the ratios are over; published: the procedure of the published code, "
-        "eager, fp32, attention unfused", choices=("published",),
-    )  # fmt: skip
+        "published",
+        "what the ratios are over; published: the procedure of the published code, "
+        "eager, fp32, attention unfused",
+        choices=("published",),
+    )
     rounds: int = option(3, "times that each contestant is run, in turn with the others", minimum=1)
     budget: float = option(
-        0.0, "seconds to keep the measurement within, by running less of what is long; 0: run "
-        "everything whole", minimum=0,
-    )  # fmt: skip
+        0.0,
+        "seconds to keep the measurement within, by running less of what is long; 0: run "
+        "everything whole",
+        minimum=0,
+    )
     device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
     out: str = option("", "file that a line of JSON is appended to; empty: none")
 
@@ -197,9 +206,10 @@ class CompareDepthsOptions(PairOptions):
     num_images: int = option(2, "images, the first by name", minimum=1)
     amount: int = option(5, "images of each sequence", minimum=1)
     steps: int = option(
-        40, "network evaluations of an encoding, and of a decoding at most; 0: every level",
+        40,
+        "network evaluations of an encoding, and of a decoding at most; 0: every level",
         minimum=0,
-    )  # fmt: skip
+    )
     out_dir: str = option("results/compare_depths", "folder to write the two pictures to")
 
 
@@ -221,6 +231,6 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ArgumentError(
-            "out", f"expected a file in a folder that can be written to, got {out!r} "
-            f"({error.strerror})"
+            "out",
+            f"expected a file in a folder that can be written to, got {out!r} ({error.strerror})",
         ) from None

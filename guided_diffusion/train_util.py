@@ -209,8 +209,10 @@ class TrainLoop:
             if "schedule_sampler" in loop and hasattr(self.schedule_sampler, "load_state_dict"):
                 self.schedule_sampler.load_state_dict(loop["schedule_sampler"])
         except ValueError as error:
-            raise UserError(f"{file}: optimizer of another network or precision, {error}; "
-                            "to start without it, move it away") from None  # fmt: skip
+            raise UserError(
+                f"{file}: optimizer of another network or precision, {error}; "
+                "to start without it, move it away"
+            ) from None
         for group in self.opt.param_groups:  # the flag of this run, not of the file's
             group["weight_decay"] = self.weight_decay
 

@@ -272,9 +272,7 @@ class Trajectories(Sampler):
             device=device,
             progress=progress,
             eta=eta,
-            **known_or_given(
-                self.ddim_reverse_sample_loop_progressive, cond_fn=cond_fn, **depths
-            ),
+            **known_or_given(self.ddim_reverse_sample_loop_progressive, cond_fn=cond_fn, **depths),
         )
         return _last_sample(start, walk)
 

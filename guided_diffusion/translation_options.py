@@ -58,9 +58,11 @@ class SequenceOptions:
         free=True,
     )
     max_batch: int = option(
-        32, "images per forward at most; halved whenever a GPU runs out of memory", minimum=1,
+        32,
+        "images per forward at most; halved whenever a GPU runs out of memory",
+        minimum=1,
         free=True,
-    )  # fmt: skip
+    )
     amount: int = option(10, "images per sequence, besides its source", minimum=1)
     depth_policy: str = option(
         "add",
@@ -81,18 +83,20 @@ class SequenceOptions:
         choices=("published", "aligned", "fast", "draft"),
     )
     solver: str = option(
-        "ddim", "ddim, or dpmpp: multistep, for few steps",
+        "ddim",
+        "ddim, or dpmpp: multistep, for few steps",
         choices=("ddim", "dpmpp"),
-    )  # fmt: skip
+    )
     solver_order: int = option(2, "order of dpmpp", minimum=1, maximum=3)
     encode_steps: int = option(0, "network evaluations of an encoding; 0: every level", minimum=0)
     decode_steps: int = option(
         0, "network evaluations of a decoding from full depth; 0: every level", minimum=0
     )
     encode_prediction: str = option(
-        "data", "what dpmpp follows in an encoding: the predicted clean image, or the noise",
+        "data",
+        "what dpmpp follows in an encoding: the predicted clean image, or the noise",
         choices=("data", "noise"),
-    )  # fmt: skip
+    )
     grid: str = option(
         "mixed",
         "levels that few steps visit; even in the timestep, its root, the log of the "
@@ -106,9 +110,10 @@ class SequenceOptions:
     save_npy: bool = option(True, "write source.npy, target.npy and diffway.npy")
     save_latents: bool = option(False, "write latent.npy (float16)")
     dry_run: bool = option(
-        False, "print forwards, FLOPs, bytes on disk and time of the run, and make nothing",
+        False,
+        "print forwards, FLOPs, bytes on disk and time of the run, and make nothing",
         free=True,
-    )  # fmt: skip
+    )
 
 
 FEW_STEPS = {"solver": "dpmpp", "solver_order": 2, "level_convention": "aligned"}
@@ -134,8 +139,9 @@ def apply_preset(args: argparse.Namespace, given: Set[str], levels: int) -> None
             setattr(args, name, min(value, levels) if name.endswith("_steps") else value)
     for name in sorted({"solver_order", "encode_prediction"} & given):
         if args.solver == "ddim":
-            raise ArgumentError(name, f"goes with --solver dpmpp (or --preset fast), got "
-                            f"{args.solver}")  # fmt: skip
+            raise ArgumentError(
+                name, f"goes with --solver dpmpp (or --preset fast), got {args.solver}"
+            )
     if "grid" in given and not args.encode_steps and not args.decode_steps:
         raise ArgumentError("grid", "every level is visited; add --encode_steps or --decode_steps")
 

@@ -212,11 +212,26 @@ class EncoderUNetModel(TimestepUNet):
         if pool == "attention" and num_head_channels == -1:
             raise ValueError("num_head_channels: expected a width for the attention pool, got -1")
         super().__init__(
-            image_size, in_channels, model_channels, out_channels, num_res_blocks,
-            attention_resolutions, dropout, channel_mult, conv_resample, dims, None,
-            use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample,
-            use_scale_shift_norm, resblock_updown, use_new_attention_order,
-        )  # fmt: skip
+            image_size,
+            in_channels,
+            model_channels,
+            out_channels,
+            num_res_blocks,
+            attention_resolutions,
+            dropout,
+            channel_mult,
+            conv_resample,
+            dims,
+            None,
+            use_checkpoint,
+            use_fp16,
+            num_heads,
+            num_head_channels,
+            num_heads_upsample,
+            use_scale_shift_norm,
+            resblock_updown,
+            use_new_attention_order,
+        )
         self.pool = pool
         self.out = self._build_head()  # not in `_build_end`, which runs before `pool` is known
 

@@ -127,16 +127,12 @@ def levels(diffusion: GaussianDiffusion) -> list[float]:
 def _visited(diffusion: GaussianDiffusion, engine: Engine, flag: str) -> list[int]:
     for name, known in CHOICES.items():
         if getattr(engine, name) not in known:
-            raise ArgumentError(
-                name, f"expected one of {known}, got {getattr(engine, name)!r}"
-            )
+            raise ArgumentError(name, f"expected one of {known}, got {getattr(engine, name)!r}")
     total = diffusion.num_timesteps
     try:
-        grid = timestep_grid(
-            engine.grid, getattr(engine, flag) or total, diffusion.alphas_cumprod
-        )
+        grid = timestep_grid(engine.grid, getattr(engine, flag) or total, diffusion.alphas_cumprod)
     except ValueError as error:
-        raise ArgumentError(flag if 'steps' in str(error) else 'grid', f"{error}") from None
+        raise ArgumentError(flag if "steps" in str(error) else "grid", f"{error}") from None
     return [int(t) + 1 for t in grid]
 
 
@@ -144,8 +140,9 @@ def _refuse_unless_published(engine: Engine) -> None:
     for flag, published in {"solver": "ddim", "encode_steps": 0}.items():
         if getattr(engine, flag) != published:
             raise ArgumentError(
-                flag, f"the published levels (--level_convention reference) go with "
-                f"{published} only, got {getattr(engine, flag)}; add --level_convention aligned"
+                flag,
+                f"the published levels (--level_convention reference) go with "
+                f"{published} only, got {getattr(engine, flag)}; add --level_convention aligned",
             )
 
 
@@ -168,9 +165,7 @@ class Predictor:
         forwards: images that went through the network so far.
     """
 
-    def __init__(
-        self, domain: Domain, engine: Engine, priority: Priority | None = None
-    ) -> None:
+    def __init__(self, domain: Domain, engine: Engine, priority: Priority | None = None) -> None:
         self.priority = priority
         self.domain, self.precision, self.max_batch = domain, engine.precision, engine.max_batch
         self.compiled = engine.compile

@@ -54,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
     table, pictures = [], []
     for row in ablation.ROWS:
-        ends = [load_domain(folder_of(args, name, domain), read_with, device=dist_util.dev())
-                for name, domain, read_with in row.ends]  # fmt: skip
+        ends = [
+            load_domain(folder_of(args, name, domain), read_with, device=dist_util.dev())
+            for name, domain, read_with in row.ends
+        ]
         numbers, sequences = ablation.measure(*ends, material, recipe, extractor, args.seed)
         table.append({"name": row.name, **numbers})
         pictures.append(sequences[:SHOWN])
@@ -75,14 +77,27 @@ def find_folders(args: argparse.Namespace) -> dict[str, Path]:
     named = {place: Path(getattr(args, place)) for place in PLACES if getattr(args, place)}
     if named and len(named) < len(PLACES):
         missing = next(place for place in PLACES if place not in named)
-        raise ArgumentError(missing, f"expected together with --{next(iter(named))}, got none; "
-                        "give all four folders, or none for drawn tissue")  # fmt: skip
+        raise ArgumentError(
+            missing,
+            f"expected together with --{next(iter(named))}, got none; "
+            "give all four folders, or none for drawn tissue",
+        )
     if named:
         return named
     base = Path(args.out_dir) / "tissue"
     for name, count, seed in (("train", 250, 0), ("val", 60, 100000)):
-        words = ["--stages", "gland=0.05,carcinoma=0.75", "--severity_spread", 0.25, "--seed", seed,
-                 "--num_images", count, "--image_size", args.image_size]  # fmt: skip
+        words = [
+            "--stages",
+            "gland=0.05,carcinoma=0.75",
+            "--severity_spread",
+            0.25,
+            "--seed",
+            seed,
+            "--num_images",
+            count,
+            "--image_size",
+            args.image_size,
+        ]
         command("make_tissue", *words, "--out_dir", base / name)
     stages = [base / name / stage for name in ("train", "val") for stage in ("gland", "carcinoma")]
     return dict(zip(PLACES, stages, strict=True))

@@ -81,8 +81,9 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
     if not argv or argv[0].startswith("--"):
         return "quality", list(argv)
     if argv[0] not in MEASUREMENTS:
-        raise UserError(f"benchmark.py: expected one of {', '.join(MEASUREMENTS)} or no name, "
-                        f"got {argv[0]!r}")  # fmt: skip
+        raise UserError(
+            f"benchmark.py: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
+        )
     return argv[0], list(argv[1:])
 
 

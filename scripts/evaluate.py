@@ -26,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = dist_util.dev()
 
     # Open both sets and the network that looks at them.
-    sets = [open_set(path, name, args.image_size) for path, name in
-            ((args.reference, "REF"), (args.samples, "SAMPLES"))]  # fmt: skip
+    sets = [
+        open_set(path, name, args.image_size)
+        for path, name in ((args.reference, "REF"), (args.samples, "SAMPLES"))
+    ]
     refuse_unequal_sizes(*sets)
     extractor = create_extractor(args.features, args.weights, device)
 

@@ -18,8 +18,11 @@ from guided_diffusion.domains import load_asked
 from guided_diffusion.image_datasets import fixed_images
 
 GROUPS = (
-    options.LikelihoodOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+    options.LikelihoodOptions,
+    options.ModelOptions,
+    options.DiffusionOptions,
+    options.RunOptions,
+)
 FREE = flags.free_flags(*GROUPS)
 
 
@@ -49,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     partial = out_dir / f".image_nll_{run.fingerprint(identity)}.partial.npy"
     how = flags.args_to_dict(args, ("seed", "clip_denoised", "precision"))
     for measured in records.fill(
-        partial, likelihood.fields(domain.diffusion.num_timesteps), count, args.batch_size,
+        partial,
+        likelihood.fields(domain.diffusion.num_timesteps),
+        count,
+        args.batch_size,
         lambda indices: likelihood.measure(domain, images, indices, **how),
-    ):  # fmt: skip
+    ):
         log_mean(measured)
 
     # Save the terms of each timestep under upstream's names.
@@ -70,8 +76,10 @@ def log_mean(measured: np.ndarray) -> None:
     """Log the mean over the images that are finished on any rank."""
     totals = measured["total_bpd"][measured["finished"]]
     mean, error = likelihood.mean_and_error(totals)
-    logger.log(f"{len(totals)} of {len(measured)} images: {mean:.4f} bits per dimension, "
-               f"standard error {error:.4f}")  # fmt: skip
+    logger.log(
+        f"{len(totals)} of {len(measured)} images: {mean:.4f} bits per dimension, "
+        f"standard error {error:.4f}"
+    )
 
 
 def save(out_dir: Path, measured: np.ndarray) -> None:

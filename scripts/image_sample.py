@@ -18,8 +18,11 @@ from guided_diffusion import dist_util, execution, flags, logger, options, run, 
 from guided_diffusion.domains import Domain, load_asked
 
 GROUPS = (
-    options.SampleOptions, options.ModelOptions, options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+    options.SampleOptions,
+    options.ModelOptions,
+    options.DiffusionOptions,
+    options.RunOptions,
+)
 FREE = flags.free_flags(*GROUPS)
 DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 

@@ -21,8 +21,11 @@ from guided_diffusion.translation_options import ClassTranslationOptions
 
 NETWORKS = (options.ModelOptions, options.ClassifierOptions, options.DiffusionOptions)
 GROUPS = (
-    ClassTranslationOptions, options.GuidanceOptions, *NETWORKS, options.RunOptions,
-)  # fmt: skip
+    ClassTranslationOptions,
+    options.GuidanceOptions,
+    *NETWORKS,
+    options.RunOptions,
+)
 FREE = flags.free_flags(*GROUPS)
 DEFAULTS = {"classifier_path": "./models/imagenet/256x256_classifier.pt"}  # as published
 WHICH_FLAGS = "source target label_map num_images".split()
@@ -83,8 +86,8 @@ def load(args: argparse.Namespace, given: Collection[str]) -> Guided:
     found = guided.classifier and guided.classifier.args["out_channels"]
     if found and "out_channels" in given and args.out_channels != found:
         raise ArgumentError(
-            "out_channels", f"{guided.classifier.origin} knows {found} classes, "
-            f"got {args.out_channels}"
+            "out_channels",
+            f"{guided.classifier.origin} knows {found} classes, got {args.out_channels}",
         )
     for flag in ("source", "target"):
         guided.check_classes(flag, flags.numbers(flag, getattr(args, flag)))

@@ -72,8 +72,9 @@ def read_stages(text: str) -> dict[str, float]:
     stages = {name: float(severity) for name, severity in pairs}
     if len(stages) != len(text.split(",")) or max(stages.values()) > 1:
         raise ArgumentError(
-            "stages", "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
-            f"digits and -, and severities from 0 to 1, got {text!r}"
+            "stages",
+            "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
+            f"digits and -, and severities from 0 to 1, got {text!r}",
         )
     return stages
 

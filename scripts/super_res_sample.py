@@ -21,9 +21,12 @@ from guided_diffusion.image_datasets import ImageDataset
 from guided_diffusion.super_res import BaseSamples, open_base_samples
 
 GROUPS = (
-    options.SampleOptions, options.EnlargeOptions, options.SuperResOptions,
-    options.DiffusionOptions, options.RunOptions,
-)  # fmt: skip
+    options.SampleOptions,
+    options.EnlargeOptions,
+    options.SuperResOptions,
+    options.DiffusionOptions,
+    options.RunOptions,
+)
 FREE = flags.free_flags(*GROUPS)
 DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 

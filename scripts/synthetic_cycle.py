@@ -59,11 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     synthetic_bridge.save(
         out_dir / name,
         {
-            "source": points.numpy(), "latent": latents, "target": moved,
-            "latent_back": latents_back, "cycle": returned,
+            "source": points.numpy(),
+            "latent": latents,
+            "target": moved,
+            "latent_back": latents_back,
+            "cycle": returned,
         },
         [source.label, "latent", target.label, "latent back", f"{source.label} back"],
-    )  # fmt: skip
+    )
     for key, value in synthetic_bridge.round_trip(points.numpy(), returned).items():
         logger.logkv(f"{key}_distance", value)
     logger.logkv("points", args.num_samples)

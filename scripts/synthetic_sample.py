@@ -66,9 +66,7 @@ def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> to
     start = noise.draw((domain.args["in_channels"],))
     with execution.autocast(domain.device, args.precision):
         # Points reach beyond [-1, 1], to which images would be clipped.
-        return domain.diffusion.p_sample_loop(
-            domain.model, start.shape, start, clip_denoised=False
-        )
+        return domain.diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)
 
 
 if __name__ == "__main__":

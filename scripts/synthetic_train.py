@@ -27,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = create_model_and_diffusion_2d(**args_to_dict(args, flags.defaults(*NETWORK)))
     loop = train_run.create_loop(*network, args, identity[0])
     shape = shape_of_task(args.task)
-    loop.data = load_2d_data(
-        args.batch_size, shape, seed=args.seed, start_step=loop.resume_step
-    )
+    loop.data = load_2d_data(args.batch_size, shape, seed=args.seed, start_step=loop.resume_step)
 
     # Claim the run folder and train.
     run.claim(*identity)

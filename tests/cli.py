@@ -129,9 +129,13 @@ def command(launcher: str, name: str, *argv: object) -> list[str]:
         "python": [sys.executable],
         "mpiexec": [_beside_python("mpiexec"), "-n", "2", sys.executable],
         "torchrun": [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node=2",
+            "--standalone",
         ],
-    }  # fmt: skip
+    }
     script = ROOT / "scripts" / f"{name}.py"
     return [*launchers[launcher], str(script), *[str(word) for word in argv]]
 
@@ -166,9 +170,14 @@ def launch_together(line: Sequence[str], places: Sequence[dict[str, object]]) ->
 def start(line: Sequence[str], cwd: Path | None = None, **env: object) -> subprocess.Popen:
     """Start a command line as the leader of a process group of its own."""
     return subprocess.Popen(
-        line, cwd=cwd, env=environment(**env), start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        line,
+        cwd=cwd,
+        env=environment(**env),
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def kill(process: subprocess.Popen) -> None:

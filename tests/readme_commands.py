@@ -44,45 +44,92 @@ POINTS = "--num_samples 50 --model_path models/synthetic"
 # (folder of the log, script, flags), in the order in which one needs the other.
 COMMANDS = [
     # improved-diffusion
-    ("improved", "image_train", f"--data_dir images {IMPROVED_MODEL} {IMPROVED_DIFFUSION} "
-     f"{IMPROVED_TRAIN} --use_kl True --schedule_sampler loss-second-moment"),
-    ("improved_samples", "image_sample", "--model_path improved/ema_0.9999_000002.pt "
-     f"{IMPROVED_MODEL} {IMPROVED_DIFFUSION} --batch_size 2 --num_samples 3 "
-     "--timestep_respacing ddim4 --use_ddim True"),
-    ("improved_nll", "image_nll", "--model_path improved/model000002.pt --data_dir images "
-     f"--num_samples 3 {IMPROVED_MODEL} {IMPROVED_DIFFUSION} --timestep_respacing 4"),
+    (
+        "improved",
+        "image_train",
+        f"--data_dir images {IMPROVED_MODEL} {IMPROVED_DIFFUSION} "
+        f"{IMPROVED_TRAIN} --use_kl True --schedule_sampler loss-second-moment",
+    ),
+    (
+        "improved_samples",
+        "image_sample",
+        "--model_path improved/ema_0.9999_000002.pt "
+        f"{IMPROVED_MODEL} {IMPROVED_DIFFUSION} --batch_size 2 --num_samples 3 "
+        "--timestep_respacing ddim4 --use_ddim True",
+    ),
+    (
+        "improved_nll",
+        "image_nll",
+        "--model_path improved/model000002.pt --data_dir images "
+        f"--num_samples 3 {IMPROVED_MODEL} {IMPROVED_DIFFUSION} --timestep_respacing 4",
+    ),
     # guided-diffusion
     ("guided", "image_train", f"--data_dir images {GUIDED_MODEL} {IMPROVED_TRAIN}"),
-    ("classifier", "classifier_train", f"--data_dir images {CLASSIFIER_TRAIN} {CLASSIFIER} "
-     "--noise_schedule cosine --diffusion_steps 40"),
-    ("guided_samples", "classifier_sample", f"{GUIDED_MODEL} --classifier_scale 1.0 "
-     f"--classifier_path classifier/model000002.pt {CLASSIFIER} --model_path "
-     f"guided/ema_0.9999_000002.pt {SAMPLE}"),
-    ("ddim_samples", "classifier_sample", f"--model_path guided/model000002.pt --classifier_path "
-     f"classifier/model000002.pt {GUIDED_MODEL} {CLASSIFIER} --classifier_scale 1.0 "
-     "--classifier_use_fp16 True --batch_size 2 --num_samples 3 --timestep_respacing ddim4 "
-     "--use_ddim True"),
+    (
+        "classifier",
+        "classifier_train",
+        f"--data_dir images {CLASSIFIER_TRAIN} {CLASSIFIER} "
+        "--noise_schedule cosine --diffusion_steps 40",
+    ),
+    (
+        "guided_samples",
+        "classifier_sample",
+        f"{GUIDED_MODEL} --classifier_scale 1.0 "
+        f"--classifier_path classifier/model000002.pt {CLASSIFIER} --model_path "
+        f"guided/ema_0.9999_000002.pt {SAMPLE}",
+    ),
+    (
+        "ddim_samples",
+        "classifier_sample",
+        f"--model_path guided/model000002.pt --classifier_path "
+        f"classifier/model000002.pt {GUIDED_MODEL} {CLASSIFIER} --classifier_scale 1.0 "
+        "--classifier_use_fp16 True --batch_size 2 --num_samples 3 --timestep_respacing ddim4 "
+        "--use_ddim True",
+    ),
     ("upsampler", "super_res_train", f"--data_dir images {GUIDED_UPSAMPLER} {IMPROVED_TRAIN}"),
-    ("base", "image_sample", "--model_path guided/model000002.pt "
-     f"{GUIDED_MODEL} {SAMPLE}"),
-    ("large_samples", "super_res_sample", f"{GUIDED_UPSAMPLER} --model_path "
-     f"upsampler/model000002.pt --base_samples small.npz {SAMPLE}"),
+    ("base", "image_sample", f"--model_path guided/model000002.pt {GUIDED_MODEL} {SAMPLE}"),
+    (
+        "large_samples",
+        "super_res_sample",
+        f"{GUIDED_UPSAMPLER} --model_path "
+        f"upsampler/model000002.pt --base_samples small.npz {SAMPLE}",
+    ),
     # DDIB
-    *((f"models/synthetic/log2D{task}", "synthetic_train", f"{DDIB} --noise_schedule linear --lr "
-       f"1e-4 --task {task} {END}") for task in (0, 1)),
+    *(
+        (
+            f"models/synthetic/log2D{task}",
+            "synthetic_train",
+            f"{DDIB} --noise_schedule linear --lr 1e-4 --task {task} {END}",
+        )
+        for task in (0, 1)
+    ),
     ("points", "synthetic_sample", f"{DDIB} {POINTS} --task 1"),
     ("cycle", "synthetic_cycle", f"{DDIB} {POINTS} --source 0 --target 1 --out_dir cycle"),
-    ("translation", "synthetic_translation", f"{DDIB} {POINTS} --source 0 --target 1 "
-     "--out_dir translation"),
-    ("classes", "imagenet_translation", f"{GUIDED_MODEL} --classifier_scale 1.0 --source 0,1 "
-     "--target 1,0 --val_dir images --classifier_path classifier --model_path guided "
-     f"{CLASSIFIER} --timestep_respacing 4 --out_dir classes"),
+    (
+        "translation",
+        "synthetic_translation",
+        f"{DDIB} {POINTS} --source 0 --target 1 --out_dir translation",
+    ),
+    (
+        "classes",
+        "imagenet_translation",
+        f"{GUIDED_MODEL} --classifier_scale 1.0 --source 0,1 "
+        "--target 1,0 --val_dir images --classifier_path classifier --model_path guided "
+        f"{CLASSIFIER} --timestep_respacing 4 --out_dir classes",
+    ),
     # ADD
-    ("domain", "image_train", f"--data_dir images {IMPROVED_MODEL} {IMPROVED_DIFFUSION} "
-     f"{IMPROVED_TRAIN}"),
-    ("sequences", "frequency_generating_m_samples", "--diffusion_steps=40 --amount=3 --data_dir "
-     "images --source_model improved --target_model domain --out_dir sequences"),
-]  # fmt: skip
+    (
+        "domain",
+        "image_train",
+        f"--data_dir images {IMPROVED_MODEL} {IMPROVED_DIFFUSION} {IMPROVED_TRAIN}",
+    ),
+    (
+        "sequences",
+        "frequency_generating_m_samples",
+        "--diffusion_steps=40 --amount=3 --data_dir "
+        "images --source_model improved --target_model domain --out_dir sequences",
+    ),
+]
 
 
 def main(folder: str) -> None:

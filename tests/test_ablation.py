@@ -93,9 +93,7 @@ def no_pool(jobs):
     return contextlib.nullcontext(SimpleNamespace(map=map))
 
 
-def test_the_command_prints_one_table_and_goes_on_where_it_stopped(
-    two_rows, tmp_path, monkeypatch
-):
+def test_the_command_prints_one_table_and_goes_on_where_it_stopped(two_rows, tmp_path, monkeypatch):
     folders = [draw_images(tmp_path / name, 8, seed=i) for i, name in enumerate("abcd")]
     names = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
     places = [word for n, path in zip(names, folders, strict=True) for word in (f"--{n}", path)]

@@ -35,8 +35,10 @@ def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy, fe
     assert len(alone) == len(together) == 5
     for one, other in zip(alone, together, strict=True):
         assert (one.index, one.source_file, one.depths) == (
-            other.index, other.source_file, other.depths,
-        )  # fmt: skip
+            other.index,
+            other.source_file,
+            other.depths,
+        )
         torch.testing.assert_close(one.latents, other.latents, atol=1e-5, rtol=0)
         torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
 

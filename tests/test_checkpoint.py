@@ -17,9 +17,14 @@ from guided_diffusion.script_util import (
 from guided_diffusion.unet import SuperResModel
 
 FLAGS = {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
-    "attention_resolutions": "8", "num_heads": 2, "diffusion_steps": 40,
-}  # fmt: skip
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "8",
+    "num_heads": 2,
+    "diffusion_steps": 40,
+}
 
 
 class Payload:
@@ -62,9 +67,14 @@ def run_folder(tmp_path):
     record(folder)
     # A killed run: optimizer and averages of the step are there, the model is not.
     scales = {
-        "model000900": 1, "ema_0.9999_000900": 2, "model001000": 3, "ema_0.99_001000": 4,
-        "ema_0.9999_001000": 5, "ema_0.999_001000": 6, "ema_0.9999_001100": 7,
-    }  # fmt: skip
+        "model000900": 1,
+        "ema_0.9999_000900": 2,
+        "model001000": 3,
+        "ema_0.99_001000": 4,
+        "ema_0.9999_001000": 5,
+        "ema_0.999_001000": 6,
+        "ema_0.9999_001100": 7,
+    }
     for name, scale in scales.items():
         save(folder / f"{name}.pt", scale)
     return folder

@@ -119,14 +119,22 @@ def apart(one, other):
 def test_a_run_holds_an_image_for_each_a_list_and_pairs(conditional, images, tmp_path):
     translate(conditional, images, tmp_path / "run")
     names = snapshot(tmp_path / "run").keys()
-    results = {"0_to_1/tile0_000.png", "0_to_1/tile0_002.png", "1_to_0/tile1_001.png",
-               "1_to_0/tile1_003.png"}  # fmt: skip
+    results = {
+        "0_to_1/tile0_000.png",
+        "0_to_1/tile0_002.png",
+        "1_to_0/tile1_001.png",
+        "1_to_0/tile1_003.png",
+    }
     others = {"args.json", "log.txt", "progress.csv", "translations.csv", "pairs.png"}
     assert names == results | others
     rows = read_csv(tmp_path / "run" / "translations.csv")
     assert [row["file_name"] for row in rows] == sorted(results)
-    assert rows[2] == {"file_name": "1_to_0/tile1_001.png", "source": "1", "target": "0",
-                       "source_file": str(images / "tile1_001.png")}  # fmt: skip
+    assert rows[2] == {
+        "file_name": "1_to_0/tile1_001.png",
+        "source": "1",
+        "target": "0",
+        "source_file": str(images / "tile1_001.png"),
+    }
     pairs = picture(tmp_path / "run" / "pairs.png")
     first = picture(tmp_path / "run" / "0_to_1" / "tile0_000.png")
     assert np.array_equal(pairs[2:18, 2:18], picture(images / "tile0_000.png"))
@@ -150,16 +158,19 @@ def test_running_again_makes_what_is_missing(conditional, images, tmp_path):
     assert kept.stat().st_mtime_ns == stamp and lost.exists()
 
 
-def test_target_eta_and_classifier_change_the_images(
-    conditional, classifier, images, tmp_path
-):
+def test_target_eta_and_classifier_change_the_images(conditional, classifier, images, tmp_path):
     base = translate(conditional, images, tmp_path / "base")
     back = translate(conditional, images, tmp_path / "back", "--target", "0,1")
     noisy = translate(conditional, images, tmp_path / "noisy", "--eta", "1")
     guided = translate(
-        conditional, images, tmp_path / "guided", "--classifier_path", classifier,
-        "--classifier_scale", 30,
-    )  # fmt: skip
+        conditional,
+        images,
+        tmp_path / "guided",
+        "--classifier_path",
+        classifier,
+        "--classifier_scale",
+        30,
+    )
     assert apart(base, back) > 0 and apart(base, noisy) > 10 and apart(base, guided) > 10
 
 
@@ -182,8 +193,19 @@ def test_target_eta_and_classifier_change_the_images(
 def test_a_mistake_is_told_in_a_line_and_nothing_is_written(
     runs, conditional, classifier, images, tmp_path, flags, message
 ):
-    right = ["--model_path", conditional, "--val_dir", images, "--out_dir", tmp_path / "out",
-             *ALONE, "--source", "0,1", "--target", "1,0"]  # fmt: skip
+    right = [
+        "--model_path",
+        conditional,
+        "--val_dir",
+        images,
+        "--out_dir",
+        tmp_path / "out",
+        *ALONE,
+        "--source",
+        "0,1",
+        "--target",
+        "1,0",
+    ]
     words = [w.format(unconditional=runs.source, classifier=classifier) for w in flags.split()]
     result = call("imagenet_translation", *right, *words)
     assert result.code == 2 and message in result.last, result.err

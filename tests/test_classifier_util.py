@@ -62,14 +62,25 @@ def images(tmp_path_factory):
 @pytest.fixture
 def make(images, tmp_path, recorder):
     def build(model=None, respacing="", sampler=None, **changes):
-        options = {"batch_size": 4, "microbatch": -1, "lr": 1e-3, "log_interval": 1,
-                   "save_interval": 10**6, "resume_checkpoint": "", "max_steps": 2}  # fmt: skip
+        options = {
+            "batch_size": 4,
+            "microbatch": -1,
+            "lr": 1e-3,
+            "log_interval": 1,
+            "save_interval": 10**6,
+            "resume_checkpoint": "",
+            "max_steps": 2,
+        }
         diffusion = create_gaussian_diffusion(steps=40, timestep_respacing=respacing)
         data = load_data(data_dir=images, batch_size=4, image_size=16, class_cond=True)
         return ClassifierLoop(
-            model or Watched(), diffusion, data, out_dir=tmp_path,
-            schedule_sampler=sampler(diffusion) if sampler else None, **(options | changes),
-        )  # fmt: skip
+            model or Watched(),
+            diffusion,
+            data,
+            out_dir=tmp_path,
+            schedule_sampler=sampler(diffusion) if sampler else None,
+            **(options | changes),
+        )
 
     return build
 
@@ -97,8 +108,13 @@ def test_unseen_images_are_judged_every_so_often_in_eval_mode(make, images, reco
     loop.run_loop()
     assert ["val_loss" in row for row in recorder.rows] == [False, True, False, True]
     assert recorder.rows[1].keys() >= {
-        "train_loss", "train_acc@1", "train_acc@5", "val_loss", "val_acc@1", "val_acc@5",
-    }  # fmt: skip
+        "train_loss",
+        "train_acc@1",
+        "train_acc@5",
+        "val_loss",
+        "val_acc@1",
+        "val_acc@5",
+    }
     assert recorder.rows[0]["train_acc@5"] == 1  # of two classes
     modes = [training for _, _, training in loop.model.shown]
     assert modes == [True] * 4 + [False] * 2 + [True] * 4 + [False] * 2
@@ -131,9 +147,17 @@ def test_microbatches_add_up_to_the_batch(make, tmp_path):
 
 def test_the_float16_recipe_trains_and_saves_float32(make, tmp_path, recorder):
     network = EncoderUNetModel(
-        16, 3, 32, 2, 1, (), channel_mult=(1,), use_scale_shift_norm=True, pool="adaptive",
+        16,
+        3,
+        32,
+        2,
+        1,
+        (),
+        channel_mult=(1,),
+        use_scale_shift_norm=True,
+        pool="adaptive",
         use_fp16=True,
-    )  # fmt: skip
+    )
     make(network, use_fp16=True).run_loop()
     state = torch.load(tmp_path / "model000002.pt", weights_only=True)
     assert {value.dtype for value in state.values()} == {torch.float32}

@@ -10,8 +10,20 @@ from guided_diffusion import dist_util, published, quality, timing
 from guided_diffusion.quality import engines
 from guided_diffusion.translation_options import PRESETS
 
-KEYS = {"measurement", "against", "rows", "extrapolated", "matmul_peak", "device", "threads",
-        "seconds", "torch", "numpy", "python", "guided_diffusion"}  # fmt: skip
+KEYS = {
+    "measurement",
+    "against",
+    "rows",
+    "extrapolated",
+    "matmul_peak",
+    "device",
+    "threads",
+    "seconds",
+    "torch",
+    "numpy",
+    "python",
+    "guided_diffusion",
+}
 ROW = {"name", "seconds", "median", "ratio", "forwards", "share_of_peak", "peak_memory"}
 FEW_ROUNDS = ["--rounds", 2, "--device", "cpu"]
 

@@ -32,9 +32,15 @@ def weights(path):
 def test_a_run_holds_checkpoints_flags_and_a_log_with_upstreams_names(classifier):
     names = {path.name for path in classifier.iterdir()}
     assert names == {
-        "args.json", "log.txt", "progress.csv", "progress.jsonl", "model000002.pt",
-        "model000004.pt", "opt000002.pt", "opt000004.pt",
-    }  # fmt: skip
+        "args.json",
+        "log.txt",
+        "progress.csv",
+        "progress.jsonl",
+        "model000002.pt",
+        "model000004.pt",
+        "opt000002.pt",
+        "opt000004.pt",
+    }
     assert json.loads((classifier / "args.json").read_text())["args"]["num_classes"] == 2
     rows = read_csv(classifier / "progress.csv")
     assert [row["step"] for row in rows] == ["2", "4"]
@@ -104,8 +110,9 @@ def test_a_class_conditional_model_is_sampled_with_and_without_a_classifier(
     conditional, classifier, tmp_path
 ):
     alone = sample(conditional, "", tmp_path / "alone", "--classes", "0,1")
-    guided = sample(conditional, classifier, tmp_path / "guided", "--classes", "0,1",
-                    "--classifier_scale", 30)  # fmt: skip
+    guided = sample(
+        conditional, classifier, tmp_path / "guided", "--classes", "0,1", "--classifier_scale", 30
+    )
     assert np.array_equal(alone["arr_1"], guided["arr_1"])
     assert grey_levels_apart(alone["arr_0"], guided["arr_0"]) > 10
 
@@ -146,9 +153,7 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
         ("--classifier_path {other}", "--noise_schedule: classifier and diffusion model need"),
     ],
 )
-def test_a_mistake_in_sampling_is_told_in_a_line(
-    runs, classifier, tmp_path, flags, message
-):
+def test_a_mistake_in_sampling_is_told_in_a_line(runs, classifier, tmp_path, flags, message):
     if "{other}" in flags:
         train(runs, tmp_path / "other", "--noise_schedule", "cosine", "--iterations", 1)
     places = {"model": runs.source, "classifier": classifier, "other": tmp_path / "other"}

@@ -41,9 +41,12 @@ def test_both_pictures_are_drawn_from_one_encoding(runs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [("--amount 41", "--amount: expected 1 to 40"), ("--steps 41", "--encode_steps: "),
-     ("--source_model=", "--source_model: expected together with --data_dir")],
-)  # fmt: skip
+    [
+        ("--amount 41", "--amount: expected 1 to 40"),
+        ("--steps 41", "--encode_steps: "),
+        ("--source_model=", "--source_model: expected together with --data_dir"),
+    ],
+)
 def test_mistakes_are_told_and_nothing_is_written(runs, tmp_path, flags, message):
     models = ["--source_model", runs.source, "--target_model", runs.target]
     out = ["--data_dir", runs.images, "--device", "cpu", "--out_dir", tmp_path / "out"]

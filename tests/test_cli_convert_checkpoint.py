@@ -101,12 +101,14 @@ def test_weights_of_another_format_load_and_draw_nearly_the_same(runs, tmp_path,
         ("--attention_order old", "--attention_order: invalid choice: 'old'"),
         ("--attention_order new", "--input_order: expected it, since {bare} has no args.json"),
         ("--attention_order new --input_order legacy", "--num_heads or --num_head_channels: exp"),
-        ("--attention_order new --input_order legacy --num_heads 3",
-         "--num_heads: expected a divisor of the block's 64 channels, got 3 ("),
+        (
+            "--attention_order new --input_order legacy --num_heads 3",
+            "--num_heads: expected a divisor of the block's 64 channels, got 3 (",
+        ),
         ("--num_heads 0", "--num_heads: expected a whole number of at least 1 or -1, got '0'"),
         ("--dtype float8", "--dtype: invalid choice: 'float8'"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_and_writes_nothing(runs, bare, tmp_path, words, message):
     names = {"place": tmp_path, "bare": bare, "run": runs.source}
     before = snapshot(tmp_path), snapshot(runs.source)

@@ -73,8 +73,18 @@ def test_each_direction_is_what_a_run_of_its_own_makes(runs, flags, made, tmp_pa
     succeed(SEQUENCES, *runs.sequences, "--out_dir", tmp_path / "there")
     there, both = tmp_path / "there" / "translation_0_1", snapshot(made / "translation_0_1")
     assert snapshot(there) == both
-    swapped = ["--source_model", runs.target, "--target_model", runs.source, "--source", "1",
-               "--target", "0", "--data_dir", flags[-1]]  # fmt: skip
+    swapped = [
+        "--source_model",
+        runs.target,
+        "--target_model",
+        runs.source,
+        "--source",
+        "1",
+        "--target",
+        "0",
+        "--data_dir",
+        flags[-1],
+    ]
     succeed(SEQUENCES, *runs.sequences, *swapped, "--out_dir", tmp_path / "back")
     back = tmp_path / "back" / "translation_1_0"
     for name in ("target.npy", "diffway.npy", "source.npy"):

@@ -102,8 +102,12 @@ def test_two_ranks_announce_once_and_count_together(launcher, runs, tmp_path):
     result = launch(command(launcher, SEQUENCES, *flags, "--dry_run", "True"))
     assert result.code == 0, result.err
     assert [line.split()[0] for line in result.out.splitlines()] == [
-        "sequences", "forwards", "FLOPs", "disk", "time",
-    ]  # fmt: skip
+        "sequences",
+        "forwards",
+        "FLOPs",
+        "disk",
+        "time",
+    ]
     assert "with 2 ranks" in result.out and not (tmp_path / "run").exists()
     result = launch(command(launcher, SEQUENCES, *flags))
     assert result.code == 0, result.err

@@ -98,13 +98,16 @@ SAMPLING = [
     ("--model_path {text}/zz.png", "{text}/zz.png: expected a "),
     ("--num_samples 0", "--num_samples: " + WHOLE.format(1, 0)),
     ("--use_ddim 2", "--use_ddim: expected a boolean such as True or False, got '2'"),
-    ("--num_channels 64", DISTINCT + "'time_embed.0.weight': the flags ask for (256, 64), the "
-     "file holds (128, 32) (check --num_channels)"),
+    (
+        "--num_channels 64",
+        DISTINCT + "'time_embed.0.weight': the flags ask for (256, 64), the "
+        "file holds (128, 32) (check --num_channels)",
+    ),
     ("--class_cond True", "the file holds absent (check --class_cond)"),
     ("--image_size 32", "trained with --image_size 16, used with 32: " + DISTINCT),
     ("--image_size 32", "(check --image_size)"),
     ("--image_size 32 --learn_sigma True", "(check --image_size, --learn_sigma)"),
-]  # fmt: skip
+]
 TRANSLATING = [
     ("--amount 0", "--amount: " + WHOLE.format(1, 0)),
     ("--amount 9", "--amount: expected 1 to 8 (the number of diffusion steps), got 9"),
@@ -147,14 +150,18 @@ CLASSIFYING = [
     ("--out_dir {claimed}", "args.json: expected JSON with an 'args' object, got JSONDecodeError"),
 ]
 CASES = [
-    *((script, *case) for script in (TRAIN, SAMPLE, SEQUENCES) for case in SHARED
-      if script != SAMPLE or "{claimed}" not in case[0]),
+    *(
+        (script, *case)
+        for script in (TRAIN, SAMPLE, SEQUENCES)
+        for case in SHARED
+        if script != SAMPLE or "{claimed}" not in case[0]
+    ),
     *((script, *case) for script in (TRAIN, CLASSIFY, SEQUENCES) for case in DATA),
     *((CLASSIFY, *case) for case in CLASSIFYING),
     *((TRAIN, *case) for case in TRAINING),
     *((SAMPLE, *case) for case in SAMPLING),
     *((SEQUENCES, *case) for case in TRANSLATING),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +188,12 @@ def places(runs, tmp_path_factory):
         out = ["--out_dir", place / name, "--max_steps", 1, "--sample_interval", 0]
         assert call(TRAIN, *runs.training, *flags.split(), *out).code == 0
     return {
-        "place": place, "whole": whole, "half": place / "half.pt", "nothing": place / "nothing.pt",
+        "place": place,
+        "whole": whole,
+        "half": place / "half.pt",
+        "nothing": place / "nothing.pt",
         **{n: place / n for n in "file empty text cut one claimed small conditional".split()},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -194,8 +204,15 @@ def good(runs):
         TRAIN: [*runs.training, "--max_steps", 1],
         SAMPLE: ["--model_path", runs.source, *small],
         # Random crops are cut from files that are opened when they are needed.
-        CLASSIFY: [*TINY_CLASSIFIER, "--data_dir", runs.images, "--num_classes", 3,
-                   "--random_crop", "False"],
+        CLASSIFY: [
+            *TINY_CLASSIFIER,
+            "--data_dir",
+            runs.images,
+            "--num_classes",
+            3,
+            "--random_crop",
+            "False",
+        ],
         SEQUENCES: runs.sequences,
     }
 
@@ -218,9 +235,15 @@ def test_a_mistake_ends_with_code_2_and_one_telling_line_and_writes_nothing(
 
 @pytest.mark.parametrize(
     ("script", "flags"),
-    [(TRAIN, "--ema_rate x"), (TRAIN, "--data_dir {text}"), (TRAIN, "--resume_checkpoint {half}"),
-     (SAMPLE, "--model_path {half}"), (SEQUENCES, "--amount 9"), (SEQUENCES, "--data_dir {cut}")],
-)  # fmt: skip
+    [
+        (TRAIN, "--ema_rate x"),
+        (TRAIN, "--data_dir {text}"),
+        (TRAIN, "--resume_checkpoint {half}"),
+        (SAMPLE, "--model_path {half}"),
+        (SEQUENCES, "--amount 9"),
+        (SEQUENCES, "--data_dir {cut}"),
+    ],
+)
 def test_after_a_mistake_a_folder_with_files_of_the_user_is_as_it_was(
     scripts, places, good, tmp_path, script, flags
 ):

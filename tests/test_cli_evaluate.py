@@ -52,9 +52,10 @@ def test_the_report_holds_values_intervals_numbers_and_the_label(place):
 
 
 def test_a_folder_and_an_npz_of_its_images_give_the_same(place):
-    assert report(place, "one", "two")[0]["metrics"] == report(place, "one.npz", "two.npz")[0][
-        "metrics"
-    ]
+    assert (
+        report(place, "one", "two")[0]["metrics"]
+        == report(place, "one.npz", "two.npz")[0]["metrics"]
+    )
 
 
 def test_a_set_against_itself_has_no_distance(place):

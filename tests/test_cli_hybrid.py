@@ -33,8 +33,18 @@ def test_training_starts_from_a_standard_model_and_moves_both_sets_of_shares(bot
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(both, runs, tmp_path):
-    flags = [*runs.training, *HYBRID, "--attention_priority", "both", "--out_dir", tmp_path,
-             "--init_checkpoint", runs.source, "--save_interval", 2]  # fmt: skip
+    flags = [
+        *runs.training,
+        *HYBRID,
+        "--attention_priority",
+        "both",
+        "--out_dir",
+        tmp_path,
+        "--init_checkpoint",
+        runs.source,
+        "--save_interval",
+        2,
+    ]
     succeed("image_train", *flags, "--max_steps", 2)
     succeed("image_train", *flags)
     for name in ("model000004.pt", "ema_0.5_000004.pt"):
@@ -53,8 +63,11 @@ def test_one_model_is_source_and_target(both, runs, tmp_path):
     flags = [*DRAWING, "--num_images", 2, "--amount", 2, "--out_dir", tmp_path]
     roles = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention.HybridAttention, "set_priority",
-                      lambda block, priority: roles.append(priority))  # fmt: skip
+        patch.setattr(
+            attention.HybridAttention,
+            "set_priority",
+            lambda block, priority: roles.append(priority),
+        )
         result = succeed(SEQUENCES, *ends, *flags)
     assert set(roles) == {"global", "local"} and roles[0] == "global" and roles[-1] == "local"
     assert "trained with --attention_priority" not in result.out + result.err
@@ -76,9 +89,10 @@ def test_conversion_keeps_what_a_hybrid_network_computes(both, suffix, tmp_path)
     flags = ["--model_path", both, "--output", target, "--attention_order", "new"]
     succeed("convert_checkpoint", *flags)
     domains = load_domain(both), load_domain(target)
-    assert domains[1].args["use_new_attention_order"] and not domains[0].args[
-        "use_new_attention_order"
-    ]
+    assert (
+        domains[1].args["use_new_attention_order"]
+        and not domains[0].args["use_new_attention_order"]
+    )
     x, t = torch.randn(1, 3, 16, 16), torch.tensor([30])
     for role in ("global", "local"):
         outputs = []

@@ -28,9 +28,10 @@ from PIL import Image
 from guided_diffusion import run
 
 CHECKPOINTS = {
-    name.format(step) for name in ("model{}.pt", "ema_0.5_{}.pt", "opt{}.pt")
+    name.format(step)
+    for name in ("model{}.pt", "ema_0.5_{}.pt", "opt{}.pt")
     for step in ("000004", "000008")
-}  # fmt: skip
+}
 LOGS = {"args.json", "log.txt", "progress.csv", "progress.jsonl"}
 
 
@@ -119,8 +120,21 @@ def test_a_compiled_run_writes_the_same_files_and_may_go_on_without(runs, tmp_pa
     torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
     assert json.loads((tmp_path / "args.json").read_text())["args"]["compile"] is True
     succeed("image_train", *flags, "--max_steps", 5)
-    succeed("image_sample", "--model_path", tmp_path, "--num_samples", 1, "--batch_size", 1,
-            "--timestep_respacing", 2, "--out_dir", tmp_path / "drawn", "--compile", "True")
+    succeed(
+        "image_sample",
+        "--model_path",
+        tmp_path,
+        "--num_samples",
+        1,
+        "--batch_size",
+        1,
+        "--timestep_respacing",
+        2,
+        "--out_dir",
+        tmp_path / "drawn",
+        "--compile",
+        "True",
+    )
     assert len(compiled) == 2
 
 

@@ -52,5 +52,3 @@ def test_the_commands_of_upstreams_readmes_do_their_job(launcher, tmp_path):
     first = tmp_path / "sequences" / "translation_0_1" / manifest[0]["file_name"]
     assert picture(first).shape == (16, 16, 3)
     assert json.loads((tmp_path / "sequences" / "args.json").read_text())["args"]["amount"] == 3
-
-

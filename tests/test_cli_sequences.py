@@ -314,8 +314,15 @@ def test_checkpoints_without_flags_beside_them_take_those_of_the_command_line(ru
     published = "--resblock_updown False --learn_sigma False --num_head_channels -1".split()
     order = ["--use_new_attention_order", "False"]
     assert_same_pictures(make(runs, out_dir, *alone, *TINY_MODEL, *published, *order), made)
-    by_role = call(SEQUENCES, *runs.sequences, *alone, *TINY_MODEL, *published,
-                   "--out_dir", tmp_path / "by_role")  # fmt: skip
+    by_role = call(
+        SEQUENCES,
+        *runs.sequences,
+        *alone,
+        *TINY_MODEL,
+        *published,
+        "--out_dir",
+        tmp_path / "by_role",
+    )
     assumed = [line for line in by_role.out.splitlines() if "no args.json beside it" in line]
     assert [line.split(":")[0] for line in assumed] == [alone[0][15:], alone[1][15:]]
     assert "--use_new_attention_order True" in assumed[0]
@@ -330,8 +337,16 @@ def test_ddim_respacing_visits_every_fifth_timestep(runs, tmp_path):
 
 def test_other_flags_into_the_same_folder_are_refused_by_name(runs, copied):
     before = snapshot(copied.parent)
-    result = call(SEQUENCES, *runs.sequences, "--save_latents", "True", "--amount", 2,
-                  "--out_dir", copied.parent)  # fmt: skip
+    result = call(
+        SEQUENCES,
+        *runs.sequences,
+        "--save_latents",
+        "True",
+        "--amount",
+        2,
+        "--out_dir",
+        copied.parent,
+    )
     assert result.code == 2 and "--amount was 3, is 2" in result.last
     assert snapshot(copied.parent) == before
 
@@ -388,9 +403,7 @@ def test_named_domains_name_folder_columns_and_labels(runs, tmp_path):
     assert [row["label_polyp"] for row in rows][::AMOUNT] == ["1.0", "0.0"]
 
 
-def test_compiled_networks_make_the_same_pictures_from_few_sizes(
-    runs, made, tmp_path, monkeypatch
-):
+def test_compiled_networks_make_the_same_pictures_from_few_sizes(runs, made, tmp_path, monkeypatch):
     compile_, asked = torch.nn.Module.compile, []
 
     def quickly(module, **how):  # the tracing of torch.compile without its code generation

@@ -64,9 +64,12 @@ def moved(name, models, out_dir, *flags):
 def test_training_leaves_upstreams_files_and_resumes(models, tmp_path):
     names = {path.name for path in (models / "log2D0").iterdir()}
     assert names == {
-        "args.json", "log.txt", "progress.csv", "progress.jsonl",
+        "args.json",
+        "log.txt",
+        "progress.csv",
+        "progress.jsonl",
         *(f"{kind}00000{step}.pt" for kind in ("model", "opt", "ema_0.5_") for step in (3, 6)),
-    }  # fmt: skip
+    }
     succeed(TRAIN, *TRAINING, "--max_steps", 3, "--out_dir", tmp_path)
     succeed(TRAIN, *TRAINING, "--out_dir", tmp_path)
     for name in ("model000006.pt", "ema_0.5_000006.pt"):

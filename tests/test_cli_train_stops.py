@@ -71,8 +71,10 @@ def test_a_third_signal_ends_at_once_and_what_it_left_goes_with_the_next_run(
     flags = ["--out_dir", tmp_path, "--save_interval", 8]
     assert "from scratch" in succeed("image_train", *runs.training, *flags).out
     assert {path.name for path in tmp_path.glob("*.pt")} == {
-        "model000008.pt", "ema_0.5_000008.pt", "opt000008.pt"
-    }  # fmt: skip
+        "model000008.pt",
+        "ema_0.5_000008.pt",
+        "opt000008.pt",
+    }
 
 
 def test_a_run_of_other_flags_is_refused_with_the_way_to_train_on(runs, tmp_path):

@@ -25,17 +25,26 @@ HEADS = [
 
 def network(new, **heads):
     model = create_model(
-        image_size=16, num_channels=32, num_res_blocks=1, channel_mult="1,2",
-        attention_resolutions="16,8", use_new_attention_order=new, **heads,
-    )  # fmt: skip
+        image_size=16,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult="1,2",
+        attention_resolutions="16,8",
+        use_new_attention_order=new,
+        **heads,
+    )
     return load_drawn_weights(model).eval()
 
 
 def classifier(new, pool):
     own = {
-        "image_size": 16, "classifier_width": 64, "classifier_depth": 1, "classifier_pool": pool,
-        "classifier_attention_resolutions": "8", "classifier_use_new_attention_order": new,
-    }  # fmt: skip
+        "image_size": 16,
+        "classifier_width": 64,
+        "classifier_depth": 1,
+        "classifier_pool": pool,
+        "classifier_attention_resolutions": "8",
+        "classifier_use_new_attention_order": new,
+    }
     return load_drawn_weights(create_classifier(**classifier_defaults() | own)).eval(), own
 
 

@@ -13,12 +13,18 @@ from guided_diffusion.translation_options import PRESETS
 from guided_diffusion.walks import Engine, Predictor, decode
 
 AMOUNT, STEPS = 4, 40
-ENGINES = {name: {k: min(v, 9) if k.endswith("_steps") else v for k, v in preset.items()}
-           for name, preset in PRESETS.items()}  # fmt: skip
+ENGINES = {
+    name: {k: min(v, 9) if k.endswith("_steps") else v for k, v in preset.items()}
+    for name, preset in PRESETS.items()
+}
 TINY = IMAGE.defaults() | {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 0, "channel_mult": "1", "num_heads": 2,
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 0,
+    "channel_mult": "1",
+    "num_heads": 2,
     "attention_resolutions": "16",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -66,12 +72,17 @@ def test_flops_are_those_of_a_count_by_hand():
     attention = width * 3 * width * pixels + 2 * pixels * pixels * width + width * width * pixels
     joined = (9 * 2 + 9 + 2) * width * width * pixels
     multiplications = (
-        width * embedding + embedding * embedding  # the timestep
+        width * embedding
+        + embedding * embedding  # the timestep
         + 9 * 3 * width * pixels  # the first layer
-        + block + attention + block  # the middle
-        + joined + embedding * 2 * width + attention  # the way up, of one block with its skip
+        + block
+        + attention
+        + block  # the middle
+        + joined
+        + embedding * 2 * width
+        + attention  # the way up, of one block with its skip
         + 9 * width * 3 * pixels  # the last layer
-    )  # fmt: skip
+    )
     assert cost.flops(TINY) == 2 * multiplications
 
 

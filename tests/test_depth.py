@@ -102,8 +102,9 @@ def test_add_depths_stay_within_the_walk_and_never_fall(features, data):
     assert list(chosen.values) == sorted(chosen.values)
 
 
-CURVES = arrays(np.float64, st.tuples(st.integers(1, 60), st.integers(1, 3)),
-                elements=st.floats(-1e3, 1e3))  # fmt: skip
+CURVES = arrays(
+    np.float64, st.tuples(st.integers(1, 60), st.integers(1, 3)), elements=st.floats(-1e3, 1e3)
+)
 
 
 @given(CURVES, st.data())

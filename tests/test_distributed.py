@@ -73,9 +73,12 @@ def test_two_tasks_of_a_slurm_step_train_as_one_process_without_mpi(
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise RuntimeError('cannot load MPI library')\n")
     step = {
-        "SLURM_JOB_ID": os.getpid(), "SLURM_STEP_ID": 0, "SLURM_NTASKS": 2,
-        "SLURM_STEP_NODELIST": "thishost", "PYTHONPATH": f"{broken.parent}:{ROOT}",
-    }  # fmt: skip
+        "SLURM_JOB_ID": os.getpid(),
+        "SLURM_STEP_ID": 0,
+        "SLURM_NTASKS": 2,
+        "SLURM_STEP_NODELIST": "thishost",
+        "PYTHONPATH": f"{broken.parent}:{ROOT}",
+    }
     tasks = [step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(2)]
     flags = [*training, "--batch_size", 2, "--out_dir", tmp_path / "run"]
     for result in launch_together(command("python", "image_train", *flags), tasks):
@@ -142,8 +145,10 @@ runpy.run_path("{ROOT}/scripts/{SEQUENCES}.py", run_name="__main__")
 def test_a_rank_does_what_a_slower_one_does_not_come_to(launcher, runs, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_RANK_1)
     flags = [*runs.sequences, "--num_images", 5, "--amount", 1, "--out_dir", tmp_path / "run"]
-    line = [word.replace(f"{ROOT}/scripts/slow.py", f"{tmp_path}/slow.py")
-            for word in command(launcher, "slow", *flags)]  # fmt: skip
+    line = [
+        word.replace(f"{ROOT}/scripts/slow.py", f"{tmp_path}/slow.py")
+        for word in command(launcher, "slow", *flags)
+    ]
     result = launch(line, PYTHONPATH=ROOT)
     assert result.code == 0, result.err
     rows = read_csv(tmp_path / "run" / "translation_0_1" / "manifest.csv")
@@ -153,8 +158,21 @@ def test_a_rank_does_what_a_slower_one_does_not_come_to(launcher, runs, tmp_path
 
 
 def test_two_ranks_draw_the_images_of_one_process(runs, tmp_path):
-    flags = ["--model_path", runs.source, "--num_samples", 5, "--batch_size", 2, "--use_ddim",
-             "True", "--timestep_respacing", 8, "--device", "cpu", "--out_dir"]  # fmt: skip
+    flags = [
+        "--model_path",
+        runs.source,
+        "--num_samples",
+        5,
+        "--batch_size",
+        2,
+        "--use_ddim",
+        "True",
+        "--timestep_respacing",
+        8,
+        "--device",
+        "cpu",
+        "--out_dir",
+    ]
     result = launch(command("mpiexec", "image_sample", *flags, tmp_path / "two"))
     assert result.code == 0, result.err
     succeed("image_sample", *flags, tmp_path / "one")
@@ -176,8 +194,17 @@ def test_a_mistake_that_only_rank_0_meets_ends_every_rank(launcher, runs, tmp_pa
 
 
 def test_a_wrong_flag_ends_every_rank_with_code_2(runs, tmp_path):
-    result = launch(command("mpiexec", "image_train", *runs.training, "--ema_rate", "x",
-                            "--out_dir", tmp_path / "run"))  # fmt: skip
+    result = launch(
+        command(
+            "mpiexec",
+            "image_train",
+            *runs.training,
+            "--ema_rate",
+            "x",
+            "--out_dir",
+            tmp_path / "run",
+        )
+    )
     assert result.code == 2 and not (tmp_path / "run").exists()
     assert result.err.count("ema_rate: expected decays in [0, 1), got 'x'") >= 1
     assert "Traceback" not in result.err
@@ -228,9 +255,15 @@ def test_no_code_writes_cuda_visible_devices():
 
 @pytest.mark.parametrize(
     "code",
-    ["os.environ['X'] = '1'", "os.environ.setdefault('X', '1')", "os.environ.update(X='1')",
-     "os.environ |= {'X': '1'}", "del os.environ['X']", "os.putenv('X', '1')"],
-)  # fmt: skip
+    [
+        "os.environ['X'] = '1'",
+        "os.environ.setdefault('X', '1')",
+        "os.environ.update(X='1')",
+        "os.environ |= {'X': '1'}",
+        "del os.environ['X']",
+        "os.putenv('X', '1')",
+    ],
+)
 def test_the_reader_of_written_names_sees_a_write(code):
     assert written_names(ast.parse(code)) == {"X"}
     assert written_names(ast.parse("print(os.environ['X'], os.environ.get('X'))")) == set()

@@ -76,9 +76,15 @@ def test_rows_tell_step_depth_timestep_and_labels_that_sum_to_1(exporter):
         total = float(row["label_polyp"]) + float(row["label_tumour"])
         assert total == 1
     assert [r["depth_fallback"] for r in rows[::4]] == ["True", "False"]
-    expected = {"source": "polyp", "target": "tumour", "source_file": "data/1.png",
-                "depth_policy": "add", "level_convention": "reference",
-                "source_model": "s.pt", "target_model": "t.pt"}  # fmt: skip
+    expected = {
+        "source": "polyp",
+        "target": "tumour",
+        "source_file": "data/1.png",
+        "depth_policy": "add",
+        "level_convention": "reference",
+        "source_model": "s.pt",
+        "target_model": "t.pt",
+    }
     assert expected.items() <= rows[0].items()
 
 
@@ -258,8 +264,13 @@ def test_complete_sequences_need_every_step_and_every_column():
     def rows(index, steps, **changes):
         return [{"sequence": f"{index:05d}", "step": str(s), "x": "1"} | changes for s in steps]
 
-    listed = [*rows(7, [2, 0, 1]), *rows(1, [0, 1]), *rows(2, [0, 1, 2], x=None),
-              *rows(3, [0, 1, 2, 3]), {**rows(1, [2])[0], None: ["extra"]}]  # fmt: skip
+    listed = [
+        *rows(7, [2, 0, 1]),
+        *rows(1, [0, 1]),
+        *rows(2, [0, 1, 2], x=None),
+        *rows(3, [0, 1, 2, 3]),
+        {**rows(1, [2])[0], None: ["extra"]},
+    ]
     found = complete_sequences(listed, amount=2)
     assert [row["step"] for row in found.pop(7)] == ["0", "1", "2"]
     assert found == {}

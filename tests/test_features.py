@@ -60,8 +60,10 @@ def refuse(url, path):
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
-    torch.save({f"Mixed_6d.{k}": v for k, v in nn.Conv2d(3, 9, 1).state_dict().items()},
-               tmp_path / "weights.pth")  # fmt: skip
+    torch.save(
+        {f"Mixed_6d.{k}": v for k, v in nn.Conv2d(3, 9, 1).state_dict().items()},
+        tmp_path / "weights.pth",
+    )
     return tmp_path / "weights.pth"
 
 
@@ -141,8 +143,12 @@ def test_inception_without_weights_downloads_them_once_or_says_where_they_are(
 ):
     with pytest.raises(UserError) as refused:
         create_extractor("inception", "", CPU)
-    for part in ("weights: no Inception weights at", FILE, "no route to https://example.org",
-                 "--features small"):  # fmt: skip
+    for part in (
+        "weights: no Inception weights at",
+        FILE,
+        "no route to https://example.org",
+        "--features small",
+    ):
         assert part in str(refused.value)
     fetched = []
 

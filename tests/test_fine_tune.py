@@ -55,8 +55,9 @@ def test_an_embedding_of_classes_is_left_out(tmp_path, recorder):
     conditional = build(class_cond=True)
     model = start(build(seed=1), save(conditional, tmp_path / "run"))
     assert "left out: label_emb.weight" in recorder.text
-    torch.testing.assert_close(model.input_blocks[0][0].weight,
-                               conditional.input_blocks[0][0].weight)  # fmt: skip
+    torch.testing.assert_close(
+        model.input_blocks[0][0].weight, conditional.input_blocks[0][0].weight
+    )
 
 
 def test_one_set_of_shares_does_not_become_two(tmp_path, recorder):

@@ -32,10 +32,14 @@ OURS = ["convert_checkpoint"]  # and no upstream's
 SHARED_SCRIPTS = [
     (repository, script)
     for script in (
-        "image_train", "image_sample", "super_res_train", "super_res_sample", "image_nll",
+        "image_train",
+        "image_sample",
+        "super_res_train",
+        "super_res_sample",
+        "image_nll",
     )
     for repository in ("guided-diffusion", "improved-diffusion")
-]  # fmt: skip
+]
 # The ADD script has one network order per role; and names of domains are text here, not numbers.
 BY_ROLE = {"frequency_generating_m_samples": {"--use_new_attention_order"}}
 TEXT = {"frequency_generating_m_samples": {"--source", "--target"}}
@@ -124,8 +128,10 @@ def test_a_boolean_flag_takes_upstreams_syntax_and_stands_alone(parser, words, e
     assert parser.parse_args(words).fast is expected
 
 
-@pytest.mark.parametrize("words", [["--fast", "maybe"], ["--size", "1.5"], ["--mode", "fast"],
-                                   ["--fas"], ["--nope", "1"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["--fast", "maybe"], ["--size", "1.5"], ["--mode", "fast"], ["--fas"], ["--nope", "1"]],
+)
 def test_a_word_that_is_no_value_of_its_flag_ends_with_code_2(parser, words, capsys):
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(words)
@@ -222,10 +228,12 @@ def test_help_shows_the_chosen_defaults(choosing, capsys):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--defaults nobody", "defaults: invalid choice: 'nobody' (choose from 'ours', 'theirs'"),
-     ("--defaults", "defaults: expected one argument"),
-     ("--defaults theirs --size x", "size: expected a whole number, got 'x'")],
-)  # fmt: skip
+    [
+        ("--defaults nobody", "defaults: invalid choice: 'nobody' (choose from 'ours', 'theirs'"),
+        ("--defaults", "defaults: expected one argument"),
+        ("--defaults theirs --size x", "size: expected a whole number, got 'x'"),
+    ],
+)
 def test_a_mistake_beside_a_set_of_defaults_is_named(choosing, capsys, words, message):
     with pytest.raises(SystemExit) as stop:
         choosing.parse_args(words.split())

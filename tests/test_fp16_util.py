@@ -170,9 +170,13 @@ def from_a_plain_file(trainer):
 
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
-    [(adam, torch.Tensor), (lambda t: adam(t, False), bool), (from_a_plain_file, bool),
-     (lambda t: torch.optim.SGD(t.master_params, lr=0.1), bool)],
-)  # fmt: skip
+    [
+        (adam, torch.Tensor),
+        (lambda t: adam(t, False), bool),
+        (from_a_plain_file, bool),
+        (lambda t: torch.optim.SGD(t.master_params, lr=0.1), bool),
+    ],
+)
 @pytest.mark.parametrize("factor", [1.0, math.inf, math.nan])
 def test_a_float32_step_is_taken_or_not_and_whoever_decides_says_so(
     model, recorder, optimizer, kind, factor

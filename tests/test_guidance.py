@@ -82,15 +82,31 @@ def trained(tmp_path_factory):
     """A classifier that the training loop has made, of 100 noised batches."""
     torch.manual_seed(0)
     model = EncoderUNetModel(
-        SIDE, 1, 32, 2, 1, (), channel_mult=(1,), use_scale_shift_norm=True, pool="attention",
+        SIDE,
+        1,
+        32,
+        2,
+        1,
+        (),
+        channel_mult=(1,),
+        use_scale_shift_norm=True,
+        pool="attention",
         num_head_channels=32,
-    )  # fmt: skip
+    )
     with logger.scoped_configure(str(tmp_path_factory.mktemp("log")), format_strs=[]):
         ClassifierLoop(
-            model, create_gaussian_diffusion(steps=1000), batches(64), batch_size=64,
-            microbatch=-1, lr=3e-3, lr_anneal_steps=100, log_interval=100, save_interval=100,
-            resume_checkpoint="", out_dir=tmp_path_factory.mktemp("classifier"),
-        ).run_loop()  # fmt: skip
+            model,
+            create_gaussian_diffusion(steps=1000),
+            batches(64),
+            batch_size=64,
+            microbatch=-1,
+            lr=3e-3,
+            lr_anneal_steps=100,
+            log_interval=100,
+            save_interval=100,
+            resume_checkpoint="",
+            out_dir=tmp_path_factory.mktemp("classifier"),
+        ).run_loop()
     return model.eval().requires_grad_(False)
 
 

@@ -11,9 +11,13 @@ from guided_diffusion.fp16_util import MixedPrecisionTrainer
 from guided_diffusion.options import DiffusionOptions, ModelOptions
 
 TINY = {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2",
-    "attention_resolutions": "16,8", "num_heads": 2,
-}  # fmt: skip
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "attention_resolutions": "16,8",
+    "num_heads": 2,
+}
 PRIORITIES = ("global", "local", "both")
 
 
@@ -53,8 +57,10 @@ def heads_of(spatial, count=2, heads=3, depth=4):
 def test_windows_equal_full_attention_under_a_mask(spatial, window, shifted):
     q, k, v = heads_of(spatial)
     starts = [window // 2 if shifted and side > window else 0 for side in spatial]
-    place = [(torch.arange(n) - s).div(window, rounding_mode="floor")
-             for n, s in zip(spatial, starts, strict=True)]  # fmt: skip
+    place = [
+        (torch.arange(n) - s).div(window, rounding_mode="floor")
+        for n, s in zip(spatial, starts, strict=True)
+    ]
     number = (100 * place[0][:, None] + place[1]).flatten()
     scores = (q @ k.mT) / q.shape[-1] ** 0.5
     scores = scores.masked_fill(number[:, None] != number, -torch.inf)

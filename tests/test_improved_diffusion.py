@@ -19,17 +19,25 @@ from guided_diffusion import unet as guided_unet
 
 import improved_diffusion.nn as improved_nn  # isort: skip
 from improved_diffusion import (  # isort: skip
-    dist_util, fp16_util, image_datasets, logger, script_util, train_util, unet,
-)  # fmt: skip
+    dist_util,
+    fp16_util,
+    image_datasets,
+    logger,
+    script_util,
+    train_util,
+    unet,
+)
 
 CLI = json.loads(gzip.decompress((REFERENCE / "upstream_interface.json.gz").read_bytes()))[
     "improved-diffusion"
 ]["cli"]
 TINY = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1, "diffusion_steps": 40}
 NETWORK = {
-    "model_channels": 32, "num_res_blocks": 1, "attention_resolutions": (2,),
+    "model_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": (2,),
     "channel_mult": (1, 2),
-}  # fmt: skip
+}
 
 
 def test_shared_modules_are_ours_and_not_copies():
@@ -52,9 +60,12 @@ def test_one_import_is_enough_or_none_where_installed(tmp_path, installed):
     else:
         code = f"import guided_diffusion.improved_diffusion\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", code], text=True, capture_output=True, timeout=DEADLINE,
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=DEADLINE,
         env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"),
-    )  # fmt: skip
+    )
     modules = ["guided_diffusion.improved_diffusion.unet", "guided_diffusion.gaussian_diffusion"]
     assert done.stdout.split() == modules, done.stderr
 
@@ -62,12 +73,18 @@ def test_one_import_is_enough_or_none_where_installed(tmp_path, installed):
 @pytest.mark.parametrize(
     ("defaults", "script", "others"),
     [
-        (script_util.model_and_diffusion_defaults, "image_sample.py",
-         "clip_denoised num_samples batch_size use_ddim model_path"),
-        (script_util.sr_model_and_diffusion_defaults, "super_res_sample.py",
-         "clip_denoised num_samples batch_size use_ddim base_samples model_path"),
+        (
+            script_util.model_and_diffusion_defaults,
+            "image_sample.py",
+            "clip_denoised num_samples batch_size use_ddim model_path",
+        ),
+        (
+            script_util.sr_model_and_diffusion_defaults,
+            "super_res_sample.py",
+            "clip_denoised num_samples batch_size use_ddim base_samples model_path",
+        ),
     ],
-)  # fmt: skip
+)
 def test_default_dicts_are_improved_diffusions(defaults, script, others):
     expected = {flag[2:]: value for flag, value in CLI[script].items()}
     for name in others.split():
@@ -91,9 +108,18 @@ def test_a_script_in_improved_diffusions_manner_trains_and_samples(tmp_path, mon
     logger.configure(str(tmp_path / "log"))
     before = model.out[2].weight.clone()
     loop = train_util.TrainLoop(
-        model=model, diffusion=diffusion, data=data, batch_size=2, microbatch=-1, lr=1e-3,
-        ema_rate="0.9", log_interval=1, save_interval=2, resume_checkpoint="", lr_anneal_steps=2,
-    )  # fmt: skip
+        model=model,
+        diffusion=diffusion,
+        data=data,
+        batch_size=2,
+        microbatch=-1,
+        lr=1e-3,
+        ema_rate="0.9",
+        log_interval=1,
+        save_interval=2,
+        resume_checkpoint="",
+        lr_anneal_steps=2,
+    )
     loop.run_loop()
     assert (tmp_path / "log" / "model000002.pt").exists()
     assert not torch.equal(model.out[2].weight, before)
@@ -104,8 +130,11 @@ def test_a_script_in_improved_diffusions_manner_trains_and_samples(tmp_path, mon
 
 def test_super_resolution_builds_from_its_defaults():
     flags = script_util.sr_model_and_diffusion_defaults() | {
-        "large_size": 64, "small_size": 16, "num_channels": 32, "num_res_blocks": 1,
-    }  # fmt: skip
+        "large_size": 64,
+        "small_size": 16,
+        "num_channels": 32,
+        "num_res_blocks": 1,
+    }
     with torch.device("meta"):
         model, diffusion = script_util.sr_create_model_and_diffusion(**flags)
         names = "learn_sigma class_cond use_checkpoint attention_resolutions num_heads".split()

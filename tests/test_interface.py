@@ -25,16 +25,24 @@ MODULES = [(repository, name) for repository, own in INTERFACE.items() for name 
 # cond_fn stands before model_kwargs.
 SAMPLERS = [
     f"gaussian_diffusion.GaussianDiffusion.{method}"
-    for method in ("p_sample", "p_sample_loop", "p_sample_loop_progressive", "ddim_sample",
-                   "ddim_sample_loop", "ddim_sample_loop_progressive")
-]  # fmt: skip
+    for method in (
+        "p_sample",
+        "p_sample_loop",
+        "p_sample_loop_progressive",
+        "ddim_sample",
+        "ddim_sample_loop",
+        "ddim_sample_loop_progressive",
+    )
+]
 # in_channels, out_channels and num_classes are given by name; the cond_fn of an encoding move
 # stands at the end.
 BY_OTHERS = [
-    *(f"script_util.create_{what}" for what in (
-        "model", "model_and_diffusion", "classifier", "classifier_and_diffusion")),
+    *(
+        f"script_util.create_{what}"
+        for what in ("model", "model_and_diffusion", "classifier", "classifier_and_diffusion")
+    ),
     "gaussian_diffusion.GaussianDiffusion.ddim_reverse_sample",
-]  # fmt: skip
+]
 OTHER_ORDER = {
     "improved-diffusion": SAMPLERS,
     "ddib": [*BY_OTHERS, "script_util.sr_create_model"],

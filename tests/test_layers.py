@@ -27,9 +27,19 @@ ablation
 timing published network_timing sequence_timing scaling quality
 """.split()
 HEAVY = {
-    "mpi4py", "torchvision", "cv2", "skimage", "sklearn", "matplotlib", "blobfile", "scipy",
-    "tqdm", "safetensors", "torch_fidelity", "torchmetrics",
-}  # fmt: skip
+    "mpi4py",
+    "torchvision",
+    "cv2",
+    "skimage",
+    "sklearn",
+    "matplotlib",
+    "blobfile",
+    "scipy",
+    "tqdm",
+    "safetensors",
+    "torch_fidelity",
+    "torchmetrics",
+}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -16,23 +16,47 @@ from guided_diffusion.logger import Logger
 
 # name -> upstream's parameters
 FUNCTIONS = {
-    "make_output_format": "format ev_dir log_suffix", "logkv": "key val", "logkv_mean": "key val",
-    "logkvs": "d", "dumpkvs": "", "getkvs": "", "log": "args level", "debug": "args",
-    "info": "args", "warn": "args", "error": "args", "set_level": "level", "set_comm": "comm",
-    "get_dir": "", "record_tabular": "key val", "dump_tabular": "", "profile_kv": "scopename",
-    "profile": "n", "get_current": "", "get_rank_without_mpi_import": "", "reset": "",
+    "make_output_format": "format ev_dir log_suffix",
+    "logkv": "key val",
+    "logkv_mean": "key val",
+    "logkvs": "d",
+    "dumpkvs": "",
+    "getkvs": "",
+    "log": "args level",
+    "debug": "args",
+    "info": "args",
+    "warn": "args",
+    "error": "args",
+    "set_level": "level",
+    "set_comm": "comm",
+    "get_dir": "",
+    "record_tabular": "key val",
+    "dump_tabular": "",
+    "profile_kv": "scopename",
+    "profile": "n",
+    "get_current": "",
+    "get_rank_without_mpi_import": "",
+    "reset": "",
     "mpi_weighted_mean": "comm local_name2valcount",
-    "configure": "dir format_strs comm log_suffix", "scoped_configure": "dir format_strs comm",
-    "KVWriter": "", "SeqWriter": "", "HumanOutputFormat": "filename_or_file",
-    "JSONOutputFormat": "filename", "CSVOutputFormat": "filename", "TensorBoardOutputFormat": "dir",
+    "configure": "dir format_strs comm log_suffix",
+    "scoped_configure": "dir format_strs comm",
+    "KVWriter": "",
+    "SeqWriter": "",
+    "HumanOutputFormat": "filename_or_file",
+    "JSONOutputFormat": "filename",
+    "CSVOutputFormat": "filename",
+    "TensorBoardOutputFormat": "dir",
     "Logger": "dir output_formats comm",
-}  # fmt: skip
+}
 METHODS = {
     "Logger": "logkv logkv_mean dumpkvs log set_level set_comm get_dir close",
-    "KVWriter": "writekvs", "SeqWriter": "writeseq",
-    "HumanOutputFormat": "writekvs writeseq close", "JSONOutputFormat": "writekvs close",
-    "CSVOutputFormat": "writekvs close", "TensorBoardOutputFormat": "writekvs close",
-}  # fmt: skip
+    "KVWriter": "writekvs",
+    "SeqWriter": "writeseq",
+    "HumanOutputFormat": "writekvs writeseq close",
+    "JSONOutputFormat": "writekvs close",
+    "CSVOutputFormat": "writekvs close",
+    "TensorBoardOutputFormat": "writekvs close",
+}
 
 
 def dump(**row):

@@ -45,9 +45,7 @@ def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
     means = torch.tensor([[0.0, 1.0, 2.0], [1.0, -1.0, 2.5]], dtype=torch.float64)
     deviations = torch.tensor([[1.0, 2.0, 0.5], [3.0, 0.0, 0.5]], dtype=torch.float64)
     pair = [Gaussian.of_moments(m, torch.diag(d**2)) for m, d in zip(means, deviations)]  # noqa: B905
-    expected = (means[0] - means[1]).square().sum() + (
-        deviations[0] - deviations[1]
-    ).square().sum()
+    expected = (means[0] - means[1]).square().sum() + (deviations[0] - deviations[1]).square().sum()
     assert metrics.frechet_distance(*pair) == pytest.approx(float(expected), rel=1e-12)
 
 

@@ -13,8 +13,15 @@ from guided_diffusion.script_util import create_model_and_diffusion, model_and_d
 from guided_diffusion.walks import Engine, Predictor, decode, encode
 
 PACKAGE = Path(published.__file__).parent
-TINY = {"image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2",
-        "attention_resolutions": "8", "num_heads": 2, "diffusion_steps": 40}  # fmt: skip
+TINY = {
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "attention_resolutions": "8",
+    "num_heads": 2,
+    "diffusion_steps": 40,
+}
 
 
 @pytest.fixture

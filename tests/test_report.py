@@ -100,11 +100,18 @@ def manifest(tmp_path):
                 name = f"{sequence}_{step}.png"
                 value = 50 * step + sequence
                 report.to_picture(tile(value, size, size, channels)).save(tmp_path / name)
-                rows.append({
-                    "file_name": name, "sequence": str(sequence), "step": str(step),
-                    "depth": str(10 * step), "source": "polyp", "target": "tumour",
-                    "label_polyp": str(1 - step / 2), "label_tumour": str(step / 2),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "file_name": name,
+                        "sequence": str(sequence),
+                        "step": str(step),
+                        "depth": str(10 * step),
+                        "source": "polyp",
+                        "target": "tumour",
+                        "label_polyp": str(1 - step / 2),
+                        "label_tumour": str(step / 2),
+                    }
+                )
         return tmp_path, rows
 
     return build

@@ -240,10 +240,18 @@ def test_an_interruption_is_one_line_and_a_shells_code(capsys, decorator, end):
 
 
 KEEPING = {
-    "ablate_attention", "classifier_sample", "classifier_train", "frequency_generating_m_samples",
-    "image_nll", "image_sample", "image_train", "imagenet_translation", "super_res_sample",
-    "super_res_train", "synthetic_train",
-}  # fmt: skip
+    "ablate_attention",
+    "classifier_sample",
+    "classifier_train",
+    "frequency_generating_m_samples",
+    "image_nll",
+    "image_sample",
+    "image_train",
+    "imagenet_translation",
+    "super_res_sample",
+    "super_res_train",
+    "synthetic_train",
+}
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))

@@ -10,8 +10,14 @@ from guided_diffusion.flags import UserError
 
 
 def asked(**flags):
-    usual = {"counts": "1,2", "rank_images": 2, "steps": 1, "batch_size": 1,
-             "rounds": 3, "device": "cpu"}  # fmt: skip
+    usual = {
+        "counts": "1,2",
+        "rank_images": 2,
+        "steps": 1,
+        "batch_size": 1,
+        "rounds": 3,
+        "device": "cpu",
+    }
     return argparse.Namespace(**usual | flags)
 
 

@@ -14,21 +14,34 @@ from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
 
 UPSTREAM = INTERFACE["guided-diffusion"]["cli"]
 TINY = script_util.model_and_diffusion_defaults() | {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "attention_resolutions": "8",
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": "8",
     "diffusion_steps": 40,
-}  # fmt: skip
+}
 TINY_CLASSIFIER = script_util.classifier_and_diffusion_defaults() | {
-    "image_size": 16, "classifier_width": 64, "classifier_depth": 1, "diffusion_steps": 40,
+    "image_size": 16,
+    "classifier_width": 64,
+    "classifier_depth": 1,
+    "diffusion_steps": 40,
     "classifier_attention_resolutions": "8",
-}  # fmt: skip
+}
 # Ours alone.
 OF_CLASSIFIERS = {
-    "in_channels", "classifier_channel_mult", "classifier_use_new_attention_order",
-}  # fmt: skip
+    "in_channels",
+    "classifier_channel_mult",
+    "classifier_use_new_attention_order",
+}
 TINY_SR = script_util.sr_model_and_diffusion_defaults() | {
-    "large_size": 16, "small_size": 8, "num_channels": 32, "num_res_blocks": 1,
-    "attention_resolutions": "8", "diffusion_steps": 40, "learn_sigma": True,
-}  # fmt: skip
+    "large_size": 16,
+    "small_size": 8,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": "8",
+    "diffusion_steps": 40,
+    "learn_sigma": True,
+}
 
 
 @pytest.mark.parametrize(
@@ -280,12 +293,20 @@ def test_a_side_without_a_level_gets_no_attention():
     [
         ({}, gd.LossType.MSE, gd.ModelVarType.FIXED_LARGE, gd.ModelMeanType.EPSILON),
         ({"sigma_small": True}, gd.LossType.MSE, gd.ModelVarType.FIXED_SMALL, None),
-        ({"learn_sigma": True, "rescale_learned_sigmas": True}, gd.LossType.RESCALED_MSE,
-         gd.ModelVarType.LEARNED_RANGE, None),
-        ({"use_kl": True, "predict_xstart": True}, gd.LossType.RESCALED_KL, None,
-         gd.ModelMeanType.START_X),
+        (
+            {"learn_sigma": True, "rescale_learned_sigmas": True},
+            gd.LossType.RESCALED_MSE,
+            gd.ModelVarType.LEARNED_RANGE,
+            None,
+        ),
+        (
+            {"use_kl": True, "predict_xstart": True},
+            gd.LossType.RESCALED_KL,
+            None,
+            gd.ModelMeanType.START_X,
+        ),
     ],
-)  # fmt: skip
+)
 def test_process_flags_choose_loss_variance_and_mean(flags, loss, variance, mean):
     process = script_util.create_gaussian_diffusion(steps=40, **flags)
     found = (process.loss_type, process.model_var_type, process.model_mean_type)

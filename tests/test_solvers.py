@@ -83,8 +83,9 @@ def test_order_of_convergence_on_a_mixture(order: int, decode: bool, predicts: s
     for moves in (160, 320):
         levels = log_snr_levels(moves)[:: 1 if decode else -1]
         states = flow[:: FINE // moves]
-        past = [(level, x, mixture_eps(x, level))
-                for level, x in zip(levels[:2], states, strict=False)]  # fmt: skip
+        past = [
+            (level, x, mixture_eps(x, level)) for level, x in zip(levels[:2], states, strict=False)
+        ]
         end = walk(states[2], levels[2:], order, mixture_eps, past, predicts)
         errors.append((end - flow[-1]).abs().max())
     assert log_orders(errors)[-1] == pytest.approx(order, abs=0.25)
@@ -120,9 +121,14 @@ def test_second_order_equals_diffusers() -> None:
     from diffusers import DPMSolverMultistepScheduler
 
     other = DPMSolverMultistepScheduler(
-        1000, beta_start=1e-4, beta_end=0.02, solver_order=2, solver_type="heun",
-        final_sigmas_type="zero", lower_order_final=False,
-    )  # fmt: skip
+        1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        solver_order=2,
+        solver_type="heun",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
     other.set_timesteps(12)
     levels = [float(1 / (1 + sigma.double() ** 2)) for sigma in other.sigmas]
     x = STATES.clone()

@@ -45,11 +45,21 @@ def batch():
 
 def test_defaults_are_ddibs():
     assert model_and_diffusion_defaults_2d() == {
-        "in_channels": 2, "num_channels": 256, "num_res_blocks": 2, "dropout": 0.2,
-        "use_checkpoint": False, "use_fp16": False, "learn_sigma": False, "diffusion_steps": 1000,
-        "noise_schedule": "linear", "timestep_respacing": "", "use_kl": False,
-        "predict_xstart": False, "rescale_timesteps": False, "rescale_learned_sigmas": False,
-    }  # fmt: skip
+        "in_channels": 2,
+        "num_channels": 256,
+        "num_res_blocks": 2,
+        "dropout": 0.2,
+        "use_checkpoint": False,
+        "use_fp16": False,
+        "learn_sigma": False,
+        "diffusion_steps": 1000,
+        "noise_schedule": "linear",
+        "timestep_respacing": "",
+        "use_kl": False,
+        "predict_xstart": False,
+        "rescale_timesteps": False,
+        "rescale_learned_sigmas": False,
+    }
 
 
 def test_signatures_are_ddibs():
@@ -146,12 +156,24 @@ def test_training_lowers_the_loss(tmp_path, recorder, use_fp16):
     torch.manual_seed(0)
     model, diffusion = tiny(use_fp16=use_fp16)
     TrainLoop(
-        model=model, diffusion=diffusion, data=load_2d_data(256, Synthetic2DType.MOONS),
-        batch_size=256, microbatch=128, lr=1e-2, ema_rate="0.9", log_interval=5, save_interval=100,
-        resume_checkpoint="", use_fp16=use_fp16, max_steps=100, out_dir=tmp_path,
-    ).run_loop()  # fmt: skip
+        model=model,
+        diffusion=diffusion,
+        data=load_2d_data(256, Synthetic2DType.MOONS),
+        batch_size=256,
+        microbatch=128,
+        lr=1e-2,
+        ema_rate="0.9",
+        log_interval=5,
+        save_interval=100,
+        resume_checkpoint="",
+        use_fp16=use_fp16,
+        max_steps=100,
+        out_dir=tmp_path,
+    ).run_loop()
     losses = [row["loss"] for row in recorder.rows]
     assert losses[0] > 0.6 and np.mean(losses[-4:]) < 0.6 * losses[0]
     assert {path.name for path in tmp_path.iterdir()} == {
-        "model000100.pt", "ema_0.9_000100.pt", "opt000100.pt"
-    }  # fmt: skip
+        "model000100.pt",
+        "ema_0.9_000100.pt",
+        "opt000100.pt",
+    }

@@ -31,9 +31,10 @@ def test_no_two_distributions_are_the_same():
     filled = {
         shape: np.histogram2d(
             *synthetic_datasets.draw_points(COUNT, shape, rng()).T, bins=24, range=[[-2.5, 2.5]] * 2
-        )[0] > 0
+        )[0]
+        > 0
         for shape in Synthetic2DType
-    }  # fmt: skip
+    }
     for one, other in itertools.combinations(Synthetic2DType, 2):
         apart = (filled[one] ^ filled[other]).sum() / filled[one].sum()
         assert apart > 0.15, (one, other, apart)
@@ -41,10 +42,13 @@ def test_no_two_distributions_are_the_same():
 
 def test_names_values_and_tasks_are_ddibs():
     assert [(shape.value, str(shape)) for shape in Synthetic2DType] == [
-        (1, "Synthetic2DType.MOONS"), (2, "Synthetic2DType.CHECKERBOARD"),
-        (3, "Synthetic2DType.CONCENTRIC_RINGS"), (4, "Synthetic2DType.CONCENTRIC_SQUARES"),
-        (5, "Synthetic2DType.OLYMPIC_RINGS"), (6, "Synthetic2DType.OLYMPIC_SQUARES"),
-    ]  # fmt: skip
+        (1, "Synthetic2DType.MOONS"),
+        (2, "Synthetic2DType.CHECKERBOARD"),
+        (3, "Synthetic2DType.CONCENTRIC_RINGS"),
+        (4, "Synthetic2DType.CONCENTRIC_SQUARES"),
+        (5, "Synthetic2DType.OLYMPIC_RINGS"),
+        (6, "Synthetic2DType.OLYMPIC_SQUARES"),
+    ]
     tasks = [synthetic_datasets.shape_of_task(task) for task in range(6)]
     assert tasks == list(Synthetic2DType)
 
@@ -130,8 +134,9 @@ def test_moons_are_two_half_circles_that_reach_into_one_another():
     assert nearest.mean() > 0.5 * synthetic_datasets.MOON_NOISE
     assert np.mean((away[0] < away[1]) == (which == 0)) > 0.99
     in_order, which = synthetic_datasets.make_moons(2001, shuffle=False)
-    np.testing.assert_allclose(in_order[[0, 999, 1000, -1]], [[1, 0], [-1, 0], [0, 0.5], [2, 0.5]],
-                               atol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(
+        in_order[[0, 999, 1000, -1]], [[1, 0], [-1, 0], [0, 0.5], [2, 0.5]], atol=1e-9
+    )
     assert np.bincount(which).tolist() == [1000, 1001]
 
 
@@ -232,8 +237,10 @@ def test_the_plots_of_upstream(tmp_path):
         for shape in Synthetic2DType
         for kind in ("Heatmap", "Scatter")
     }
-    hues = [len(np.unique(picture(tmp_path / f"{name}.png").reshape(-1, 4), axis=0))
-            for name in ("scatter", "plain")]  # fmt: skip
+    hues = [
+        len(np.unique(picture(tmp_path / f"{name}.png").reshape(-1, 4), axis=0))
+        for name in ("scatter", "plain")
+    ]
     assert hues[0] > 2 * hues[1]
 
 

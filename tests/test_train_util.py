@@ -19,13 +19,23 @@ from guided_diffusion.script_util import create_model_and_diffusion, model_and_d
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint, newest_checkpoint
 
 FLAGS = {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1",
-    "attention_resolutions": "", "num_heads": 2, "diffusion_steps": 40,
-}  # fmt: skip
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1",
+    "attention_resolutions": "",
+    "num_heads": 2,
+    "diffusion_steps": 40,
+}
 LOOP = {
-    "batch_size": 4, "microbatch": -1, "lr": 1e-3, "ema_rate": "0.9", "log_interval": 10**6,
-    "save_interval": 10**6, "resume_checkpoint": "",
-}  # fmt: skip
+    "batch_size": 4,
+    "microbatch": -1,
+    "lr": 1e-3,
+    "ema_rate": "0.9",
+    "log_interval": 10**6,
+    "save_interval": 10**6,
+    "resume_checkpoint": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +48,15 @@ def make(images, tmp_path, recorder):
     """Build a loop on a drawn network, as the training script does; quiet but for `recorder`."""
 
     def build(
-        folder="run", *, data=None, sampler=None, network=None, augment="flip",
-        layout=torch.preserve_format, **changes,
-    ):  # fmt: skip
+        folder="run",
+        *,
+        data=None,
+        sampler=None,
+        network=None,
+        augment="flip",
+        layout=torch.preserve_format,
+        **changes,
+    ):
         flags = model_and_diffusion_defaults() | FLAGS | (network or {})
         model, diffusion = create_model_and_diffusion(**flags)
         arguments = LOOP | changes
@@ -127,19 +143,32 @@ def test_a_killed_run_goes_on_bit_for_bit(make, tmp_path, network, changes):
     for name in expected:
         if name.startswith("opt"):
             states = [torch.load(folder / name)["state"] for folder in (whole, killed)]
-            states = [{(i, k): v for i, s in state.items() for k, v in s.items()}
-                      for state in states]  # fmt: skip
+            states = [
+                {(i, k): v for i, s in state.items() for k, v in s.items()} for state in states
+            ]
         else:
             states = [load_state(folder / name) for folder in (whole, killed)]
         assert states[0].keys() == states[1].keys()
         assert equal(states[0].values(), states[1].values()), name
 
 
-@pytest.mark.parametrize("changes", [
-    {"sampler": LossSecondMomentResampler, "save_interval": 12, "batch_size": 6,
-     "network": {"diffusion_steps": 2, "noise_schedule": "cosine"}},
-    {"network": {"use_fp16": True}, "fp16_scale_growth": 0.5, "save_interval": 2, "batch_size": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "sampler": LossSecondMomentResampler,
+            "save_interval": 12,
+            "batch_size": 6,
+            "network": {"diffusion_steps": 2, "noise_schedule": "cosine"},
+        },
+        {
+            "network": {"use_fp16": True},
+            "fp16_scale_growth": 0.5,
+            "save_interval": 2,
+            "batch_size": 1,
+        },
+    ],
+)
 def test_a_killed_run_remembers_losses_and_loss_scale(make, changes):
     saved = changes["save_interval"]
     whole = advance(make("whole", **changes), saved + 2)
@@ -246,9 +275,12 @@ def test_the_rate_falls_to_zero_and_training_stops_there(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "steps"),
-    [({"max_steps": 3}, 3), ({"max_steps": 2, "lr_anneal_steps": 5}, 2),
-     ({"max_steps": 5, "lr_anneal_steps": 2}, 2)],
-)  # fmt: skip
+    [
+        ({"max_steps": 3}, 3),
+        ({"max_steps": 2, "lr_anneal_steps": 5}, 2),
+        ({"max_steps": 5, "lr_anneal_steps": 2}, 2),
+    ],
+)
 def test_a_run_ends_after_its_last_step_and_saves_it(make, tmp_path, changes, steps):
     make(**changes).run_loop()
     expected = [f"ema_0.9_{steps:06d}.pt", f"model{steps:06d}.pt", f"opt{steps:06d}.pt"]
@@ -470,8 +502,10 @@ def assert_equal_steps(one, other, steps=3):
             for index, param in enumerate(loop.model.parameters()):
                 param.grad = draw(100 * step + index, *param.shape)
             loop._optimize()
-        for pair in (zip(weights(one), weights(other), strict=True),
-                     zip(one.ema_params[0], other.ema_params[0], strict=True)):  # fmt: skip
+        for pair in (
+            zip(weights(one), weights(other), strict=True),
+            zip(one.ema_params[0], other.ema_params[0], strict=True),
+        ):
             for first, second in pair:
                 torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
 
@@ -563,8 +597,10 @@ def test_a_run_goes_on_in_the_layout_of_tensor_cores_and_back(make, monkeypatch,
         patch.setattr(train_util.execution, "training_layout", lambda *_: (last, last))
         loop = make("run", layout=last, **common)
         assert loop.done == 2 and loop.model.out[2].weight.is_contiguous(memory_format=last)
-        strides = [[p.stride() for p in params] for params in
-                   (loop.mp_trainer.master_params, loop.ema_params[0])]  # fmt: skip
+        strides = [
+            [p.stride() for p in params]
+            for params in (loop.mp_trainer.master_params, loop.ema_params[0])
+        ]
         assert strides[0] == strides[1]
         advance(loop, 4)
     back = advance(make("run", **common), 6)
@@ -636,8 +672,10 @@ class Spoiled:
 def state_of(loop):
     """Copies of what a step changes: weights, averages, and what the optimizer keeps."""
     moments = [value for state in loop.opt.state.values() for value in state.values()]
-    return [[value.detach().clone() for value in values]
-            for values in (loop.model.parameters(), loop.ema_params[0], moments)]  # fmt: skip
+    return [
+        [value.detach().clone() for value in values]
+        for values in (loop.model.parameters(), loop.ema_params[0], moments)
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -693,10 +731,16 @@ def test_float16_and_float32_optimizers_do_not_mix(make, tmp_path):
 @pytest.mark.parametrize(
     ("text", "rates"),
     [
-        ("0.9999", [0.9999]), ("0.9999,0.999", [0.9999, 0.999]), (".99", [0.99]),
-        ("1e-1", [0.1]), ("0", [0.0]), (" 0.5, 0.9 ", [0.5, 0.9]), (0.99, [0.99]), (0, [0.0]),
+        ("0.9999", [0.9999]),
+        ("0.9999,0.999", [0.9999, 0.999]),
+        (".99", [0.99]),
+        ("1e-1", [0.1]),
+        ("0", [0.0]),
+        (" 0.5, 0.9 ", [0.5, 0.9]),
+        (0.99, [0.99]),
+        (0, [0.0]),
     ],
-)  # fmt: skip
+)
 def test_decays_are_read_as_upstream_reads_them(text, rates):
     assert train_util.ema_rates(text) == rates
 
@@ -711,12 +755,19 @@ def test_what_is_no_decay_is_refused(text):
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        ("path/to/model000100.pt", 100), ("model1000000.pt", 1000000), ("model000000.pt", 0),
-        ("gs://bucket/model000020.pt", 20), ("", 0), ("256x256_diffusion.pt", 0),
-        ("ema_0.9999_000100.pt", 0), ("model.pt", 0), ("model_best.pt", 0), ("model7/x.pt", 0),
+        ("path/to/model000100.pt", 100),
+        ("model1000000.pt", 1000000),
+        ("model000000.pt", 0),
+        ("gs://bucket/model000020.pt", 20),
+        ("", 0),
+        ("256x256_diffusion.pt", 0),
+        ("ema_0.9999_000100.pt", 0),
+        ("model.pt", 0),
+        ("model_best.pt", 0),
+        ("model7/x.pt", 0),
         ("model000100.pth", 0),
     ],
-)  # fmt: skip
+)
 def test_the_step_stands_in_the_file_name(name, step):
     assert train_util.parse_resume_step_from_filename(name) == step
 
@@ -740,9 +791,15 @@ def test_losses_are_logged_by_quarter_of_the_timesteps(make, recorder):
     train_util.log_loss_dict(diffusion, t, {"mse": losses})
     train_util.log_loss_dict(diffusion, t[:1], {"mse": losses[7:]})
     row = logger.dumpkvs()
-    assert row == pytest.approx({
-        "mse": (3.5 + 7) / 2, "mse_q0": (0 + 1 + 7) / 3, "mse_q1": 2, "mse_q2": 3.5, "mse_q3": 6,
-    })  # fmt: skip
+    assert row == pytest.approx(
+        {
+            "mse": (3.5 + 7) / 2,
+            "mse_q0": (0 + 1 + 7) / 3,
+            "mse_q1": 2,
+            "mse_q2": 3.5,
+            "mse_q3": 6,
+        }
+    )
 
 
 def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorder, monkeypatch):

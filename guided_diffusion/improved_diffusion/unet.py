@@ -68,11 +68,22 @@ class UNetModel(unet.UNetModel):
         use_scale_shift_norm: bool = False,
     ) -> None:
         super().__init__(
-            None, in_channels, model_channels, out_channels, num_res_blocks,
-            attention_resolutions, dropout, channel_mult, conv_resample, dims, num_classes,
-            use_checkpoint, num_heads=num_heads, num_heads_upsample=num_heads_upsample,
+            None,
+            in_channels,
+            model_channels,
+            out_channels,
+            num_res_blocks,
+            attention_resolutions,
+            dropout,
+            channel_mult,
+            conv_resample,
+            dims,
+            num_classes,
+            use_checkpoint,
+            num_heads=num_heads,
+            num_heads_upsample=num_heads_upsample,
             use_scale_shift_norm=use_scale_shift_norm,
-        )  # fmt: skip
+        )
 
 
 class SuperResModel(unet.SuperResModel, UNetModel):

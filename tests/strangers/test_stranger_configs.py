@@ -28,10 +28,16 @@ from guided_diffusion.script_util import (
 
 UPSTREAM = NAMESPACES["guided-diffusion"]["script_util"]
 TINY = {
-    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2",
-    "num_heads": 2, "attention_resolutions": "8", "diffusion_steps": 100,
-    "timestep_respacing": "ddim10", "learn_sigma": True,
-}  # fmt: skip
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "num_heads": 2,
+    "attention_resolutions": "8",
+    "diffusion_steps": 100,
+    "timestep_respacing": "ddim10",
+    "learn_sigma": True,
+}
 YAML = """
 data:
     dataset: imagenet
@@ -164,8 +170,10 @@ def test_a_config_file_names_each_of_upstreams_keys_and_no_other():
 def test_positional_arguments_stand_in_upstreams_order():
     model = create_model(16, 32, 1, "1,2", True, True, False, "8", 2, -1, -1, True, 0.1)
     assert model.out_channels == 6 and model.num_classes == 1000 and model.dropout == 0.1
-    values = [dict(model_and_diffusion_defaults(), **TINY)[name]
-              for name in UPSTREAM["positional"]["create_model_and_diffusion"]]  # fmt: skip
+    values = [
+        dict(model_and_diffusion_defaults(), **TINY)[name]
+        for name in UPSTREAM["positional"]["create_model_and_diffusion"]
+    ]
     model, diffusion = create_model_and_diffusion(*values)
     assert process_of(model, diffusion).num_timesteps == 10
 

@@ -35,8 +35,12 @@ def test_folder_of_images_with_class_prefixes(tmp_path):
 def files(tmp_path):
     """Paths of four pictures of one colour each, in folders within one another."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    paths = [tmp_path / "a.png", tmp_path / "deep" / "b.jpg", tmp_path / "deep" / "er" / "c.gif",
-             tmp_path / "d.jpeg"]  # fmt: skip
+    paths = [
+        tmp_path / "a.png",
+        tmp_path / "deep" / "b.jpg",
+        tmp_path / "deep" / "er" / "c.gif",
+        tmp_path / "d.jpeg",
+    ]
     for index, path in enumerate(paths):
         Image.new("RGB", (40, 30), (60 * index,) * 3).save(path)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -65,8 +69,15 @@ class Masked(ImageDataset):
 
 @pytest.mark.parametrize("random_crop", [True, False])
 def test_a_subclass_that_reads_for_itself(files, random_crop):
-    dataset = Masked(16, files, classes=[3, 1, 2, 0], shard=0, num_shards=1,
-                     random_crop=random_crop, random_flip=True)  # fmt: skip
+    dataset = Masked(
+        16,
+        files,
+        classes=[3, 1, 2, 0],
+        shard=0,
+        num_shards=1,
+        random_crop=random_crop,
+        random_flip=True,
+    )
     batch, cond = next(iter(DataLoader(dataset, batch_size=4, shuffle=False, num_workers=0)))
     assert batch.shape == (4, 3, 16, 16) and cond["mask"].shape == (4, 1, 16, 16)
     assert cond["y"].tolist() == [3, 1, 2, 0]
@@ -96,20 +107,27 @@ def test_a_subclass_that_adds_to_an_item(files):
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_shards_of_a_data_set_are_disjoint_and_whole(files, shards):
-    parts = [ImageDataset(16, files, classes=[0, 1, 2, 3], shard=i, num_shards=shards)
-             for i in range(shards)]  # fmt: skip
+    parts = [
+        ImageDataset(16, files, classes=[0, 1, 2, 3], shard=i, num_shards=shards)
+        for i in range(shards)
+    ]
     assert sorted(path for part in parts for path in part.local_images) == sorted(files)
     for part in parts:
         assert [files[k] for k in part.local_classes] == part.local_images
 
 
 def test_a_loader_in_a_fixed_order(files, tmp_path):
-    data = load_data(data_dir=str(tmp_path), batch_size=4, image_size=16, deterministic=True,
-                     random_flip=False)  # fmt: skip
+    data = load_data(
+        data_dir=str(tmp_path), batch_size=4, image_size=16, deterministic=True, random_flip=False
+    )
     first, again = next(data)[0], next(data)[0]
     assert th.equal(first, again)
-    whole = np.stack([center_crop_arr(Image.open(path).convert("RGB"), 16)
-                      for path in _list_image_files_recursively(str(tmp_path))])  # fmt: skip
+    whole = np.stack(
+        [
+            center_crop_arr(Image.open(path).convert("RGB"), 16)
+            for path in _list_image_files_recursively(str(tmp_path))
+        ]
+    )
     assert np.array_equal(first.numpy(), whole.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
 
 
@@ -125,8 +143,11 @@ def test_random_crops_repeat_after_pythons_seed():
 
 
 def test_a_module_function_can_be_replaced(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_datasets, "center_crop_arr", lambda picture, size: np.full(
-        (size, size, 3), 255, np.uint8))  # fmt: skip
+    monkeypatch.setattr(
+        image_datasets,
+        "center_crop_arr",
+        lambda picture, size: np.full((size, size, 3), 255, np.uint8),
+    )
     array, _ = ImageDataset(16, files, random_flip=False)[0]
     assert (array == 1).all()
 

@@ -103,9 +103,12 @@ def test_hooks_that_change_an_activation_change_the_result():
 
 def test_features_of_a_classifier():
     flags = dict(
-        classifier_defaults(), classifier_width=32, classifier_depth=1, classifier_pool="adaptive",
+        classifier_defaults(),
+        classifier_width=32,
+        classifier_depth=1,
+        classifier_pool="adaptive",
         classifier_attention_resolutions="8",
-    )  # fmt: skip
+    )
     classifier = awake(create_classifier(**flags)).eval()
     x, t = th.randn(1, 3, 64, 64), th.tensor([70])
     with th.no_grad():

@@ -165,8 +165,9 @@ def test_one_process_is_a_group_of_one():
     dist.barrier()
     total = th.tensor([3.0])
     dist.all_reduce(total)
-    assert total.item() == 3 and dist_util.dev() == th.device("cpu" if not th.cuda.is_available()
-                                                              else "cuda:0")  # fmt: skip
+    assert total.item() == 3 and dist_util.dev() == th.device(
+        "cpu" if not th.cuda.is_available() else "cuda:0"
+    )
 
 
 def test_default_dicts_may_be_changed():

@@ -18,9 +18,12 @@ import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name import
 MODULES = [(repository, name) for repository, own in NAMESPACES.items() for name in own]
 # DDIB and ADD have further arguments among guided-diffusion's; they are given by name.
 BY_NAME = {
-    "create_model", "create_model_and_diffusion", "create_classifier",
-    "create_classifier_and_diffusion", "sr_create_model",
-}  # fmt: skip
+    "create_model",
+    "create_model_and_diffusion",
+    "create_classifier",
+    "create_classifier_and_diffusion",
+    "sr_create_model",
+}
 FOREIGN = "mpi4py blobfile matplotlib cv2 skimage torchvision".split()
 
 
@@ -57,8 +60,11 @@ def test_every_method_of_every_class(modules):
 
 
 def test_every_value_of_every_enumeration(modules):
-    kinds = [(getattr(module, name), values) for expected, module in modules
-             for name, values in expected["enums"].items()]  # fmt: skip
+    kinds = [
+        (getattr(module, name), values)
+        for expected, module in modules
+        for name, values in expected["enums"].items()
+    ]
     assert kinds
     for kind, values in kinds:
         assert {key: member.value for key, member in kind.__members__.items()} == values
@@ -100,17 +106,29 @@ def test_further_arguments_of_ddib_by_name():
     from guided_diffusion import script_util
 
     flags = dict(
-        script_util.model_and_diffusion_defaults(), image_size=16, num_channels=32,
-        num_res_blocks=1, channel_mult="1,2", attention_resolutions="8", class_cond=True,
-        learn_sigma=True, in_channels=1, num_classes=5,
-    )  # fmt: skip
+        script_util.model_and_diffusion_defaults(),
+        image_size=16,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult="1,2",
+        attention_resolutions="8",
+        class_cond=True,
+        learn_sigma=True,
+        in_channels=1,
+        num_classes=5,
+    )
     model, _ = script_util.create_model_and_diffusion(**flags)
     x, t, y = th.randn(2, 1, 16, 16), th.tensor([1, 2]), th.tensor([0, 4])
     assert model(x, t, y=y).shape == (2, 2, 16, 16) and model.label_emb.num_embeddings == 5
     flags = dict(
-        script_util.classifier_defaults(), image_size=64, classifier_width=32, classifier_depth=1,
-        classifier_attention_resolutions="8", in_channels=1, out_channels=3,
-    )  # fmt: skip
+        script_util.classifier_defaults(),
+        image_size=64,
+        classifier_width=32,
+        classifier_depth=1,
+        classifier_attention_resolutions="8",
+        in_channels=1,
+        out_channels=3,
+    )
     classifier = script_util.create_classifier(**flags)
     assert classifier(th.randn(2, 1, 64, 64), t).shape == (2, 3)
 
@@ -118,9 +136,13 @@ def test_further_arguments_of_ddib_by_name():
 def python(code, **env):
     """Run a program in a process of its own, and return what it prints as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", code], text=True, capture_output=True, timeout=DEADLINE,
-        env=environment(**env), cwd=env.get("PYTHONPATH", ROOT),
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=DEADLINE,
+        env=environment(**env),
+        cwd=env.get("PYTHONPATH", ROOT),
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

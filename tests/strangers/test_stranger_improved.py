@@ -13,19 +13,27 @@ from guided_diffusion import logger as guided_logger
 import improved_diffusion.gaussian_diffusion as gd  # isort: skip
 from improved_diffusion import dist_util, logger, train_util  # isort: skip
 from improved_diffusion.fp16_util import (  # isort: skip
-    make_master_params, master_params_to_model_params, unflatten_master_params, zero_grad,
-)  # fmt: skip
+    make_master_params,
+    master_params_to_model_params,
+    unflatten_master_params,
+    zero_grad,
+)
 from improved_diffusion.nn import update_ema  # isort: skip
 from improved_diffusion.resample import create_named_schedule_sampler  # isort: skip
 from improved_diffusion.script_util import (  # isort: skip
-    create_model_and_diffusion, model_and_diffusion_defaults,
-)  # fmt: skip
+    create_model_and_diffusion,
+    model_and_diffusion_defaults,
+)
 from improved_diffusion.train_util import TrainLoop  # isort: skip
 
 FLAGS = {
-    "image_size": 32, "num_channels": 32, "num_res_blocks": 1, "diffusion_steps": 40,
-    "attention_resolutions": "8", "class_cond": True,
-}  # fmt: skip
+    "image_size": 32,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "diffusion_steps": 40,
+    "attention_resolutions": "8",
+    "class_cond": True,
+}
 
 
 def build():

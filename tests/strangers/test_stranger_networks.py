@@ -24,9 +24,15 @@ from guided_diffusion.unet import (
 )
 
 SIZES = dict(
-    image_size=16, in_channels=3, model_channels=32, out_channels=3, num_res_blocks=1,
-    attention_resolutions=(2,), channel_mult=(1, 2), num_heads=2,
-)  # fmt: skip
+    image_size=16,
+    in_channels=3,
+    model_channels=32,
+    out_channels=3,
+    num_res_blocks=1,
+    attention_resolutions=(2,),
+    channel_mult=(1, 2),
+    num_heads=2,
+)
 
 
 class Conditioned(UNetModel):

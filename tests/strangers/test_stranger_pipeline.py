@@ -30,13 +30,21 @@ def test_the_published_pipeline_number_for_number(case, seed, size, respacing):
     latent, previous = image, 0
     for step, depth in enumerate(depths):
         latent = diffusion.ddim_reverse_sample_loop(
-            source, latent, clip_denoised=False, amount=amount,
-            diffway_start=previous, diffway_end=depth,
-        )  # fmt: skip
-        made = diffusion.ddim_sample_loop(
-            target, image.shape, noise=latent, clip_denoised=False, amount=amount,
+            source,
+            latent,
+            clip_denoised=False,
+            amount=amount,
+            diffway_start=previous,
             diffway_end=depth,
-        )  # fmt: skip
+        )
+        made = diffusion.ddim_sample_loop(
+            target,
+            image.shape,
+            noise=latent,
+            clip_denoised=False,
+            amount=amount,
+            diffway_end=depth,
+        )
         previous = depth
         for found, name in ((latent, "latents"), (made, "targets")):
             wanted = expected[f"{case}/{name}_strided"][step]

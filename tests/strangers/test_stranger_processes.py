@@ -134,9 +134,13 @@ class OldManner(GaussianDiffusion):
     def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, model_kwargs=None):
         self.calls += 1
         out = self.p_mean_variance(
-            model, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
+            model,
+            x,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
             model_kwargs=model_kwargs,
-        )  # fmt: skip
+        )
         return {"sample": out["mean"], "pred_xstart": out["pred_xstart"]}
 
     def ddim_sample(
@@ -144,19 +148,37 @@ class OldManner(GaussianDiffusion):
     ):
         self.calls += 1
         return super().ddim_sample(
-            model, x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs, eta=eta,
-        )  # fmt: skip
+            model,
+            x,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            eta=eta,
+        )
 
     def p_sample_loop_progressive(
-        self, model, shape, noise=None, clip_denoised=True, denoised_fn=None, model_kwargs=None,
-        device=None, progress=False,
-    ):  # fmt: skip
+        self,
+        model,
+        shape,
+        noise=None,
+        clip_denoised=True,
+        denoised_fn=None,
+        model_kwargs=None,
+        device=None,
+        progress=False,
+    ):
         self.calls += 100
         yield from super().p_sample_loop_progressive(
-            model, shape, noise=noise, clip_denoised=clip_denoised, denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs, device=device, progress=progress,
-        )  # fmt: skip
+            model,
+            shape,
+            noise=noise,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            device=device,
+            progress=progress,
+        )
 
 
 def test_overrides_with_the_arguments_of_improved_diffusion():
@@ -233,9 +255,9 @@ def test_overriding_q_sample_and_training_losses():
             process.training_losses(quiet, start, t, model_kwargs={"y": 0}, noise=noise)
             for process in (diffusion, plain)
         )
-        assert th.equal(found["loss"], 2 * expected["mse"]) and th.equal(*[
-            terms["mse"] for terms in (found, expected)
-        ])  # fmt: skip
+        assert th.equal(found["loss"], 2 * expected["mse"]) and th.equal(
+            *[terms["mse"] for terms in (found, expected)]
+        )
 
 
 class Counting(SpacedDiffusion):

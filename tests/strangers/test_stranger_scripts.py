@@ -27,10 +27,20 @@ NAMES = [f"{number}_{index}" for index, number in enumerate((260, 7, 260, 31))]
 
 def write_weights(folder):
     """Write the weights of each network that a script loads."""
-    sizes = dict(image_size=16, num_channels=32, num_res_blocks=1, channel_mult="1,2",
-                 num_heads=2, attention_resolutions="8", use_scale_shift_norm=True)  # fmt: skip
-    kinds = {"conditional": {"class_cond": True}, "learned": {"learn_sigma": True},
-             "conditionless": {"learn_sigma": True}}  # fmt: skip
+    sizes = dict(
+        image_size=16,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult="1,2",
+        num_heads=2,
+        attention_resolutions="8",
+        use_scale_shift_norm=True,
+    )
+    kinds = {
+        "conditional": {"class_cond": True},
+        "learned": {"learn_sigma": True},
+        "conditionless": {"learn_sigma": True},
+    }
     for name, kind in kinds.items():
         th.save(awake(create_model(**sizes, **kind)).state_dict(), folder / f"{name}.pt")
     flags = dict(model_and_diffusion_defaults_2d(), num_channels=32, diffusion_steps=40)
@@ -97,8 +107,10 @@ def arrays(path):
 
 def of_all(results, pattern):
     """Return {file name: its arrays} of each launcher, in which all must agree."""
-    found = [{path.name: arrays(path) for path in sorted(out.glob(pattern))}
-             for _, out in results.values()]  # fmt: skip
+    found = [
+        {path.name: arrays(path) for path in sorted(out.glob(pattern))}
+        for _, out in results.values()
+    ]
     assert found[0]
     return found
 
@@ -167,8 +179,9 @@ def cycle_at_once(data, points):
     found = [th.from_numpy(points)]
     for source, target in (models, reversed(models)):
         found.append(diffusion.ddim_reverse_sample_loop(source, found[-1], clip_denoised=False))
-        found.append(diffusion.ddim_sample_loop(
-            target, points.shape, noise=found[-1], clip_denoised=False))  # fmt: skip
+        found.append(
+            diffusion.ddim_sample_loop(target, points.shape, noise=found[-1], clip_denoised=False)
+        )
     return [part.numpy() for part in (*found[:3], found[4])]
 
 

@@ -92,8 +92,9 @@ def test_a_search_of_ones_own_for_checkpoints(monkeypatch):
     fresh = build(*CONDITIONAL)[1]
     loop = TrainLoop(**loop_arguments(fresh, diffusion))
     saved = dist_util.load_state_dict(path)
-    assert loop.resume_step == 2 and th.equal(fresh.state_dict()["out.2.weight"],
-                                              saved["out.2.weight"])  # fmt: skip
+    assert loop.resume_step == 2 and th.equal(
+        fresh.state_dict()["out.2.weight"], saved["out.2.weight"]
+    )
     averages = dist_util.load_state_dict(path.replace("model", "ema_0.9_"))
     assert not differ(loop.ema_params[0], [averages[k] for k, _ in fresh.named_parameters()])
     assert loop.opt.state_dict()["state"][0]["step"] == 2

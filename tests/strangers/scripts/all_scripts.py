@@ -14,9 +14,17 @@ from translation import progress_images, translate_classes, translate_points
 from guided_diffusion import dist_util, logger
 
 SCRIPTS = (
-    sample_images, sample_with_a_classifier, measure_likelihood, enlarge, train_images,
-    train_points, train_classifier, translate_points, translate_classes, progress_images,
-)  # fmt: skip
+    sample_images,
+    sample_with_a_classifier,
+    measure_likelihood,
+    enlarge,
+    train_images,
+    train_points,
+    train_classifier,
+    translate_points,
+    translate_classes,
+    progress_images,
+)
 
 
 def main(data, out):

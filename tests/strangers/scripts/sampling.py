@@ -83,9 +83,11 @@ def measure_likelihood(data, out):
         create_model_and_diffusion, defaults, args, os.path.join(data, "learned.pt")
     )
     batches = load_data(
-        data_dir=os.path.join(data, "images"), batch_size=args.batch_size,
-        image_size=args.image_size, deterministic=True,
-    )  # fmt: skip
+        data_dir=os.path.join(data, "images"),
+        batch_size=args.batch_size,
+        image_size=args.image_size,
+        deterministic=True,
+    )
     found, complete = [], 0
     while complete < args.num_samples:
         batch, kwargs = next(batches)

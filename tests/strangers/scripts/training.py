@@ -25,10 +25,19 @@ from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
 from guided_diffusion.train_util import TrainLoop, parse_resume_step_from_filename
 
 LOOP = dict(
-    schedule_sampler="uniform", lr=1e-3, weight_decay=0.0, lr_anneal_steps=0, batch_size=1,
-    microbatch=-1, ema_rate="0.9", log_interval=10, save_interval=10000, resume_checkpoint="",
-    use_fp16=False, fp16_scale_growth=1e-3,
-)  # fmt: skip
+    schedule_sampler="uniform",
+    lr=1e-3,
+    weight_decay=0.0,
+    lr_anneal_steps=0,
+    batch_size=1,
+    microbatch=-1,
+    ema_rate="0.9",
+    log_interval=10,
+    save_interval=10000,
+    resume_checkpoint="",
+    use_fp16=False,
+    fp16_scale_growth=1e-3,
+)
 
 
 def run(model, diffusion, data, args):
@@ -66,9 +75,11 @@ def train_images(data, out):
         )
         model, diffusion = load(create_model_and_diffusion, defaults, args)
         batches = load_data(
-            data_dir=os.path.join(data, "images"), batch_size=args.batch_size,
-            image_size=args.image_size, class_cond=args.class_cond,
-        )  # fmt: skip
+            data_dir=os.path.join(data, "images"),
+            batch_size=args.batch_size,
+            image_size=args.image_size,
+            class_cond=args.class_cond,
+        )
         with logger.scoped_configure(dir=place):
             run(model.train(), diffusion, batches, args)
         resume = os.path.join(place, f"model{last:06d}.pt")
@@ -82,9 +93,12 @@ def train_points(data, out):
     """Train a model of points in the plane."""
     words = "--num_channels 32 --diffusion_steps 40 --batch_size 8 --lr_anneal_steps 2".split()
     defaults = model_and_diffusion_defaults_2d()
-    args = parse(defaults, [*words, "--save_interval", 2], task=1, **{
-        key: value for key, value in LOOP.items() if key not in defaults
-    })  # fmt: skip
+    args = parse(
+        defaults,
+        [*words, "--save_interval", 2],
+        task=1,
+        **{key: value for key, value in LOOP.items() if key not in defaults},
+    )
     model, diffusion = load(create_model_and_diffusion_2d, defaults, args)
     shape = list(Synthetic2DType)[args.task]
     with logger.scoped_configure(dir=folder(out, "points")):
@@ -104,9 +118,11 @@ def train_classifier(data, out):
     dist_util.sync_params(model.parameters())
     ddp_model = DDP(model, broadcast_buffers=False, bucket_cap_mb=128, find_unused_parameters=False)
     batches = load_data(
-        data_dir=os.path.join(data, "images"), batch_size=args.batch_size,
-        image_size=args.image_size, class_cond=True,
-    )  # fmt: skip
+        data_dir=os.path.join(data, "images"),
+        batch_size=args.batch_size,
+        image_size=args.image_size,
+        class_cond=True,
+    )
     optimizer = th.optim.AdamW(trainer.master_params, lr=args.lr, weight_decay=args.weight_decay)
     for step in range(args.iterations):
         logger.logkv("step", step)

@@ -64,9 +64,11 @@ def translate_classes(data, out):
     """Translate each rank's images from the class in their name to the next one."""
     model, diffusion, args = image_model(data, "conditional.pt", "--class_cond", "True")
     loader = load_source_data_for_domain_translation(
-        batch_size=args.batch_size, image_size=args.image_size, class_cond=True,
+        batch_size=args.batch_size,
+        image_size=args.image_size,
+        class_cond=True,
         data_dir=os.path.join(data, "numbered"),
-    )  # fmt: skip
+    )
     for i, (source, extra) in enumerate(loader):
         logger.log(f"translating batch {i}, shape {source.shape}")
         source, y = source.to(dist_util.dev()), extra["y"].to(dist_util.dev())
@@ -74,9 +76,14 @@ def translate_classes(data, out):
             model, source, clip_denoised=False, model_kwargs={"y": y}, device=dist_util.dev()
         )
         target = diffusion.ddim_sample_loop(
-            model, (args.batch_size, 3, args.image_size, args.image_size), noise=noise,
-            clip_denoised=False, model_kwargs={"y": y + 1}, device=dist_util.dev(), eta=0.0,
-        )  # fmt: skip
+            model,
+            (args.batch_size, 3, args.image_size, args.image_size),
+            noise=noise,
+            clip_denoised=False,
+            model_kwargs={"y": y + 1},
+            device=dist_util.dev(),
+            eta=0.0,
+        )
         for path, image, label in zip(extra["filepath"], target, y, strict=True):
             name = os.path.basename(path).split(".")[0]
             np.savez(os.path.join(out, f"class_{name}.npz"), image.cpu().numpy(), label.item())
@@ -87,9 +94,11 @@ def progress_images(data, out):
     source, diffusion, args = image_model(data, "conditionless.pt", "--learn_sigma", "True")
     target, _, _ = image_model(data, "learned.pt", "--learn_sigma", "True")
     loader = load_source_data_for_domain_translation(
-        batch_size=1, image_size=args.image_size, class_cond=False,
+        batch_size=1,
+        image_size=args.image_size,
+        class_cond=False,
         data_dir=os.path.join(data, "numbered"),
-    )  # fmt: skip
+    )
     for image, extra in loader:
         image = image.to(dist_util.dev())
         magnitudes = diffusion.fourier_frequency_list_loop(source, image, clip_denoised=False)
@@ -97,15 +106,25 @@ def progress_images(data, out):
         latent, previous, made = image, 0, []
         for depth in depths:
             latent = diffusion.ddim_reverse_sample_loop(
-                source, latent, clip_denoised=False, amount=args.amount,
-                diffway_start=previous, diffway_end=depth, device=dist_util.dev(),
-            )  # fmt: skip
+                source,
+                latent,
+                clip_denoised=False,
+                amount=args.amount,
+                diffway_start=previous,
+                diffway_end=depth,
+                device=dist_util.dev(),
+            )
             made.append(
                 diffusion.ddim_sample_loop(
-                    target, tuple(image.shape), noise=latent, clip_denoised=False,
-                    amount=args.amount, diffway_end=depth, device=dist_util.dev(),
+                    target,
+                    tuple(image.shape),
+                    noise=latent,
+                    clip_denoised=False,
+                    amount=args.amount,
+                    diffway_end=depth,
+                    device=dist_util.dev(),
                 )
-            )  # fmt: skip
+            )
             previous = depth
         name = os.path.basename(extra["filepath"][0]).split(".")[0]
         np.savez(os.path.join(out, f"progress_{name}.npz"), th.cat(made).cpu().numpy(), depths)
