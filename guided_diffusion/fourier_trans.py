@@ -1,43 +1,12 @@
-"""ADD's two names, on this project's functions."""
+"""Upstream's `fourier_trans`; the code is in `translation/fourier_trans.py`."""
 
-import warnings  # noqa: F401 (for upstream's users)
-from collections.abc import MutableSequence
+import warnings
 
-import numpy as np
-import torch  # noqa: F401 (for upstream's users)
-import torch as th
+import torch
 
-from .depth import search_levels
-from .lazy import cv2  # noqa: F401 (for upstream's users)
-from .spectrum import reference_magnitude
+from ._porch import hand_on
+from .runtime.lazy import cv2
+from .translation import fourier_trans as room
+from .translation.fourier_trans import *
 
-
-def image_fourier_trans(image: th.Tensor | np.ndarray, filter: str = "HP") -> float:
-    """Return the published spectral magnitude of an image; see `spectrum.magnitude_bins`.
-
-    Args:
-        image: tensor [N, C, H, W], whose first image alone is measured, as published; or array
-            [H, W, C].
-        filter: accepted for compatibility; the published result does not depend on it.
-    """
-    if not th.is_tensor(image):
-        image = th.from_numpy(np.moveaxis(image, -1, 0).astype(np.float64))[None]
-    return reference_magnitude(image[:1]).item()
-
-
-def get_adaptive_list(total_list: MutableSequence[float], amount: int) -> list[int]:
-    """Search a list for `amount` equal parts of its range, as published; see `depth.search_levels`.
-
-    Args:
-        total_list: numbers, which the search overwrites with 0 where it passes one over.
-        amount: number of indices wanted.
-
-    Returns:
-        Indices into the list, rising; evenly spaced ones where the search fails.
-    """
-    values = np.array(total_list, dtype=np.float64)
-    before = values.copy()
-    found = search_levels(values, amount)
-    for index in np.flatnonzero(values != before):
-        total_list[index] = 0
-    return list(found.values)
+hand_on(__name__, room)

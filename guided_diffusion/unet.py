@@ -1,32 +1,21 @@
-"""The networks: a U-Net, its super-resolution variant, and its encoder half as a classifier.
+"""Upstream's `unet`; the code is in `networks/unet.py`."""
 
-Conventions: pictures are [N, C, H, W] in [-1, 1]; `timesteps` [N] is t as the diffusion hands it
-over (possibly rescaled or fractional, 0 at the clean end); `emb` [N, E] is its learned embedding.
-Attention is placed by downsampling factor: a block at factor `ds` sees maps of H / ds by W / ds.
+import math
+from abc import abstractmethod
 
-Reference: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
-https://arxiv.org/abs/2105.05233, section 3; Ho et al. 2020, https://arxiv.org/abs/2006.11239.
-"""
+import numpy as np
+import torch as th
 
-import math  # noqa: F401 (for upstream's users)
-from abc import abstractmethod  # noqa: F401 (for upstream's users)
-from collections.abc import Collection, Sequence
-from typing import Any
-
-import numpy as np  # noqa: F401 (for upstream's users)
-import torch
-import torch as th  # noqa: F401 (for upstream's users)
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from .attention import (  # noqa: F401 (for upstream's users)
+from ._porch import hand_on
+from .networks import unet as room
+from .networks.attention import (
     AttentionBlock,
     AttentionPool2d,
     QKVAttention,
     QKVAttentionLegacy,
     count_flops_attn,
 )
-from .nn import (  # noqa: F401 (for upstream's users)
+from .networks.nn import (
     Downsample,
     ResBlock,
     SiLU,
@@ -43,221 +32,6 @@ from .nn import (  # noqa: F401 (for upstream's users)
     timestep_embedding,
     zero_module,
 )
-from .torso import TimestepUNet
+from .networks.unet import *
 
-ENCODER_POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
-
-
-class UNetModel(TimestepUNet):
-    """The denoising network: encoder and decoder joined by skip connections.
-
-    Args: see `TimestepUNet`.
-    """
-
-    def _build_end(self) -> None:
-        self.output_blocks, ch = self._build_output_blocks()
-        last = zero_module(conv_nd(self.dims, ch, self.out_channels, 3, padding=1))
-        self.out = nn.Sequential(normalization(ch), SiLU(), last)
-
-    def _build_output_blocks(self) -> tuple[nn.ModuleList, int]:
-        blocks, skips = [], list(self._skip_channels)
-        ch = skips[-1]
-        for level, mult in reversed(list(enumerate(self.channel_mult))):
-            width = int(mult * self.model_channels)
-            for i in range(self.num_res_blocks + 1):
-                layers = self._stage(ch + skips.pop(), width, 2**level, self.num_heads_upsample)
-                if level and i == self.num_res_blocks:
-                    layers.append(self._resample(width, Upsample))
-                blocks.append(TimestepEmbedSequential(*layers))
-                ch = width
-        return nn.ModuleList(blocks), ch
-
-    def _torso(self) -> list[nn.Module]:
-        return [*super()._torso(), self.output_blocks]
-
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """Predict from noisy pictures.
-
-        Args:
-            x: [N, in_channels, H, W].
-            timesteps: [N].
-            y: [N] labels, if and only if the model is class-conditional.
-
-        Returns:
-            [N, out_channels, H, W], in x's dtype.
-
-        Raises:
-            ValueError: if y does not fit the model or x, or H or W is not divisible as needed.
-        """
-        emb = self._condition(x, timesteps, y)
-        *skips, h = self._encode(x, emb)
-        for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        if self.dtype != x.dtype:  # a float16 torso; what autocast chose stays
-            h = h.to(x.dtype)
-        return self.out(h).to(x.dtype)
-
-    def get_feature_vectors(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> dict:
-        """Return what every block computes, in x's dtype; arguments as in `forward`.
-
-        Returns:
-            {"down": [the input blocks' [N, C, h, w]], "middle": ..., "up": [the output blocks']}.
-        """
-        emb = self._condition(x, timesteps, y)
-        *down, middle = self._encode(x, emb)
-        up = [middle]
-        for block, skip in zip(self.output_blocks, reversed(down), strict=True):
-            up.append(block(torch.cat([up[-1], skip], dim=1), emb))
-        down, (middle, *up) = ([h.to(x.dtype) for h in hs] for hs in (down, up))
-        return {"down": down, "middle": middle, "up": up}
-
-    def _condition(self, x: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        self._check_inputs(x, y)
-        emb = self._embed(timesteps)
-        return emb if y is None else emb + self.label_emb(y)
-
-    def _check_inputs(self, x: Tensor, y: Tensor | None) -> None:
-        if (y is None) != (self.num_classes is None):
-            expected = "no labels" if self.num_classes is None else f"[{x.shape[0]}] labels"
-            found = "None" if y is None else f"labels of shape {list(y.shape)}"
-            raise ValueError(
-                f"y: expected {expected} for num_classes={self.num_classes}, got {found}"
-            )
-        if y is not None and y.shape != x.shape[:1]:
-            expected = f"shape {list(x.shape[:1])}, one label per example"
-            raise ValueError(f"y: expected {expected}, got {list(y.shape)}")
-        factor = 2 ** (len(self.channel_mult) - 1)
-        resized = x.shape[2:][-2:]  # three-dimensional networks keep their first size
-        if any(size % factor for size in resized):
-            raise ValueError(
-                f"x: expected height and width divisible by {factor}, the network's downsampling, "
-                f"got {'x'.join(map(str, resized))}"
-            )
-
-
-class SuperResModel(UNetModel):
-    """A U-Net that sees a low-resolution picture, enlarged bilinearly, next to x.
-
-    Args:
-        image_size: side of the large picture.
-        in_channels: channels of x, and of the low-resolution picture.
-        *args, **kwargs: as `UNetModel`.
-    """
-
-    def __init__(self, image_size: int, in_channels: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(image_size, 2 * in_channels, *args, **kwargs)
-
-    def forward(
-        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """As `UNetModel.forward`, with low_res [N, C, h, w] for x [N, C, H, W].
-
-        Raises:
-            ValueError: also if low_res is missing.
-        """
-        return super().forward(_beside(x, low_res), timesteps, **kwargs)
-
-    def get_feature_vectors(
-        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
-    ) -> dict:
-        """As `UNetModel.get_feature_vectors`, with low_res as in `forward`."""
-        return super().get_feature_vectors(_beside(x, low_res), timesteps, **kwargs)
-
-
-def _beside(x: Tensor, low_res: Tensor | None) -> Tensor:
-    if low_res is None:
-        raise ValueError("low_res: expected the low-resolution pictures, got None")
-    return torch.cat([x, F.interpolate(low_res, x.shape[2:], mode="bilinear")], dim=1)
-
-
-class EncoderUNetModel(TimestepUNet):
-    """The encoder half of the U-Net under a pooling head: a noise-aware classifier.
-
-    Args:
-        image_size: side of x; read by the attention pool only.
-        out_channels: number of logits.
-        pool: how the head reads the encoder: "adaptive" averages the middle block's result,
-            "attention" attends from its mean, "spatial" and "spatial_v2" run a two-layer network on
-            the averages of all blocks' results.
-        Others: see `TimestepUNet`; num_heads_upsample has no effect.
-
-    Raises:
-        ValueError: if the pool is unknown, or is "attention" without num_head_channels.
-    """
-
-    def __init__(
-        self,
-        image_size: int,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Collection[int],
-        dropout: float = 0,
-        channel_mult: Sequence[float] = (1, 2, 4, 8),
-        conv_resample: bool = True,
-        dims: int = 2,
-        use_checkpoint: bool = False,
-        use_fp16: bool = False,
-        num_heads: int = 1,
-        num_head_channels: int = -1,
-        num_heads_upsample: int = -1,
-        use_scale_shift_norm: bool = False,
-        resblock_updown: bool = False,
-        use_new_attention_order: bool = False,
-        pool: str = "adaptive",
-    ) -> None:
-        if pool not in ENCODER_POOLS:
-            raise ValueError(f"pool: expected one of {', '.join(ENCODER_POOLS)}, got {pool!r}")
-        if pool == "attention" and num_head_channels == -1:
-            raise ValueError("num_head_channels: expected a width for the attention pool, got -1")
-        super().__init__(
-            image_size,
-            in_channels,
-            model_channels,
-            out_channels,
-            num_res_blocks,
-            attention_resolutions,
-            dropout,
-            channel_mult,
-            conv_resample,
-            dims,
-            None,
-            use_checkpoint,
-            use_fp16,
-            num_heads,
-            num_head_channels,
-            num_heads_upsample,
-            use_scale_shift_norm,
-            resblock_updown,
-            use_new_attention_order,
-        )
-        self.pool = pool
-        self.out = self._build_head()  # not in `_build_end`, which runs before `pool` is known
-
-    def _build_head(self) -> nn.Sequential:
-        ch, width, out = self._skip_channels[-1], self._feature_size, self.out_channels
-        if self.pool == "adaptive":
-            last = zero_module(conv_nd(self.dims, ch, out, 1))
-            average = nn.AdaptiveAvgPool2d((1, 1))
-            return nn.Sequential(normalization(ch), SiLU(), average, last, nn.Flatten())
-        if self.pool == "attention":
-            side = self.image_size // 2 ** (len(self.channel_mult) - 1)
-            attention = AttentionPool2d(side, ch, self.num_head_channels, out)
-            return nn.Sequential(normalization(ch), SiLU(), attention)
-        if self.pool == "spatial":
-            return nn.Sequential(linear(width, 2048), nn.ReLU(), linear(2048, out))
-        first, norm = linear(width, 2048), normalization(2048)
-        return nn.Sequential(first, norm, SiLU(), linear(2048, out))
-
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Classify noisy pictures: [N, in_channels, H, W] and [N] -> [N, out_channels] logits.
-
-        Raises:
-            ValueError: if an attention pool gets pictures of another size than image_size.
-        """
-        features = self._encode(x, self._embed(timesteps))
-        if self.pool.startswith("spatial"):
-            means = [h.to(x.dtype).mean(dim=(2, 3)) for h in features]
-            return self.out(torch.cat(means, dim=1)).to(x.dtype)
-        return self.out(features[-1].to(x.dtype)).to(x.dtype)
+hand_on(__name__, room)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli import TINY_CLASSIFIER, draw_images, succeed, train_two_runs
+from support.cli import TINY_CLASSIFIER, draw_images, succeed, train_two_runs
 
 from guided_diffusion import dist_util, logger
 

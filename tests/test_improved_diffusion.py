@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cli import DEADLINE, ROOT, draw_images, environment
-from reference_images import REFERENCE
-from reference_weights import draw, load_drawn_weights
+from support.cli import DEADLINE, ROOT, draw_images, environment
+from support.reference_images import REFERENCE
+from support.reference_weights import draw, load_drawn_weights
 
 import guided_diffusion.improved_diffusion  # noqa: F401  (makes the next imports possible)
 from guided_diffusion import fp16_util as guided_fp16

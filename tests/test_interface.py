@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from reference_interface import INTERFACE
+from support.reference_interface import INTERFACE
 
 import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name importable)
 

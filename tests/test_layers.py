@@ -1,4 +1,4 @@
-"""The import direction of the package, read from the source: data flows one way, down."""
+"""The house: wings in their order, no circle within one, and no heavy package at import time."""
 
 import ast
 from pathlib import Path
@@ -6,59 +6,58 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "guided_diffusion"
-# No module imports one of a later line, nor one of its own line that stands after it.
-ORDER = """
-lazy signatures flags options translation_options tool_options synthetic_options stages demo
-log_formats logger dist_util dealing run execution
-image_files classes imagenet image_datasets color_datasets super_res tissue plots synthetic_datasets
-group_norm upsampling nn windows attention torso unet synthetic
-losses schedules spectrum solvers depth fourier_trans
-forward_process reverse_process sampling trajectories gaussian_diffusion respace resample
-network_flags script_util signs checkpoint domains convert
-guidance
-fine_tune fp16_util resume loop_log step_draws train_util train_run classifier_util
-soft_labels
-walks
-bridge synthetic_bridge
-records likelihood
-report samples class_translation export cost pace generation dry_run
-image_sets features metrics
-ablation
-timing published network_timing sequence_timing scaling quality
+# A wing imports only from wings that stand before it.
+WINGS = """
+errors networks config runtime data diffusion models training sampling evaluation comparisons
+translation generation benchmark commands
 """.split()
 HEAVY = {
-    "mpi4py",
-    "torchvision",
+    "blobfile",
     "cv2",
+    "h5py",
+    "matplotlib",
+    "mpi4py",
+    "openslide",
+    "safetensors",
+    "scipy",
     "skimage",
     "sklearn",
-    "matplotlib",
-    "blobfile",
-    "scipy",
-    "tqdm",
-    "safetensors",
     "torch_fidelity",
     "torchmetrics",
+    "torchvision",
+    "tqdm",
 }
+MOST_LINES = 400
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in WINGS
+)
+PORCH = sorted(path.stem for path in PACKAGE.glob("[!_]*.py") if path.stem not in WINGS)
 
 
-def own_imports(tree: ast.AST) -> set[str]:
-    """Modules of the package that a module imports, anywhere in its body."""
+def own_imports(tree: ast.AST, module: str) -> set[str]:
+    """Return the modules and wings of the package that a module imports, anywhere in its body.
+
+    Args:
+        tree: of the module.
+        module: its name, such as "data.low_res".
+    """
+    here = module.split(".")
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-            "guided_diffusion"
-        ):
-            found |= {node.module.partition(".")[2] or alias.name for alias in node.names}
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        base = here[: len(here) - node.level] + (node.module.split(".") if node.module else [])
+        for alias in node.names:
+            whole = ".".join([*base, alias.name])
+            found.add(whole if whole in MODULES else ".".join(base))
     return found
 
 
 def module_level_imports(tree: ast.Module) -> set[str]:
-    """Top-level packages that importing a module imports."""
+    """Return the top-level packages that importing a module imports."""
     found: set[str] = set()
     pending = list(tree.body)
     while pending:
@@ -72,19 +71,43 @@ def module_level_imports(tree: ast.Module) -> set[str]:
     return found
 
 
+def source_of(module: str) -> str:
+    return (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
 def tree_of(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(source_of(module))
 
 
-def test_every_module_has_a_place():
-    assert sorted(ORDER) == MODULES
+def test_every_folder_is_a_wing_and_every_wing_says_its_job():
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    wings = rooms - {"improved_diffusion"}  # a porch with rooms of its own
+    assert wings <= set(WINGS) and len(wings) <= 16
+    for wing in wings:
+        tree = tree_of(f"{wing}.__init__")
+        assert len(tree.body) == 1 and ast.get_docstring(tree), wing
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_one_below_it(module):
-    allowed = set(ORDER[: ORDER.index(module)])
-    upward = own_imports(tree_of(module)) - allowed
-    assert not upward, f"{module} imports {sorted(upward)}, which stand below it"
+def test_no_wing_imports_a_lower_one_and_nothing_the_porch(module):
+    wing = WINGS.index(module.split(".")[0])
+    for name in own_imports(tree_of(module), module):
+        head = name.split(".")[0]
+        if head:  # else the package itself
+            assert head in WINGS, f"{module} imports {name}, which is no room"
+            assert WINGS.index(head) <= wing, f"{module} imports {name}, which stands below it"
+
+
+def test_no_circle_within_a_wing():
+    needs = {
+        module: {name for name in own_imports(tree_of(module), module) if name in MODULES}
+        for module in MODULES
+    }
+    while needs:
+        free = [module for module, others in needs.items() if not others & needs.keys()]
+        assert free, f"these import one another: {sorted(needs)}"
+        for module in free:
+            del needs[module]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -93,7 +116,24 @@ def test_heavy_packages_are_imported_where_they_are_used(module):
     assert not heavy, f"{module} imports {sorted(heavy)} at module level"
 
 
-def test_the_reader_of_imports_sees_an_upward_one():
-    assert own_imports(ast.parse("def f():\n    from .bridge import walk")) == {"bridge"}
-    assert own_imports(ast.parse("from . import run, logger")) == {"run", "logger"}
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_long(module):
+    lines = len(source_of(module).splitlines())
+    assert lines < MOST_LINES, f"{module} has {lines} lines"
+
+
+@pytest.mark.parametrize("name", PORCH)
+def test_a_porch_defines_nothing(name):
+    tree = tree_of(name)
+    assert ast.get_docstring(tree)
+    *_, last = tree.body
+    assert ast.unparse(last) == "hand_on(__name__, room)"
+    assert all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body[1:-1])
+
+
+def test_the_reader_of_imports_sees_what_is_imported():
+    tree = ast.parse("def f():\n    from ..translation.walks import walk")
+    assert own_imports(tree, "data.low_res") == {"translation.walks"}
+    assert own_imports(ast.parse("from . import image_files"), "data.x") == {"data.image_files"}
+    assert own_imports(ast.parse("from ..errors import UserError"), "data.x") == {"errors"}
     assert module_level_imports(ast.parse("try:\n    import cv2\nexcept E:\n    pass")) == {"cv2"}

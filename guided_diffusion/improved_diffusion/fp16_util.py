@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from guided_diffusion import fp16_util
-from guided_diffusion.fp16_util import (
+from .. import fp16_util
+from ..fp16_util import (
     INITIAL_LOG_LOSS_SCALE,
     convert_module_to_f16,
     convert_module_to_f32,

@@ -7,9 +7,9 @@ import torch as th
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from guided_diffusion import image_datasets
-from guided_diffusion.image_datasets import _list_image_files_recursively
-from guided_diffusion.lazy import MPI, bf
+from .. import image_datasets
+from ..image_datasets import _list_image_files_recursively
+from ..runtime.lazy import MPI, bf
 
 
 def load_data(

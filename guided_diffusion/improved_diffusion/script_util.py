@@ -5,24 +5,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from guided_diffusion import gaussian_diffusion as gd
-from guided_diffusion import script_util
-from guided_diffusion.flags import defaults
-from guided_diffusion.options import (
+from .. import gaussian_diffusion as gd
+from .. import script_util
+from ..config.flags import defaults
+from ..config.options import (
     DEFAULT_SETS,
     DiffusionOptions,
     ModelOptions,
     SuperResOptions,
 )
-from guided_diffusion.respace import SpacedDiffusion, space_timesteps
-from guided_diffusion.script_util import (
+from ..respace import SpacedDiffusion, space_timesteps
+from ..script_util import (
     NUM_CLASSES,
     add_dict_to_argparser,
     args_to_dict,
     create_gaussian_diffusion,
     str2bool,
 )
-from guided_diffusion.unet import SuperResModel, UNetModel
+from ..unet import SuperResModel, UNetModel
 
 
 def _defaults_for(create: Callable, *groups: type) -> dict[str, Any]:

@@ -10,19 +10,18 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim import AdamW
 
-from guided_diffusion import dist_util, logger, train_util
-from guided_diffusion.fp16_util import MixedPrecisionTrainer
-from guided_diffusion.lazy import bf
-from guided_diffusion.nn import update_ema
-from guided_diffusion.resample import LossAwareSampler, UniformSampler
-from guided_diffusion.train_util import (
+from .. import dist_util, logger, train_util
+from ..fp16_util import MixedPrecisionTrainer
+from ..nn import update_ema
+from ..resample import LossAwareSampler, UniformSampler
+from ..runtime.lazy import bf
+from ..train_util import (
     find_ema_checkpoint,
     find_resume_checkpoint,
     get_blob_logdir,
     log_loss_dict,
     parse_resume_step_from_filename,
 )
-
 from .fp16_util import (
     INITIAL_LOG_LOSS_SCALE,
     make_master_params,

@@ -13,9 +13,9 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
-from guided_diffusion import unet
-from guided_diffusion.nn import SiLU
-from guided_diffusion.unet import (
+from .. import unet
+from ..nn import SiLU
+from ..unet import (
     Downsample,
     ResBlock,
     TimestepBlock,

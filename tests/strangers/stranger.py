@@ -12,7 +12,7 @@ import json
 import numpy as np
 import torch as th
 import torch.nn as nn
-from reference_images import REFERENCE
+from support.reference_images import REFERENCE
 
 from guided_diffusion import dist_util
 from guided_diffusion.resample import create_named_schedule_sampler

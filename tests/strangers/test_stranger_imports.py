@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch as th
-from cli import DEADLINE, ROOT, environment
 from stranger import NAMESPACES
+from support.cli import DEADLINE, ROOT, environment
 
 import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name importable)
 
@@ -198,7 +198,7 @@ def test_the_package_in_a_folder_of_another_project(tmp_path, copy):
         inner.mkdir()
         for file in (ROOT / "guided_diffusion").rglob("*.py"):
             place = inner / file.relative_to(ROOT / "guided_diffusion")
-            place.parent.mkdir(exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(file.read_bytes())
     else:
         inner.symlink_to(ROOT / "guided_diffusion")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from reference_images import blurred_noise, reference_add
-from toy_domains import ReferenceSource, ReferenceTarget
+from support.reference_images import blurred_noise, reference_add
+from support.toy_domains import ReferenceSource, ReferenceTarget
 
 from guided_diffusion.fourier_trans import get_adaptive_list, image_fourier_trans
 from guided_diffusion.script_util import create_gaussian_diffusion

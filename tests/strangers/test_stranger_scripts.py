@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from cli import DEADLINE, ROOT, Result, command, draw_images, kill, start
 from PIL import Image
 from stranger import awake
+from support.cli import DEADLINE, ROOT, Result, command, draw_images, kill, start
 
 from guided_diffusion.script_util import (
     create_model,

@@ -1,0 +1,1 @@
+"""Measuring the project itself: time, memory, accuracy, ablations. Nothing else imports it."""

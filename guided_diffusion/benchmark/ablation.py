@@ -1,0 +1,240 @@
+"""Kinds of attention side by side: models of one budget, and what each pair of them does.
+
+A model is named by its kind of attention and trained for both domains, for the target from the
+weights of its source. A row of the table is a source model, a target model, and the flags that the
+source is read with.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch as th
+from PIL import Image
+
+from ..config.flags import require
+from ..data.report import grid, scale_of, to_uint8
+from ..evaluation.feature_extractors import Extractor
+from ..evaluation.set_distances import kid, psnr
+from ..models.domains import Domain
+from ..networks.attention import Priority, set_priority
+from ..runtime import run
+from ..translation.sequences import ImageSequence, Recipe, Sequences
+from ..translation.walks import Predictor, translate
+
+HYBRID = {"attention_kind": "hybrid"}
+# Flags of the training, by name of the model.
+MODELS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "standard-new": {"use_new_attention_order": True},
+    "hybrid-global": {**HYBRID, "attention_priority": "global"},
+    "hybrid-local": {**HYBRID, "attention_priority": "local"},
+    "hybrid-both": {**HYBRID, "attention_priority": "both"},
+}
+STRATA = 10  # parts of the time axis; a loss looks at each image once in each
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair of models: their names, and flags that the source is read with against its record."""
+
+    name: str
+    source: str
+    target: str
+    read_with: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> tuple[tuple[str, str, dict[str, Any]], ...]:
+        """(name of the model, domain, flags that it is read with) of both."""
+        return (self.source, "source", self.read_with), (self.target, "target", {})
+
+
+ROWS = (
+    Row("standard", "standard", "standard"),
+    Row("standard, new order", "standard-new", "standard-new"),
+    Row("hybrid, global", "hybrid-global", "hybrid-global"),
+    Row("hybrid, local", "hybrid-local", "hybrid-local"),
+    Row("hybrid, global to local", "hybrid-global", "hybrid-global-to-local"),
+    Row("hybrid, both", "hybrid-both", "hybrid-both"),
+    Row(
+        "mix-up: source in the other order",
+        "standard",
+        "standard",
+        {"use_new_attention_order": True},
+    ),
+)
+
+
+def trainings() -> Iterator[list[tuple[str, str, dict[str, Any], str]]]:
+    """Yield what to train, each as (name, domain, flags, name of the source it starts from).
+
+    Trainings of one list come one after another, lists are independent.
+    """
+    for name, flags in MODELS.items():
+        chain = [(name, "source", flags, ""), (name, "target", flags, name)]
+        if name == "hybrid-global":
+            chain.append(("hybrid-global-to-local", "target", MODELS["hybrid-local"], name))
+        yield chain
+
+
+@th.no_grad()
+def mean_loss(
+    domain: Domain, images: th.Tensor, priority: Priority, seed: int, batch_size: int = 50
+) -> float:
+    """Return the mean squared error of the predicted noise, over images and times.
+
+    Args:
+        domain: of which the network is asked.
+        images: [N, C, H, W] in [-1, 1].
+        priority: role that the network plays.
+        seed: of the noise and the times, which are the same for every domain.
+        batch_size: images per forward.
+    """
+    set_priority(domain.model, priority)
+    rng = run.generator(seed, 30)
+    steps, found = domain.diffusion.num_timesteps, []
+    for stratum in range(STRATA):
+        noise = th.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))
+        times = (stratum + rng.random(len(images))) * steps / STRATA
+        t = th.from_numpy(times.astype(np.int64))
+        for part in th.arange(len(images)).split(batch_size):
+            x, at, eps = (values[part].to(domain.device) for values in (images, t, noise))
+            losses = domain.diffusion.training_losses(domain.model, x, at, noise=eps)
+            found.append(losses.get("mse", losses["loss"]).cpu())
+    return float(th.cat(found).mean())
+
+
+def round_trip(source: Domain, images: th.Tensor, recipe: Recipe) -> float:
+    """Return the PSNR in dB of images [N, C, H, W] after a walk to noise and back."""
+    predict = Predictor(source, recipe.engine, "global")
+    _, returned = translate(predict, predict, images, recipe.engine)
+    return psnr(returned.cpu(), images)
+
+
+def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
+    """Return the SSIM of grey images to their source at each step, mean over the sequences.
+
+    Raises:
+        MissingExtraError: without torchmetrics.
+
+    Reference:
+        Wang et al. 2004, "Image quality assessment: from error visibility to structural
+        similarity".
+    """
+    ssim = require("torchmetrics.functional.image", "metrics")
+    means = []
+    sources = _grey(np.stack([sequence.source for sequence in sequences]))
+    for step in range(len(sequences[0].images)):
+        images = _grey(np.stack([to_uint8(sequence.images[step]) for sequence in sequences]))
+        found = ssim.structural_similarity_index_measure(images, sources, data_range=255.0)
+        means.append(float(found))
+    return means
+
+
+def _grey(tiles: np.ndarray) -> th.Tensor:
+    # [N, H, W, C] uint8 -> [N, 1, H, W], luma of ITU-R BT.601 where there is colour.
+    values = th.from_numpy(tiles).float().movedim(-1, 1)
+    weights = th.tensor([0.299, 0.587, 0.114]) if values.shape[1] == 3 else th.ones(1)
+    return (values[:, : len(weights)] * weights[:, None, None]).sum(1, keepdim=True)
+
+
+def distance(extractor: Extractor, reference: th.Tensor, tiles: np.ndarray, seed: int) -> float:
+    """Return the KID of tiles [N, H, W, C] uint8 to the features [M, D] of a reference."""
+    return kid(reference, features_of(extractor, tiles), seed)["value"]
+
+
+def features_of(extractor: Extractor, tiles: np.ndarray) -> th.Tensor:
+    """Return the features [N, D] float64 of tiles [N, H, W, C] uint8."""
+    return extractor(tiles)[0].double()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every row is measured on.
+
+    Attributes:
+        trained: images [N, C, H, W] of the two domains that were seen in training.
+        held_out: those that were not.
+        files: of the held-out source images.
+        reference: features [N, D] of the target's images that were seen in training.
+    """
+
+    trained: tuple[th.Tensor, th.Tensor]
+    held_out: tuple[th.Tensor, th.Tensor]
+    files: Sequence[str]
+    reference: th.Tensor
+
+
+def measure(
+    source: Domain,
+    target: Domain,
+    material: Material,
+    recipe: Recipe,
+    extractor: Extractor,
+    seed: int,
+) -> tuple[dict[str, Any], list[ImageSequence]]:
+    """Return the numbers of a row, and the sequences of the held-out source images."""
+    roles = ((source, "global"), (target, "local"))
+    losses = [
+        float(
+            np.mean(
+                [mean_loss(d, x, role, seed) for (d, role), x in zip(roles, images, strict=True)]
+            )
+        )
+        for images in (material.trained, material.held_out)
+    ]
+    sequences = list(Sequences(source, target, material.files, recipe))
+    steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
+    return {
+        "training_loss": losses[0],
+        "held_out_loss": losses[1],
+        "round_trip": round_trip(source, material.held_out[0], recipe),
+        "ssim": structure_kept(sequences),
+        "kid": [distance(extractor, material.reference, tiles, seed) for tiles in steps],
+        "n": len(sequences),
+    }, sequences
+
+
+def lines(table: Sequence[dict[str, Any]], limits: tuple[float, float]) -> list[str]:
+    """Return the table as text.
+
+    Args:
+        table: rows of `measure`, with their names.
+        limits: KID of held-out source and of held-out target images to the target's.
+    """
+    width = 5 * len(table[0]["ssim"])
+    said = [
+        "loss: mean squared error of the noise, mean of both domains; round trip: PSNR in dB; "
+        "at each step, SSIM to the source and KID x 1000 to the target",
+        f"{'attention':34s} training held-out round trip  {'SSIM':{width}s} KID",
+    ]
+    for row in table:
+        ssim = " ".join(f"{value:.2f}" for value in row["ssim"])
+        kids = " ".join(f"{1000 * value:.1f}" for value in row["kid"])
+        said.append(
+            f"{row['name']:34s} {row['training_loss']:8.4f} {row['held_out_loss']:8.4f} "
+            f"{row['round_trip']:10.1f}  {ssim}  {kids}"
+        )
+    ends = " and ".join(f"{1000 * value:.2f}" for value in limits)
+    return [*said, f"KID x 1000 of held-out sources and targets: {ends}; N = {table[0]['n']}"]
+
+
+def picture(names: Sequence[str], shown: Sequence[Sequence[ImageSequence]]) -> Image.Image:
+    """Return sequences below one another, those of one source image together, captioned by row.
+
+    Args:
+        names: of the rows of the table.
+        shown: the same source images for each of them.
+    """
+    tiles, captions = [], []
+    for same_source in zip(*shown, strict=True):
+        for name, sequence in zip(names, same_source, strict=True):
+            tiles.append([sequence.source, *to_uint8(sequence.images)])
+            captions.append(
+                [
+                    name.replace("hybrid, ", "hy. ")[:20],
+                    *(f"d{depth}" for depth in sequence.depths.values),
+                ]
+            )
+    return grid(tiles, captions, scale_of(tiles[0][0]))

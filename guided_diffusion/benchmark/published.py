@@ -1,0 +1,238 @@
+"""The published procedures, for the benchmark to measure against; nothing else uses them.
+
+Everything is eager float32 on contiguous NCHW memory, with attention as a product of matrices, a
+softmax and another product, SiLU as a sigmoid and a product, and enlarged images written out before
+they are convolved. A sequence is made of one image at a time: the encoding is walked to its end to
+measure it, walked again to take the latents from it, and every depth is decoded alone. A training
+step decodes its pictures afresh, updates parameter by parameter, and reads every loss and every
+norm on the host. Where the present process is quicker than the published one (tables kept on the
+device), the published procedure is given that too.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from torch.utils.data import DataLoader
+
+from ..data.image_datasets import ImageDataset
+from ..data.image_features import magnitude_bins
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.resample import UniformSampler
+from ..models.domains import Domain
+from ..networks import attention, nn, upsampling
+from ..runtime import logger
+from ..translation import depth_policies
+
+
+def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
+    """`attention.attend` without a fused kernel: all weights [N, H, T, T] are written out.
+
+    Queries and keys are scaled by D^(-1/4) each, and the softmax is taken in float32.
+    """
+    scale = q.shape[-1] ** -0.25
+    weights = th.einsum("nhtd,nhsd->nhts", q * scale, k * scale).float()
+    if mask is not None:
+        weights = weights.masked_fill(~mask, -math.inf)
+    return th.einsum("nhts,nhsd->nhtd", weights.softmax(dim=-1).to(v.dtype), v)
+
+
+def silu(_: nn.SiLU, x: th.Tensor) -> th.Tensor:
+    """`nn.SiLU.forward` without a fused kernel."""
+    return x * th.sigmoid(x)
+
+
+def convolve_doubled(conv: th.nn.Module, x: th.Tensor) -> th.Tensor:
+    """`upsampling.convolve_doubled` in two steps."""
+    return conv(upsampling.double(x))
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Let every network attend, activate and enlarge as published inside a block."""
+    published = (
+        (attention, "attend", attend),
+        (nn.SiLU, "forward", silu),
+        (nn, "convolve_doubled", convolve_doubled),
+    )
+    ours = [(owner, name, getattr(owner, name)) for owner, name, _ in published]
+    for layer in published:
+        setattr(*layer)
+    try:
+        yield
+    finally:
+        for layer in ours:
+            setattr(*layer)
+
+
+@contextlib.contextmanager
+def arithmetic(*models: th.nn.Module) -> Iterator[None]:
+    """Let networks compute as published inside a block, and as ours do after it."""
+    for model in models:
+        model.to(memory_format=th.contiguous_format)
+    try:
+        with unfused():
+            yield
+    finally:
+        for model in models:
+            model.to(memory_format=th.channels_last)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the published procedure made of one image.
+
+    Attributes:
+        depths: of the images.
+        images: [amount, C, H, W], not clipped.
+        forwards: network evaluations.
+    """
+
+    depths: tuple[int, ...]
+    images: th.Tensor
+    forwards: int
+
+
+class _Counted:
+    """A network that counts the images that go through it."""
+
+    def __init__(self, model: th.nn.Module) -> None:
+        self.model, self.forwards = model, 0
+
+    def __call__(self, x: th.Tensor, t: th.Tensor, **kwargs: Any) -> th.Tensor:
+        self.forwards += len(x)
+        return self.model(x, t, **kwargs)
+
+
+def sequence(
+    source: Domain,
+    target: Domain,
+    image: th.Tensor,
+    amount: int,
+    depths: tuple[int, ...] | None = None,
+) -> Made:
+    """Make the sequence of one image; call it inside `arithmetic`.
+
+    Args:
+        source: encodes.
+        target: decodes.
+        image: [1, C, H, W] in [-1, 1].
+        amount: number of depths.
+        depths: rising, to take in place of those that the search finds.
+    """
+    encoder, decoder = _Counted(source.model), _Counted(target.model)
+    start = image.to(source.device)
+    features = _features(source, encoder, start).numpy()
+    depths = depths or depth_policies.choose("add", features, amount).values
+    images = []
+    for latent, d in zip(_latents(source, encoder, start, depths), depths, strict=True):
+        images.append(
+            target.diffusion.ddim_sample_loop(
+                decoder,
+                latent.shape,
+                latent,
+                clip_denoised=False,
+                device=target.device,
+                diffway_end=d,
+            )
+        )
+    return Made(depths, th.cat(images).cpu(), encoder.forwards + decoder.forwards)
+
+
+def _features(source: Domain, encoder: _Counted, image: th.Tensor) -> th.Tensor:
+    """Features [T, K] of the whole encoding, each read on the host when it is there."""
+    walk = source.diffusion.ddim_reverse_sample_loop_progressive(
+        encoder, image, clip_denoised=False, device=source.device
+    )
+    return th.cat([magnitude_bins(out["sample"]).cpu() for out in walk])
+
+
+def _latents(
+    source: Domain, encoder: _Counted, image: th.Tensor, depths: Sequence[int]
+) -> Iterator[th.Tensor]:
+    """The states at rising depths, of an encoding that goes no further than the deepest."""
+    reached = 0
+    for d in depths:
+        image = source.diffusion.ddim_reverse_sample_loop(
+            encoder,
+            image,
+            clip_denoised=False,
+            device=source.device,
+            diffway_start=reached,
+            diffway_end=d,
+        )
+        reached = d
+        yield image
+
+
+def count_forwards(depths: Sequence[int], levels: int) -> int:
+    """Return the network evaluations of one sequence with these depths."""
+    return levels + max(depths) + sum(depths)
+
+
+def batches(dataset: ImageDataset, batch_size: int) -> Iterator[th.Tensor]:
+    """Yield shuffled batches [N, C, H, W] for ever, each picture decoded when its turn comes.
+
+    A process of its own decodes ahead of the training, as published.
+
+    Args:
+        dataset: without a cache.
+        batch_size: N, at most the length of the dataset.
+    """
+    # Kept from pass to pass: a folder of few pictures would else pay for its start all the time.
+    loader = DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True
+    )
+    while True:
+        for images, _ in loader:
+            yield images
+
+
+def train(
+    model: th.nn.Module,
+    diffusion: GaussianDiffusion,
+    data: Iterable[th.Tensor],
+    lr: float,
+    ema_rate: float,
+) -> Iterator[int]:
+    """Train on batches, and yield the number of steps done after each; call it in `arithmetic`.
+
+    Args:
+        model: the network, on its device.
+        diffusion: the process.
+        data: batches [N, C, H, W] in [-1, 1].
+        lr: learning rate of AdamW.
+        ema_rate: decay of the averaged weights.
+    """
+    parameters = list(model.parameters())
+    averages = [p.detach().clone() for p in parameters]
+    optimizer = th.optim.AdamW(parameters, lr=lr, weight_decay=0.0, foreach=False, fused=False)
+    sampler = UniformSampler(diffusion)
+    for step, batch in enumerate(data, 1):
+        optimizer.zero_grad(set_to_none=False)
+        images = batch.to(parameters[0].device)
+        t, weights = sampler.sample(len(images), images.device)
+        losses = diffusion.training_losses(model, images, t)
+        (losses["loss"] * weights).mean().backward()
+        _log_losses(diffusion, t, losses)
+        _log_norms(parameters)
+        optimizer.step()
+        for average, parameter in zip(averages, parameters, strict=True):
+            average.mul_(ema_rate).add_(parameter.detach(), alpha=1 - ema_rate)
+        yield step
+
+
+def _log_losses(diffusion: GaussianDiffusion, t: th.Tensor, losses: dict[str, th.Tensor]) -> None:
+    for name, values in losses.items():
+        logger.logkv_mean(name, values.mean().item())
+        for step, value in zip(t.cpu().tolist(), values.detach().cpu().tolist(), strict=True):
+            logger.logkv_mean(f"{name}_q{4 * step // diffusion.num_timesteps}", value)
+
+
+def _log_norms(parameters: Sequence[th.nn.Parameter]) -> None:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    for name, tensors in {"grad_norm": grads, "param_norm": parameters}.items():
+        logger.logkv_mean(name, sum(x.norm().item() ** 2 for x in tensors) ** 0.5)

@@ -1,0 +1,139 @@
+"""How generation scales: its memory over the number of images, its time over the ranks.
+
+Each figure is that of the sampler's own script in processes of their own, on the demo's models.
+Its images are copies of the demo's tiles. On two ranks and on one, each process has one thread.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from ..config.flags import ArgumentError, UserError, numbers
+from ..data.image_files import list_image_files
+from ..generation import demo
+from ..runtime import dist_util, run
+from . import timing
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "frequency_generating_m_samples.py"
+# Runs a script as a command would, and tells its peak of memory on the last line.
+MEASURED = (
+    "import runpy, sys; from guided_diffusion.benchmark import timing; "
+    "from guided_diffusion.runtime import dist_util; sys.argv = sys.argv[1:]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__'); "
+    "print(timing.peak_memory(dist_util.dev()))"
+)
+
+
+def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+    """Measure memory for several numbers of images, and time on one and on two ranks.
+
+    Raises:
+        UserError: if the flags do not fit, or the sampler fails.
+    """
+    start, counts = time.perf_counter(), numbers("counts", args.counts)
+    if min(counts) < 1:
+        raise ArgumentError("counts", f"expected numbers above 0, got {args.counts}")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        tiles = _copy_tiles(place / "tiles", max(*counts, args.rank_images))
+        runs = [
+            {n: _peak(args, tiles, n, place / f"memory{n}_{turn}") for n in counts}
+            for turn in range(args.rounds)
+        ]
+        ranks = {n: _times(args, tiles, n, place / f"ranks{n}") for n in (1, 2)}
+    memory = {n: statistics.median(peaks[n] for peaks in runs) for n in counts}
+    whole, made = ([ranks[n][key] for n in (1, 2)] for key in ("whole", "without_start"))
+    return {
+        "measurement": "scaling",
+        "peak_memory": memory,
+        "peak_memory_of_each": {n: [peaks[n] for peaks in runs] for n in counts},
+        "memory_ratio": max(memory.values()) / min(memory.values()),
+        "ranks": ranks,
+        "ratio": whole[0] / whole[1],
+        "ratio_without_start": made[0] / made[1],
+        "device": timing.device_name(dist_util.dev()),
+        "cores": os.cpu_count(),
+        "extrapolated": False,
+        "seconds": time.perf_counter() - start,
+    } | run.versions()
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """Return the record as lines of text."""
+    found = []
+    for n, peak in record["peak_memory"].items():
+        each = record["peak_memory_of_each"][n]
+        found.append(
+            f"{n} images: peak memory {peak / 1e6:.0f} MB, median of {len(each)} runs "
+            f"({min(each) / 1e6:.0f} to {max(each) / 1e6:.0f})"
+        )
+    found.append(f"largest over smallest: {record['memory_ratio']:.3f}")
+    for n, times in record["ranks"].items():
+        found.append(
+            f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, "
+            f"{times['without_start']:.1f} s without their start"
+        )
+    return [
+        *found,
+        f"2 ranks over 1: {record['ratio']:.2f} times as fast, "
+        f"{record['ratio_without_start']:.2f} without the start",
+    ]
+
+
+def _copy_tiles(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    tiles = list_image_files(demo.PLACES["data_dir"])
+    for index in range(count):
+        shutil.copy(tiles[index % len(tiles)], folder / f"{index:05d}.png")
+    return folder
+
+
+def _peak(args: argparse.Namespace, tiles: Path, count: int, out_dir: Path) -> int:
+    program = [sys.executable, "-c", MEASURED]
+    return int(_run(program, _flags(args, tiles, count, out_dir)).split()[-1])
+
+
+def _times(args: argparse.Namespace, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    program = [sys.executable, *(launcher if ranks > 1 else ())]
+    flags = _flags(args, tiles, args.rank_images, out_dir)
+    seconds = []
+    for _ in range(2):  # the second time everything is made already, and only the start is left
+        begun = time.perf_counter()
+        _run(program, flags, OMP_NUM_THREADS="1")
+        seconds.append(time.perf_counter() - begun)
+    return {"whole": seconds[0], "without_start": seconds[0] - seconds[1]}
+
+
+def _flags(args: argparse.Namespace, tiles: Path, count: int, out_dir: Path) -> list[str]:
+    places = {**demo.PLACES, "data_dir": tiles, "out_dir": out_dir}
+    asked = {
+        "num_images": count,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "preset": "draft",
+        "encode_steps": args.steps,
+        "decode_steps": args.steps,
+    }
+    return [f"--{name}={value}" for name, value in {**places, **asked}.items()]
+
+
+def _run(program: Sequence[str], flags: Sequence[str], **env: str) -> str:
+    path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*program, str(SCRIPT), *flags],
+        env=os.environ | {"PYTHONPATH": path} | env,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"{SCRIPT.name}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout

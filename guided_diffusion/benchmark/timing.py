@@ -1,0 +1,324 @@
+"""Measuring time and memory so that two ways of doing one thing can be compared.
+
+Contestants are run in turn, A B A B, in one process, so that what disturbs the machine disturbs
+all of them; what counts is the ratio within a round, with the least and the largest of all rounds.
+Times are seconds of the wall clock, and a device is waited for before the clock is read.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import resource
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+
+from ..runtime import dist_util, run
+
+MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
+BASELINE = "published"
+GRACE = 10  # seconds for a worker to end in
+DTYPES = {"fp32": th.float32, "bf16": th.bfloat16}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run: its seconds, what it returned, and the most bytes that were held up to its end."""
+
+    seconds: float
+    result: Any
+    memory: int
+
+
+def timed(action: Callable[[], Any], device: th.device) -> Timed:
+    """Run something once, and measure it."""
+    _wait(device)
+    start = time.perf_counter()
+    result = action()
+    _wait(device)
+    return Timed(time.perf_counter() - start, result, peak_memory(device))
+
+
+def _wait(device: th.device) -> None:
+    if device.type == "cuda":
+        th.cuda.synchronize(device)
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], Timed]], rounds: int
+) -> dict[str, list[Timed]]:
+    """Run every contestant once a round; return the runs of each, [rounds]."""
+    found: dict[str, list[Timed]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            found[name].append(contestant())
+    return found
+
+
+def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> dict[str, float]:
+    """Run something once under torch's profiler.
+
+    Args:
+        action: what is run.
+        device: whose time counts; on a CPU that of operators without those that they call.
+        most: operators that are returned.
+
+    Returns:
+        the share of each in the time of all, of those that took most of it, the largest first.
+    """
+    with th.profiler.profile() as seen:
+        timed(action, device)
+    own = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    times = {event.key: getattr(event, own) for event in seen.key_averages()}
+    whole = sum(times.values())
+    leading = sorted(times, key=times.__getitem__, reverse=True)[:most]
+    return {name: times[name] / whole for name in leading}
+
+
+def ratios(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Return least, median and largest of how many times quicker `other` was, over the rounds."""
+    each = [b / o for b, o in zip(baseline, other, strict=True)]
+    return {"min": min(each), "median": statistics.median(each), "max": max(each)}
+
+
+def affordable(args: argparse.Namespace, once: float, left: float, most: int) -> int:
+    """Return how many repeats a round can have within the budget; at least one.
+
+    Args:
+        args: with `budget` and `rounds`.
+        once: seconds of one repeat by all contestants.
+        left: seconds left of the budget.
+        most: repeats without a budget.
+    """
+    if not args.budget:
+        return most
+    return max(1, min(most, int(left / (args.rounds * once))))
+
+
+def compared(
+    runs: Mapping[str, Sequence[Timed]],
+    name: str,
+    forwards: int,
+    flops: int,
+    peak: float,
+    scales: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return the row of a contestant: its seconds, and their ratio over the baseline's.
+
+    Args:
+        runs: of all contestants.
+        name: of this one.
+        forwards: network evaluations of a whole run of it.
+        flops: of one of them.
+        peak: FLOP/s of a product of matrices in its precision.
+        scales: what the seconds of each contestant are multiplied by; None: by 1.
+    """
+    scales = scales or dict.fromkeys(runs, 1.0)
+    seconds = {key: [one.seconds * scales[key] for one in runs[key]] for key in (name, BASELINE)}
+    median = statistics.median(seconds[name])
+    return {
+        "seconds": seconds[name],
+        "median": median,
+        "ratio": ratios(seconds[BASELINE], seconds[name]),
+        "forwards": forwards,
+        "share_of_peak": forwards * flops / median / peak,
+        "peak_memory": max(one.memory for one in runs[name]),
+    }
+
+
+def record(
+    kind: str, args: argparse.Namespace, start: float, peaks: dict[str, float], rows: list[dict]
+) -> dict[str, Any]:
+    """Return what to keep of a measurement that began at `start`; `rows` are its contestants'."""
+    return {
+        "measurement": kind,
+        "against": args.against,
+        "rounds": args.rounds,
+        "budget": args.budget,
+        "extrapolated": any(row.get("extrapolated", False) for row in rows),
+        "rows": rows,
+        "matmul_peak": peaks,
+        "device": device_name(dist_util.dev()),
+        "threads": th.get_num_threads(),
+        "seconds": time.perf_counter() - start,
+    } | run.versions()
+
+
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """Return a record as lines of text."""
+    peaks = ", ".join(f"{p} {v / 1e9:.0f}" for p, v in record["matmul_peak"].items())
+    head = [
+        f"{record['measurement']} on {record['device']}, {record['threads']} threads, torch "
+        f"{record['torch']}; products of matrices reach {peaks} GFLOP/s",
+        f"median of {record['rounds']} rounds in turn; ratio over {record['against']}, median "
+        "(least to largest of a round)",
+    ]
+    if record["extrapolated"]:
+        head.append(
+            f"budget of {record['budget']:g} s: seconds marked extrapolated were timed on "
+            "a part of the forwards and scaled by the exact count of them"
+        )
+    return [*head, *(line for row in record["rows"] for line in _lines(row))]
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    yield _line(row)
+    if "operators" in row:
+        shares = (f"{name} {share:.0%}" for name, share in row["operators"].items())
+        yield f"    its time: {', '.join(shares)}"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    least, middle, most = (row["ratio"][key] for key in ("min", "median", "max"))
+    each = 1000 * row["median"] / row["forwards"]
+    batch = f", {row['batch_size']} images" if "batch_size" in row else ""
+    part = f"  extrapolated from {row['forwards_timed']}" if row.get("extrapolated") else ""
+    return (
+        f"{row['name'] + batch:32s} {row['median']:9.3f} s {row['forwards']:7d} x {each:8.2f} ms  "
+        f"ratio {middle:7.2f} ({least:.2f} to {most:.2f})  {row['share_of_peak']:4.0%} of peak  "
+        f"{row['peak_memory'] / 1e6:6.0f} MB{part}"
+    )
+
+
+def device_name(device: th.device) -> str:
+    """Return the name of a GPU, or "cpu" with the instructions that bound its matrix products."""
+    if device.type == "cuda":
+        return th.cuda.get_device_name(device)
+    units = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    found = [name for name, unit in units.items() if getattr(th.cpu, unit, bool)()]
+    return " ".join(["cpu", *found])
+
+
+def matmul_peaks(device: th.device) -> dict[str, float]:
+    """Return `matmul_peak` of each precision."""
+    return {precision: matmul_peak(device, precision) for precision in DTYPES}
+
+
+def matmul_peak(device: th.device, precision: str, repeats: int = 20) -> float:
+    """Return the FLOP/s of the best of several products of large square matrices.
+
+    Args:
+        device: where.
+        precision: "fp32" or "bf16".
+        repeats: products, of which the quickest counts.
+    """
+    side = MATMUL_SIDE[device.type]
+    matrix = th.ones(side, side, device=device, dtype=DTYPES[precision])
+    best = min(timed(lambda: matrix @ matrix, device).seconds for _ in range(repeats))
+    return 2 * side**3 / best
+
+
+def peak_memory(device: th.device) -> int:
+    """Return the most bytes held so far: of a GPU's memory by tensors, else by this process."""
+    if device.type == "cuda":
+        return th.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # kilobytes but on macOS
+
+
+class Worker:
+    """A contestant in a process of its own, which is built there once and run again and again.
+
+    So its memory is its own, whatever the others hold.
+
+    Args:
+        build: function of a module that returns what to run, a function.
+        *args: what it is called with.
+        device: the `--device` flag.
+    """
+
+    def __init__(self, build: Callable[..., Callable], *args: Any, device: str) -> None:
+        context = multiprocessing.get_context("spawn")  # threads do not survive a fork
+        self._pool = ProcessPoolExecutor(1, context)
+        before = multiprocessing.active_children()
+        with _interrupts_held():
+            built = self._pool.submit(_build, build, args, device, th.get_num_threads())
+        self._own = [each for each in multiprocessing.active_children() if each not in before]
+        try:
+            built.result()
+        except BaseException:
+            self.end()
+            self.close()
+            raise
+
+    def run(self, *args: Any) -> Timed:
+        """Run the contestant and wait for it."""
+        return self._pool.submit(_run, args).result()
+
+    def operators(self, *args: Any) -> dict[str, float]:
+        """Run the contestant under the profiler, see `operators`."""
+        return self._pool.submit(_operators, args).result()
+
+    def end(self) -> None:
+        """Ask the process to end, whatever it is at."""
+        for process in self._own:
+            process.terminate()
+
+    def close(self) -> None:
+        """Wait for the end of the process, for a while."""
+        self._pool.shutdown(wait=False)
+        for process in self._own:
+            process.join(GRACE)
+            process.kill()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended; processes that start in it never see one.
+
+    A terminal sends it to all processes, of which the first alone is to tell and to end the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_contestant: Callable | None = None  # of this process, where it is a worker's
+
+
+def _build(build: Callable[..., Callable], args: Sequence[Any], device: str, threads: int) -> None:
+    global _contestant
+    signal.signal(signal.SIGTERM, _leave)
+    th.set_num_threads(threads)
+    dist_util.setup_dist(device=device)
+    _contestant = build(*args)
+
+
+def _leave(number: int, frame: Any) -> None:
+    # So that the worker ends its own processes, which a signal unhandled would leave behind.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit
+
+
+def _run(args: Sequence[Any]) -> Timed:
+    return timed(lambda: _contestant(*args), dist_util.dev())
+
+
+def _operators(args: Sequence[Any]) -> dict[str, float]:
+    return operators(lambda: _contestant(*args), dist_util.dev())
+
+
+@contextlib.contextmanager
+def workers(
+    names: Sequence[str], build: Callable[..., Callable], *args: Any, device: str
+) -> Iterator[dict[str, Worker]]:
+    """Lend a worker for each name, built as `build(name, *args)`, and end them after the block."""
+    found: dict[str, Worker] = {}
+    try:
+        for name in names:
+            found[name] = Worker(build, name, *args, device=device)
+        yield found
+    finally:
+        for worker in found.values():
+            worker.end()
+        for worker in found.values():
+            worker.close()

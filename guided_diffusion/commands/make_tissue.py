@@ -1,0 +1,80 @@
+"""Draw H&E-like tiles of a chosen severity, 0 (healthy) to 1, or of several stages.
+
+index.csv lists every file with its seed and its severity. The same command draws the same tiles.
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..config import flags, tool_options
+from ..config.flags import ArgumentError
+from ..data.drawn_tissue import draw_tile
+from ..runtime import run
+
+SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
+
+
+@run.command(interrupted=run.STARTS_ANEW)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    args = create_argparser().parse_args(argv)
+    tiles = list(plan(args))
+    folder = Path(args.out_dir)
+
+    # Refuse a folder with other pictures, which would be taken for some of this run.
+    if not args.out_dir:
+        raise ArgumentError("out_dir", "expected a folder to write to, got none")
+    others = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.png")}
+    others -= {file for file, _, _ in tiles}
+    if others:
+        raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
+    run.make_folder(folder)
+    (folder / "index.csv").unlink(missing_ok=True)
+
+    # Draw every tile, and list them last: the list stands for a finished run.
+    for file, seed, severity in run.progress(tiles, unit="tile"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_tile(seed, severity, args.image_size)).save(folder / file)
+    with run.atomic_write(folder / "index.csv", "w") as stream:
+        csv.writer(stream).writerows([("file", "seed", "severity"), *tiles])
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    return flags.create_parser(__doc__, tool_options.TissueOptions)
+
+
+def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
+    """Yield file, seed and severity of each tile; stages take seeds in turn and share no tissue."""
+    chosen = read_stages(args.stages) if args.stages else {f"{args.severity:g}": args.severity}
+    for index in range(args.num_images):
+        for turn, (name, middle) in enumerate(chosen.items()):
+            seed = args.seed + index * len(chosen) + turn
+            ends = (middle - args.severity_spread, middle + args.severity_spread)
+            severity = run.generator(seed, SEVERITY_STREAM).uniform(
+                max(0, ends[0]), min(1, ends[1])
+            )
+            folder = f"{name}/" if args.stages else ""
+            yield f"{folder}{name}_{index:05d}.png", seed, round(severity, 6)
+
+
+def read_stages(text: str) -> dict[str, float]:
+    """Return severity by stage, from `normal=0.1,tumour=0.9`.
+
+    Raises:
+        UserError: unless the names differ and the severities are in [0, 1].
+    """
+    pairs = re.findall(r"(?:^|,)([A-Za-z0-9-]+)=([0-9]*\.?[0-9]+)(?=,|$)", text)
+    stages = {name: float(severity) for name, severity in pairs}
+    if len(stages) != len(text.split(",")) or max(stages.values()) > 1:
+        raise ArgumentError(
+            "stages",
+            "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
+            f"digits and -, and severities from 0 to 1, got {text!r}",
+        )
+    return stages

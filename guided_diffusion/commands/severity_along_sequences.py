@@ -1,0 +1,75 @@
+"""Does measured severity rise along the sequences of a run on drawn tissue?
+
+Reads the manifest, measures each picture (nuclear area fraction, see guided_diffusion/tissue.py)
+and prints the mean severity at every step and the Spearman correlation of step and severity.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..config.flags import UserError, create_parser, require
+from ..data.drawn_tissue import severity_of
+from ..data.report import by_direction
+from ..generation.export import complete_sequences
+from ..runtime import run
+
+
+@run.command(interrupted=run.STARTS_ANEW)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with the given flags, those of the command line by default."""
+    # Read the manifest.
+    parser = create_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="folder that holds manifest.csv")
+    folder = parser.parse_args(argv).folder
+    rows = read_manifest(folder)
+
+    # Measure every picture: one row of severities per sequence.
+    measured: dict[str, dict[int, float]] = {}
+    for row in rows:
+        with Image.open(folder / row["file_name"]) as picture:
+            severity = severity_of(np.asarray(picture.convert("RGB")))
+        measured.setdefault(row["sequence"], {})[int(row["step"])] = severity
+    severities = np.array([[line[step] for step in sorted(line)] for line in measured.values()])
+
+    # Print the course and the correlations.
+    depths = np.array([int(row["depth"]) for row in rows]).reshape(severities.shape)
+    print("step  mean depth  mean severity  sd")
+    for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
+        print(f"{step:4d}  {depth.mean():10.1f}  {column.mean():13.3f}  {column.std():.3f}")
+    for name, first in (("source and generated", 0), ("generated alone", 1)):
+        values = [step_correlation(line[first:]) for line in severities]
+        print(
+            f"Spearman of step and severity, {name}: mean {np.mean(values):.3f}, "
+            f"min {np.min(values):.3f}, N = {len(values)} sequences"
+        )
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of the whole sequences of manifest.csv.
+
+    Raises:
+        UserError: if there is none, or it is empty.
+    """
+    path = folder / "manifest.csv"
+    if not path.is_file():
+        raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ways = [f"translation_{'_'.join(ends)}" for ends in by_direction(rows)]
+    if len(ways) > 1:
+        raise UserError(f"{folder}: expected the folder of one direction, such as {ways[0]} in it")
+    amount = max((int(row["step"]) for row in rows), default=0)
+    rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
+    if not rows:
+        raise UserError(f"{path}: expected whole sequences, found none")
+    return rows
+
+
+def step_correlation(severities: np.ndarray) -> float:
+    """Return Spearman's rank correlation of severities with their order."""
+    stats = require("scipy.stats", "metrics")
+    return float(stats.spearmanr(np.arange(len(severities)), severities).statistic)

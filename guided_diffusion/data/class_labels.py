@@ -1,0 +1,95 @@
+"""Classes of images: told by file names or by folders, numbered in alphabetical order."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config.flags import ArgumentError
+from ..config.options import NUM_CLASSES
+from ..runtime import dist_util, logger, run
+from .image_files import list_image_files
+
+LABELS = {"prefix": "file name up to its first _", "folder": "folder right below --data_dir"}
+
+
+def class_names(
+    files: Sequence[str], data_dir: str | os.PathLike = "", labels: str = "prefix"
+) -> list[str]:
+    """Return the class of each file.
+
+    Args:
+        files: images.
+        data_dir: the folder that they are in.
+        labels: "prefix" or "folder", see `load_data`.
+
+    Raises:
+        UserError: if a file is in no class.
+    """
+    return [_class_name(file, data_dir, labels) for file in files]
+
+
+def class_numbers(
+    data_dir: str | os.PathLike, files: Sequence[str], labels: str = "prefix"
+) -> dict[str, int]:
+    """Return {class: number}, numbered from 0 in alphabetical order.
+
+    Args:
+        data_dir: the folder of images.
+        files: its images.
+        labels: "prefix" or "folder", see `load_data`.
+
+    Raises:
+        UserError: if there are more classes than a network knows, or a file is in no class.
+    """
+    names = sorted(set(class_names(files, data_dir, labels)))
+    if len(names) > NUM_CLASSES:
+        raise ArgumentError(
+            "class_cond",
+            f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
+            f"the class is a {LABELS[labels]}, here {names[0]!r}",
+        )
+    return {name: number for number, name in enumerate(names)}
+
+
+def class_of_each(data_dir: str | os.PathLike, files: Sequence[str], labels: str) -> list[int]:
+    """Return the number of the class of each file; see `class_numbers`."""
+    numbers = class_numbers(data_dir, files, labels)
+    return [numbers[name] for name in class_names(files, data_dir, labels)]
+
+
+def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
+    if labels not in LABELS:
+        raise ArgumentError("labels", f"expected one of {', '.join(LABELS)}, got {labels!r}")
+    if labels == "prefix":
+        return os.path.basename(file).split("_")[0]
+    folder, *below = Path(file).relative_to(data_dir).parts
+    if not below:
+        raise ArgumentError(
+            "labels", f"folder: expected every image in a folder of its class, found {file}"
+        )
+    return folder
+
+
+def record_classes(out_dir: Path, data_dir: str | os.PathLike, labels: str) -> None:
+    """Log which class has which number, and write it to `labels.json` of a run folder.
+
+    Raises:
+        UserError: if the run was begun with other numbers.
+    """
+    numbers = class_numbers(data_dir, list_image_files(data_dir), labels)
+    dist_util.once(lambda: _write_classes(out_dir / "labels.json", numbers))
+    logger.log("classes: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+
+
+def _write_classes(path: Path, numbers: dict[str, int]) -> None:
+    if not path.exists():
+        with run.atomic_write(path, "w") as file:
+            json.dump(numbers, file, indent=2)
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
+        differing = sorted(before.items() ^ numbers.items())[0][0]
+        raise ArgumentError(
+            "data_dir",
+            f"the classes are not those that the run in {path.parent} was begun with; "
+            f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}",
+        )

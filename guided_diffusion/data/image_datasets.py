@@ -1,0 +1,307 @@
+"""Images of a folder as training batches: NCHW float32 in [-1, 1].
+
+The order, the crops and the flips of a training run are functions of the seed and of the index
+of the sample in the whole run. So a run that resumes at step k sees what it would have seen, and
+n ranks with batches of b see together what one process with batches of n * b sees.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from ..config.flags import ArgumentError, UserError
+from ..runtime import dist_util, run
+from .class_labels import class_of_each
+from .image_files import (
+    AUGMENTS,
+    augment_tile,
+    center_crop_arr,
+    halved,
+    list_image_files,
+    open_image,
+    random_crop_arr,
+    scaled_side,
+    to_model_range,
+)
+
+Batch = tuple[th.Tensor, dict[str, th.Tensor]]
+
+
+class ImageDataset(Dataset):
+    """Images by path, cropped, flipped and scaled to [-1, 1], with a dict of conditions.
+
+    Args:
+        resolution: side of the squares, pixels.
+        image_paths: files of all ranks.
+        classes: a label per file, or None.
+        shard: take every `num_shards`-th file from this one on.
+        num_shards: number of shards.
+        random_crop: cut at random instead of the centre.
+        random_flip: flip left-right half of the time.
+        in_channels: 1 to 4, see `MODES`.
+        filepaths: a name per file, returned as "filepath" in the dict, or None.
+        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
+            the pictures at less than twice the largest size that is cut from. A file that changes
+            on disk afterwards is not looked at again.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        image_paths: Sequence[str],
+        classes: Sequence[int] | None = None,
+        shard: int = 0,
+        num_shards: int = 1,
+        random_crop: bool = False,
+        random_flip: bool = True,
+        in_channels: int = 3,
+        filepaths: Sequence[str] | None = None,
+        augment: str | None = None,
+        cache: bool = False,
+    ) -> None:
+        self.resolution = resolution
+        self.local_images = list(image_paths)[shard::num_shards]
+        self.local_classes = None if classes is None else list(classes)[shard::num_shards]
+        self.local_filepaths = None if filepaths is None else list(filepaths)[shard::num_shards]
+        self.random_crop, self.random_flip = random_crop, random_flip
+        self.in_channels = in_channels
+        self.augment = augment or ("flip" if random_flip else "none")
+        if self.augment not in AUGMENTS:
+            raise ArgumentError("augment", f"expected one of {AUGMENTS}, got {augment!r}")
+        self.cache: dict[int, np.ndarray] | None = {} if cache else None
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.local_images)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return ([C, H, W] float32 in [-1, 1], conditions), augmented afresh."""
+        tile = self.tile(idx, np.random.default_rng())
+        return tile.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, self.conditions(idx)
+
+    def tile(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """Return one augmented tile, [H, W, C] uint8, drawn with `rng` if at random."""
+        tile = self._source(index)
+        if self.random_crop:
+            tile = random_crop_arr(Image.fromarray(tile), self.resolution, rng=rng)
+            tile = tile.reshape(self.resolution, self.resolution, self.in_channels)
+        return augment_tile(tile, self.augment, rng)
+
+    def batch(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator | None] | None = None
+    ) -> Batch:
+        """Return ([N, C, H, W] float32 in [-1, 1], conditions) of these images.
+
+        Args:
+            indices: of the images.
+            rngs: a generator for the augmentation of each; None where there is none.
+        """
+        rngs = [None] * len(indices) if rngs is None else rngs
+        tiles = [self.tile(index, rng) for index, rng in zip(indices, rngs, strict=True)]
+        conditions = [self.conditions(index) for index in indices]
+        stacked = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
+        return to_model_range(np.stack(tiles)), stacked
+
+    def check(self) -> None:
+        """Decode every tile now: all on each rank if they are kept, otherwise each on one rank.
+
+        Raises:
+            UserError: on every rank, for a file that cannot be used.
+        """
+        if self.cache is not None:
+            dist_util.everywhere(lambda: [self._source(index).size for index in range(len(self))])
+            return
+        mine = self.local_images[dist_util.rank() :: dist_util.world_size()]
+        files = run.progress(mine, desc="checking", unit="image", leave=False)
+        dist_util.everywhere(lambda: [open_image(file, self.in_channels).size for file in files])
+
+    def conditions(self, index: int) -> dict[str, Any]:
+        """Return {"y": label, "filepath": name}, as far as they are known."""
+        found: dict[str, Any] = {}
+        if self.local_classes is not None:
+            found["y"] = np.array(self.local_classes[index], dtype=np.int64)
+        if self.local_filepaths is not None:
+            found["filepath"] = self.local_filepaths[index]
+        return found
+
+    def _source(self, index: int) -> np.ndarray:
+        """What the tiles of an image are made from: its centre crop, or the picture to cut from."""
+        if self.cache is not None and index in self.cache:
+            return self.cache[index]
+        array = self._read(self.local_images[index])
+        if self.cache is not None and self._cached_bytes + array.nbytes <= CACHE_BYTES:
+            self.cache[index] = array
+            self._cached_bytes += array.nbytes
+        return array
+
+    def _read(self, path: str) -> np.ndarray:
+        picture = open_image(path, self.in_channels)
+        if not self.random_crop:
+            tile = center_crop_arr(picture, self.resolution)
+            return tile.reshape(self.resolution, self.resolution, self.in_channels)
+        return np.array(halved(picture, scaled_side(self.resolution)))
+
+
+CACHE_BYTES = 2**30
+
+
+def load_data(
+    *,
+    data_dir: str,
+    batch_size: int,
+    image_size: int,
+    class_cond: bool = False,
+    deterministic: bool = False,
+    random_crop: bool = False,
+    random_flip: bool = True,
+    in_channels: int = 3,
+    augment: str | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    labels: str = "prefix",
+) -> Iterator[Batch]:
+    """Yield training batches of this rank for ever.
+
+    Args:
+        data_dir: folder, searched recursively.
+        batch_size: images per batch and rank.
+        image_size: side, pixels.
+        class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
+        deterministic: keep the order of the names instead of shuffling every pass.
+        random_crop: cut at random instead of the centre.
+        random_flip: flip left-right half of the time.
+        in_channels: 1 to 4, see `MODES`.
+        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        seed: seed of order and augmentation.
+        start_step: number of batches that a resumed run has seen.
+        labels: what tells the class of an image: "prefix", its file name up to the first "_", or
+            "folder", the folder right below data_dir that it is in.
+
+    Yields:
+        ([N, C, H, W] float32 in [-1, 1], conditions).
+
+    Raises:
+        UserError: if the folder or a file cannot be used. Every file is decoded once at the call,
+            so that a broken one shows before the first step.
+    """
+    files = list_image_files(data_dir)
+    side = 2 * scaled_side(image_size) if random_crop else image_size
+    dataset = ImageDataset(
+        image_size,
+        files,
+        classes=class_of_each(data_dir, files, labels) if class_cond else None,
+        random_crop=random_crop,
+        random_flip=random_flip,
+        in_channels=in_channels,
+        augment=augment,
+        cache=len(files) * side**2 * in_channels <= CACHE_BYTES,
+    )
+    dataset.check()
+    return _batches(dataset, batch_size, deterministic, seed, start_step)
+
+
+def fixed_images(
+    data_dir: str | os.PathLike,
+    image_size: int,
+    class_cond: bool = False,
+    in_channels: int = 3,
+    flag: str = "data_dir",
+    labels: str = "prefix",
+) -> ImageDataset:
+    """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
+
+    Args:
+        data_dir: folder, searched recursively.
+        image_size: side, pixels.
+        class_cond: add {"y": label}, as in training.
+        in_channels: 1 to 4, see `MODES`.
+        flag: name of the argument, for messages.
+        labels: "prefix" or "folder", see `load_data`.
+
+    Raises:
+        UserError: if there is no such folder, or no image in it.
+    """
+    files = list_image_files(data_dir, flag=flag)
+    classes = class_of_each(data_dir, files, labels) if class_cond else None
+    return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
+
+
+def load_source_data_for_domain_translation(
+    *,
+    batch_size: int,
+    image_size: int,
+    data_dir: str = "./experiments/imagenet",
+    in_channels: int = 3,
+    class_cond: bool = True,
+) -> Iterator[tuple[th.Tensor, dict[str, Any]]]:
+    """Yield the centre crops of this rank once, in order of their paths.
+
+    Pictures that DDIB's script wrote among them (`260_1_translated_261.PNG`) are left out.
+
+    Args:
+        batch_size: images per batch; the last one holds the rest.
+        image_size: side, pixels.
+        data_dir: folder, searched recursively.
+        in_channels: 1 to 4, see `MODES`.
+        class_cond: add {"y": [N] int64}, the number that each file's name begins with: 260 for
+            `260_1.PNG`.
+
+    Yields:
+        ([N, C, H, W] float32 in [-1, 1], {"filepath": list of N paths, ...}).
+
+    Raises:
+        UserError: if the folder or a file cannot be used, or a name does not begin with a number.
+    """
+    files = [f for f in list_image_files(data_dir) if "translated" not in os.path.basename(f)]
+    dataset = ImageDataset(
+        image_size,
+        files,
+        classes=[_number_in_name(file) for file in files] if class_cond else None,
+        shard=dist_util.rank(),
+        num_shards=dist_util.world_size(),
+        random_flip=False,
+        in_channels=in_channels,
+        filepaths=files,
+    )
+    return iter(DataLoader(dataset, batch_size))
+
+
+def _number_in_name(file: str) -> int:
+    number = os.path.basename(file).split("_")[0]
+    if not number.isdecimal():
+        raise UserError(
+            f"{file}: expected a name that begins with the number of its class, as 260_1.PNG"
+        )
+    return int(number)
+
+
+def _batches(
+    dataset: ImageDataset, batch_size: int, deterministic: bool, seed: int, step: int
+) -> Iterator[Batch]:
+    ranks, rank = dist_util.world_size(), dist_util.rank()
+    while True:
+        first = (step * ranks + rank) * batch_size
+        samples = range(first, first + batch_size)
+        indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
+        yield dataset.batch(indices, [run.generator(seed, 1, sample) for sample in samples])
+        step += 1
+
+
+def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
+    epoch, position = divmod(sample, count)
+    if deterministic:
+        return position
+    return int(epoch_order(count, seed, epoch)[position])
+
+
+@functools.lru_cache(maxsize=8)
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order [count] in which a training goes through its data the `epoch`-th time."""
+    return run.generator(seed, 0, epoch).permutation(count)

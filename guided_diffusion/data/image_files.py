@@ -1,0 +1,200 @@
+"""Image files: which there are in a folder, opened, cropped and turned.
+
+Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 1].
+"""
+
+import os
+import random
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from PIL import Image, UnidentifiedImageError
+
+from ..config.flags import ArgumentError, UserError
+from ..runtime import dist_util, logger
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+AUGMENTS = ("none", "flip", "dihedral")
+
+
+def list_image_files(data_dir: str | os.PathLike, *, flag: str = "data_dir") -> list[str]:
+    """Return the images under a folder, recursively, sorted by path.
+
+    Args:
+        data_dir: the folder.
+        flag: name of the argument, for messages.
+
+    Raises:
+        UserError: if the folder is missing or holds no image.
+    """
+    folder = Path(data_dir)
+    if not str(data_dir) or not folder.is_dir():
+        raise ArgumentError(flag, f"expected a folder of images, got {str(data_dir)!r}")
+    files = sorted(
+        str(path)
+        for path in _visible_files(folder)
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
+    )
+    if not files:
+        raise ArgumentError(
+            flag, f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
+        )
+    for file in files:
+        # Undecodable bytes and line breaks, which no manifest can hold.
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
+            raise ArgumentError(flag, f"expected file names of printable text, found {file!a}")
+    return files
+
+
+def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
+    """Return the JPEG, PNG and GIF files under a folder, in upstream's order; [] without one."""
+    found = []
+    for path in sorted(Path(data_dir).iterdir(), key=lambda path: path.name):
+        if path.suffix.lower() in UPSTREAMS_EXTENSIONS:
+            found.append(str(path))
+        elif path.is_dir():
+            found += _list_image_files_recursively(path)
+    return found
+
+
+def first_of(images: Sequence[Any], count: int, place: str) -> Sequence[Any]:
+    """Return the first `count` images, all of them for 0, and log it where there are fewer.
+
+    Args:
+        images: their files or numbers, in order.
+        count: as by `--num_images`.
+        place: where they are, for the log.
+    """
+    if count > len(images) and dist_util.rank() == 0:
+        logger.log(f"--num_images {count}: there are only {len(images)} in {place}, all are used")
+    return images[: count or None]
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [
+            name
+            for name in folders
+            # The pictures of a run that was written in here are no tiles.
+            if name[0] != "." and not Path(place, name, "args.json").exists()
+        ]
+        yield from (Path(place, name) for name in names if name[0] != ".")
+
+
+def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
+    """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
+
+    Raises:
+        UserError: if the file is not an image or is cut off, naming it.
+    """
+    if in_channels not in MODES:
+        raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
+    try:
+        with dist_util.open_bytes(path) as file:
+            image = Image.open(file)
+            image.load()
+        return _in_8_bits(image).convert(MODES[in_channels])
+    except UNREADABLE as error:
+        raise UserError(f"{path}: expected a readable image, got {error}") from None
+
+
+UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point numbers of no known range")
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow would clip 0..65535 at 255.
+    grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+
+
+def load_tile(path: str | os.PathLike, image_size: int, in_channels: int = 3) -> np.ndarray:
+    """Return the centre crop of an image file, [H, W, C] uint8."""
+    tile = center_crop_arr(open_image(path, in_channels), image_size)
+    return tile.reshape(image_size, image_size, in_channels)
+
+
+def to_model_range(tiles: np.ndarray) -> th.Tensor:
+    """Map [N, H, W, C] uint8 in 0..255 to [N, C, H, W] float32 in [-1, 1]."""
+    batch = th.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
+    return batch.contiguous().float() / 127.5 - 1
+
+
+def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
+    """Resize the short side to `image_size` and cut the centre square; [H, W(, C)] uint8."""
+    array = _resize_short_side(pil_image, image_size)
+    top, left = ((side - image_size) // 2 for side in array.shape[:2])
+    return array[top : top + image_size, left : left + image_size]
+
+
+def random_crop_arr(
+    pil_image: Image.Image,
+    image_size: int,
+    min_crop_frac: float = 0.8,
+    max_crop_frac: float = 1.0,
+    *,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Resize so that a square of `image_size` covers a random fraction, and cut one at random.
+
+    Without a generator the numbers come from Python's `random`, as in upstream.
+    """
+    below = random.randrange if rng is None else rng.integers
+    smallest, largest = (scaled_side(image_size, f) for f in (max_crop_frac, min_crop_frac))
+    array = _resize_short_side(pil_image, smallest + int(below(largest + 1 - smallest)))
+    top, left = (int(below(side - image_size + 1)) for side in array.shape[:2])
+    return array[top : top + image_size, left : left + image_size]
+
+
+def scaled_side(image_size: int, crop_frac: float = 0.8) -> int:
+    """Return the short side of which a square of `image_size` is this fraction, or nearly."""
+    return int(np.ceil(image_size / crop_frac))
+
+
+def halved(image: Image.Image, target: int) -> Image.Image:
+    """Halve a picture while its short side is at least twice the target.
+
+    To halve for one target, and then for a smaller one, is the same as for the smaller one at once.
+    """
+    while min(image.size) >= 2 * target:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
+def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
+    # Halving by box filter first, then bicubic, keeps large photographs free of aliasing.
+    image = halved(image, target)
+    scale = target / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.array(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def augment_tile(tile: np.ndarray, augment: str, rng: np.random.Generator | None) -> np.ndarray:
+    """Flip or turn a tile [H, W, C]; "dihedral" draws one of the 8 symmetries of the square."""
+    if augment == "dihedral":
+        tile = np.rot90(tile, k=int(rng.integers(4)))
+    if augment != "none" and rng.random() < 0.5:
+        tile = tile[:, ::-1]
+    return tile

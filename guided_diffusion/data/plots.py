@@ -1,0 +1,106 @@
+"""Plots side by side: points [N, 2], each in a colour that it keeps, and curves with marks."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config.flags import require
+from ..runtime import run
+
+# The colours of the corners of a set, by (x, y); between them they are mixed.
+CORNERS = {
+    (0, 0): (0.10, 0.25, 0.85),
+    (1, 0): (0.90, 0.15, 0.15),
+    (0, 1): (0.05, 0.65, 0.40),
+    (1, 1): (1.00, 0.75, 0.05),
+}
+SIDE = 4.0  # inches of a plot
+DOTS_PER_INCH = 100
+
+
+def figure_class() -> Any:
+    """Return matplotlib's Figure, which draws without a display.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    return require("matplotlib.figure", "plots").Figure
+
+
+def colours(points: np.ndarray) -> np.ndarray:
+    """Return a colour per point, [N, 3] in 0..1, that changes smoothly with its position."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    u, v = ((points - low) / np.maximum(high - low, 1e-12)).T
+    weights = {(i, j): (u if i else 1 - u) * (v if j else 1 - v) for i, j in CORNERS}
+    return np.clip(sum(w[:, None] * np.array(CORNERS[c]) for c, w in weights.items()), 0, 1)
+
+
+def scatter_row(
+    panels: Mapping[str, np.ndarray], path: str | os.PathLike, colour: Any = None
+) -> None:
+    """Save sets of points side by side.
+
+    Args:
+        panels: title -> points [N, 2]; the same row is the same point in each.
+        path: of the PNG.
+        colour: [N, 3], one for all, or None: by position in the first set.
+    """
+    first = next(iter(panels.values()))
+    colour = colours(first) if colour is None else colour
+    figure, axes = _row(len(panels))
+    for axis, (title, points) in zip(axes, panels.items(), strict=True):
+        axis.scatter(*points.T, c=colour, s=_dot_area(len(points)), linewidths=0)
+        axis.set_title(title)
+    _save(figure, path)
+
+
+def heatmap_of(points: np.ndarray, path: str | os.PathLike, bins: int = 200) -> None:
+    """Save the density of points [N, 2] as a picture of `bins` cells a side."""
+    figure, (axis,) = _row(1)
+    axis.hist2d(*points.T, bins=bins, cmap="inferno")
+    _save(figure, path)
+
+
+def curve_row(
+    panels: Mapping[str, tuple[np.ndarray, Mapping[str, Sequence[int]]]],
+    path: str | os.PathLike,
+    x_name: str,
+    y_name: str,
+) -> None:
+    """Save curves side by side, with places on each marked by several choosers.
+
+    Args:
+        panels: title -> (values at 1..T, {chooser: places of 1..T, or 0 for the start}).
+        path: of the PNG.
+        x_name: of the places.
+        y_name: of the values.
+    """
+    figure, axes = _row(len(panels))
+    for axis, (title, (values, choosers)) in zip(axes, panels.items(), strict=True):
+        axis.set_aspect("auto")
+        axis.plot(np.arange(1, len(values) + 1), values, color="0.6")
+        for marker, (name, places) in zip("osv^", choosers.items(), strict=False):
+            heights = values[np.maximum(places, 1) - 1]
+            axis.plot(places, heights, marker, label=name, alpha=0.7)
+        axis.set(title=title, xlabel=x_name, ylabel=y_name)
+        axis.legend()
+    _save(figure, path)
+
+
+def _row(count: int) -> tuple[Any, Any]:
+    figure = figure_class()(figsize=(SIDE * count, SIDE), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis in axes:
+        axis.set_aspect("equal", adjustable="datalim")
+    return figure, axes
+
+
+def _dot_area(count: int) -> float:
+    return float(np.clip(2e4 / max(count, 1), 0.3, 12))  # square points
+
+
+def _save(figure: Any, path: str | os.PathLike) -> None:
+    with run.atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

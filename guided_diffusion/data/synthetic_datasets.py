@@ -1,0 +1,321 @@
+"""DDIB's six distributions of points in the plane, of mean 0 and variance 1 over both axes.
+
+Points are [N, 2] float64, in an order that follows the curves they lie on; `Synthetic2DDataset`
+has them as float32. The number of a task in DDIB's scripts is the place of its `Synthetic2DType`,
+from 0. Everything random takes a numpy generator; None is numpy's global one, which
+`np.random.seed` sets, as in DDIB.
+
+Reference: Su et al. 2023, "Dual Diffusion Implicit Bridges", https://arxiv.org/abs/2203.08382,
+section 5.1.
+"""
+
+import enum
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.utils.data import Dataset
+
+from ..runtime import dist_util, run
+from . import plots
+from .image_datasets import epoch_order
+
+TRAIN_STREAM = 20  # of `run.generator`
+MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
+INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
+# Centres of up to five olympic curves, in units of fiftieths of a radius.
+OLYMPIC_RINGS = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) / 50
+OLYMPIC_SQUARES = np.array([(-150, 0), (0, 0), (150, 0), (-55, -50), (55, -50)]) / 50
+
+Rng = np.random.Generator | None
+
+
+class Synthetic2DType(enum.Enum):
+    """The distributions, in the order of their tasks."""
+
+    MOONS = enum.auto()
+    CHECKERBOARD = enum.auto()
+    CONCENTRIC_RINGS = enum.auto()
+    CONCENTRIC_SQUARES = enum.auto()
+    OLYMPIC_RINGS = enum.auto()  # parallel rings, in the paper
+    OLYMPIC_SQUARES = enum.auto()  # parallel squares, in the paper
+
+
+def shape_of_task(task: int) -> Synthetic2DType:
+    """Return the distribution of a task of DDIB's scripts, 0..5."""
+    return list(Synthetic2DType)[task]
+
+
+class BaseSampler:
+    """Draws points from bands around closed curves of one form.
+
+    Args:
+        radii: size of each curve, [K]; of a square: half its side.
+        centers: centre of each curve, [K, 2].
+        width: width of the bands, across.
+    """
+
+    def __init__(self, radii: np.ndarray, centers: np.ndarray, width: float) -> None:
+        self.radii, self.centers = np.array(radii, np.float64), np.array(centers, np.float64)
+        self.num_objects, self.width = len(self.radii), width
+
+    def sample(
+        self,
+        N: int,
+        *,
+        rng: Rng = None,  # noqa: N803 (upstream's name)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return normalised points, curve by curve and along each, and the curve of each point.
+
+        Args:
+            N: number of points.
+            rng: source of randomness.
+
+        Returns:
+            Points [N, 2] float64, and the index of each one's curve, [N] int64.
+        """
+        unit, radius, which = self._draw(N, np.random if rng is None else rng)
+        return normalize(unit * radius[:, None] + self.centers[which]), which
+
+    @abstractmethod
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return points [N, 2] on the curve of radius 1 about 0, radii [N] and curves [N]."""
+
+    def _radii(self, which: np.ndarray, rng: Any) -> np.ndarray:
+        return self.radii[which] + (rng.random(len(which)) - 0.5) * self.width
+
+
+class RingSampler(BaseSampler):
+    """Bands around circles, with as many points each and as many at each radius."""
+
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        which = np.sort(np.arange(count) % self.num_objects)
+        radius = self._radii(which, rng)
+        angle = 2 * np.pi * rng.random(count)
+        angle = angle[np.lexsort((angle, which))][::-1]
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1), radius, which
+
+
+class SquareSampler(BaseSampler):
+    """Bands around squares, with as many points each, on each side and at each radius."""
+
+    def _draw(self, count: int, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        edge = np.sort(np.arange(count) % (4 * self.num_objects))
+        which, side = np.divmod(edge, 4)  # sides from the top, clockwise
+        along = 2 * (rng.random(count) - 0.5)
+        back = (side == 1) | (side == 2)
+        along = along[np.lexsort((np.where(back, -along, along), edge))]
+        across = np.where(side < 2, 1.0, -1.0)
+        level = side % 2 == 0
+        unit = np.stack([np.where(level, along, across), np.where(level, across, along)], axis=1)
+        return unit, self._radii(which, rng), which
+
+
+class ConcentricRingSampler(RingSampler):
+    """Circles about one centre.
+
+    Args:
+        radii: size of each circle, [K].
+        width: width of the bands, across.
+    """
+
+    def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
+        super().__init__(radii, np.zeros((len(radii), 2)), width)
+
+
+class OlympicRingSampler(RingSampler):
+    """Up to five circles side by side: three in a row, then two below them.
+
+    Args:
+        radii: size of each circle, [K].
+        width: width of the bands, across.
+    """
+
+    def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
+        super().__init__(radii, OLYMPIC_RINGS[: len(radii)], width)
+
+
+class ConcentricSquareSampler(SquareSampler):
+    """Squares about one centre.
+
+    Args:
+        radii: half the side of each square, [K].
+        width: width of the bands, across.
+    """
+
+    def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
+        super().__init__(radii, np.zeros((len(radii), 2)), width)
+
+
+class OlympicSquareSampler(SquareSampler):
+    """Up to five squares side by side: three in a row, then two below them.
+
+    Args:
+        radii: half the side of each square, [K].
+        width: width of the bands, across.
+    """
+
+    def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
+        super().__init__(radii, OLYMPIC_SQUARES[: len(radii)], width)
+
+
+def make_moons(
+    n_samples: int = 100,
+    *,
+    shuffle: bool = True,
+    noise: float | None = None,
+    random_state: int | np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two interleaved half circles of radius 1, as scikit-learn's function of this name.
+
+    Args:
+        n_samples: number of points.
+        shuffle: whether in a random order; otherwise along the first moon, then along the second.
+        noise: standard deviation of normal noise on each coordinate; None: no noise.
+        random_state: seed or source of randomness.
+
+    Returns:
+        Points [N, 2] float64, and the moon of each, [N] int64.
+    """
+    rng = np.random if random_state is None else np.random.default_rng(random_state)
+    upper = n_samples // 2
+    angle, low = (np.linspace(0, np.pi, count) for count in (upper, n_samples - upper))
+    x = np.concatenate([np.cos(angle), 1 - np.cos(low)])
+    y = np.concatenate([np.sin(angle), 0.5 - np.sin(low)])
+    points, which = np.stack([x, y], axis=1), (np.arange(n_samples) >= upper).astype(np.int64)
+    order = rng.permutation(n_samples) if shuffle else slice(None)
+    points = points[order]
+    if noise is not None:
+        points = points + rng.normal(scale=noise, size=points.shape)
+    return points, which[order]
+
+
+def make_checkerboard(n_samples: int, *, rng: Rng = None) -> np.ndarray:
+    """Return points [N, 2], from right to left, of the eight dark fields of a board of side 4."""
+    rng = np.random if rng is None else rng
+    x = np.sort(rng.random(n_samples) * 4 - 2)[::-1]
+    y = rng.random(n_samples) - 2 * rng.choice(2, n_samples) + np.floor(x) % 2
+    return np.stack([x, y], axis=1)
+
+
+def normalize(points: np.ndarray) -> np.ndarray:
+    """Shift and scale points so that all their coordinates together have mean 0 and variance 1."""
+    return (points - points.mean()) / points.std()
+
+
+def draw_points(n_samples: int, shape: Synthetic2DType, rng: Rng = None) -> np.ndarray:
+    """Return normalised points [N, 2] float32 of a distribution, along its curves."""
+    if shape is Synthetic2DType.MOONS:
+        points, _ = make_moons(n_samples, shuffle=False, noise=MOON_NOISE, random_state=rng)
+    elif shape is Synthetic2DType.CHECKERBOARD:
+        points = make_checkerboard(n_samples, rng=rng)
+    else:
+        points, _ = _SAMPLERS[shape].sample(n_samples, rng=rng)
+    return normalize(points).astype(np.float32)
+
+
+_SAMPLERS = {
+    Synthetic2DType.CONCENTRIC_RINGS: ConcentricRingSampler(INCREASING),
+    Synthetic2DType.CONCENTRIC_SQUARES: ConcentricSquareSampler(INCREASING),
+    Synthetic2DType.OLYMPIC_RINGS: OlympicRingSampler(EQUAL),
+    Synthetic2DType.OLYMPIC_SQUARES: OlympicSquareSampler(EQUAL),
+}
+
+
+class Synthetic2DDataset(Dataset):
+    """Points of one distribution, drawn once; item i is (point [2] float32, {}).
+
+    Args:
+        n_samples: number of points.
+        shape: the distribution.
+        rng: source of randomness.
+    """
+
+    def __init__(self, n_samples: int, shape: Synthetic2DType, rng: Rng = None) -> None:
+        self.n_samples, self.shape, self.shape_val = n_samples, shape, shape.value
+        self.points = draw_points(n_samples, shape, rng)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict]:
+        return self.points[index], {}
+
+
+def load_2d_data(
+    batch_size: int,
+    shape: Synthetic2DType,
+    training: bool = True,
+    n_samples: int = 300000,
+    *,
+    seed: int = 0,
+    start_step: int = 0,
+) -> Iterator[tuple[th.Tensor, dict]]:
+    """Yield batches of points of one distribution, for training without end.
+
+    Args:
+        batch_size: points per batch (in training, and per rank).
+        shape: the distribution.
+        training: without end, each time round in an order of its own, every rank its own batches;
+            otherwise each point once, as drawn, the last batch with what is left.
+        n_samples: number of points that are drawn.
+        seed: the base seed.
+        start_step: batches to leave out, as of a run that is resumed.
+
+    Yields:
+        ([batch_size, 2] float32, no conditions).
+    """
+    rng = run.generator(seed, TRAIN_STREAM, shape.value)
+    points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
+    if training:
+        yield from _shuffled_batches(points, batch_size, seed, start_step)
+    else:
+        yield from ((batch, {}) for batch in points.split(batch_size)[start_step:])
+
+
+def _shuffled_batches(
+    points: th.Tensor, batch_size: int, seed: int, start_step: int
+) -> Iterator[tuple[th.Tensor, dict]]:
+    step, ranks, rank, count = start_step, dist_util.world_size(), dist_util.rank(), len(points)
+    while True:
+        first = (step * ranks + rank) * batch_size
+        epochs, rows = np.divmod(np.arange(first, first + batch_size), count)
+        for epoch in np.unique(epochs):
+            this = epochs == epoch
+            rows[this] = epoch_order(count, seed, int(epoch))[rows[this]]
+        yield points[rows], {}
+        step += 1
+
+
+def scatter(
+    points: np.ndarray,
+    filename: str | os.PathLike = "scatter.png",
+    enable_color_interpolation: bool = True,
+) -> None:
+    """Save a plot of points [N, 2].
+
+    Args:
+        points: what to plot.
+        filename: of the PNG.
+        enable_color_interpolation: colour each point by its position; otherwise all alike.
+    """
+    plots.scatter_row({"": points}, filename, None if enable_color_interpolation else "tab:blue")
+
+
+def heatmap(points: np.ndarray, filename: str | os.PathLike = "heatmap.png") -> None:
+    """Save a picture of the density of points [N, 2]."""
+    plots.heatmap_of(points, filename)
+
+
+def save_plots() -> None:
+    """Save a heatmap and a scatter plot of each distribution into the folder synthetic_images."""
+    folder = Path("synthetic_images")
+    run.make_folder(folder)
+    for shape in Synthetic2DType:
+        points = draw_points(20000, shape, run.generator(0, TRAIN_STREAM, shape.value))
+        heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")
+        scatter(points, folder / f"{shape.value}_{shape}_Scatter.png")

@@ -1,0 +1,1 @@
+"""The process: schedules, forward and reverse, losses, single moves, loops over them, solvers."""

@@ -1,0 +1,217 @@
+"""The diffusion process with its training losses and its likelihood bound.
+
+This is the module to import from; it gathers the process from the modules below it, each a layer
+of one class: `forward_process` (q and its tables), `reverse_process` (what a network's output
+means, guidance), `sampling` (single moves), `trajectories` (loops). All conventions (t = 0 is the
+cleanest of 0 .. T - 1, images [N, C, H, W] in [-1, 1], float64 tables) are those of
+`forward_process`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..networks.nn import mean_flat
+from .loops import Trajectories
+from .losses import discretized_gaussian_log_likelihood, normal_kl
+from .reverse_process import Model, ModelKwargs, ModelMeanType, ModelVarType
+
+# The variational term of RESCALED_MSE is weighted by T over this (arXiv:2102.09672, section 3.1:
+# lambda = 0.001 on a sum of T terms, of which one is drawn).
+_VB_WEIGHT_STEPS = 1000.0
+
+
+class LossType(enum.Enum):
+    """What training minimises; the KL types are the variational bound itself."""
+
+    MSE = enum.auto()  # squared error, plus the bound's term where the variance is learned
+    RESCALED_MSE = enum.auto()  # the same with the bound's term scaled to weight 0.001
+    KL = enum.auto()  # the bound's term at t
+    RESCALED_KL = enum.auto()  # T times that: an estimate of the whole bound
+
+    def is_vb(self) -> bool:
+        """Whether the loss is the variational bound alone."""
+        return self in (LossType.KL, LossType.RESCALED_KL)
+
+
+class GaussianDiffusion(Trajectories):
+    """A Gaussian diffusion process: training, sampling, encoding and likelihood.
+
+    Args:
+        betas: [T], each in (0, 1], cleanest first.
+        model_mean_type: what the network predicts.
+        model_var_type: where the variance of reverse moves comes from.
+        loss_type: what `training_losses` returns as `loss`.
+        rescale_timesteps: hand t * 1000 / T to the network instead of t.
+
+    Raises:
+        ValueError: if betas is not such an array.
+
+    Reference:
+        DDPM, arXiv:2006.11239; arXiv:2102.09672; arXiv:2105.05233.
+    """
+
+    def __init__(
+        self,
+        *,
+        betas: np.ndarray | Sequence[float],
+        model_mean_type: ModelMeanType,
+        model_var_type: ModelVarType,
+        loss_type: LossType,
+        rescale_timesteps: bool = False,
+    ) -> None:
+        super().__init__(
+            betas=betas,
+            model_mean_type=model_mean_type,
+            model_var_type=model_var_type,
+            rescale_timesteps=rescale_timesteps,
+        )
+        self.loss_type = loss_type
+
+    def training_losses(
+        self,
+        model: Model,
+        x_start: torch.Tensor,
+        t: torch.Tensor,
+        model_kwargs: ModelKwargs = None,
+        noise: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of each image at its timestep.
+
+        Args:
+            model: the network.
+            x_start: clean images [N, C, ...] in [-1, 1].
+            t: int64 [N].
+            model_kwargs: further keywords of the network.
+            noise: standard normal noise in the shape of x_start; drawn if None.
+
+        Returns:
+            `loss` [N]; for the squared-error types also `mse`, and `vb` (bits per dimension,
+            weighted as it enters the loss) where the variance is learned.
+
+        Raises:
+            ValueError: if the noise, t or the network's output has the wrong shape.
+
+        Reference:
+            DDPM, arXiv:2006.11239, eq. 14; hybrid loss arXiv:2102.09672, eq. 16.
+        """
+        if noise is None:
+            noise = torch.randn_like(x_start)
+        x_t = self.q_sample(x_start, t, noise=noise)
+        if self.loss_type.is_vb():
+            terms = self._vb_terms_bpd(model, x_start, x_t, t, False, model_kwargs)
+            whole = self.loss_type == LossType.RESCALED_KL
+            return {"loss": terms["output"] * (self.num_timesteps if whole else 1)}
+        mean_half, var_half = self._run_model(model, x_t, t, model_kwargs)
+        target = self._training_target(x_start, x_t, t, noise)
+        mse = mean_flat((target - mean_half) ** 2)
+        if var_half is None:
+            return {"mse": mse, "loss": mse}
+        vb = self._variance_loss(mean_half, var_half, x_start, x_t, t)
+        return {"vb": vb, "mse": mse, "loss": mse + vb}
+
+    def _training_target(
+        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """What the network is to predict."""
+        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
+            return self.q_posterior_mean_variance(x_start, x_t, t)[0]
+        return x_start if self.model_mean_type == ModelMeanType.START_X else noise
+
+    def _variance_loss(
+        self,
+        mean_half: torch.Tensor,
+        var_half: torch.Tensor,
+        x_start: torch.Tensor,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+    ) -> torch.Tensor:
+        """The bound's term [N] as a loss of the variance alone.
+
+        The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
+        """
+        frozen = torch.cat([mean_half.detach(), var_half], dim=1)
+        vb = self._vb_terms_bpd(lambda *_: frozen, x_start, x_t, t, clip_denoised=False)["output"]
+        if self.loss_type == LossType.RESCALED_MSE:
+            vb = vb * (self.num_timesteps / _VB_WEIGHT_STEPS)
+        return vb
+
+    def _vb_terms_bpd(
+        self,
+        model: Model,
+        x_start: torch.Tensor,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        clip_denoised: bool = True,
+        model_kwargs: ModelKwargs = None,
+    ) -> dict[str, torch.Tensor]:
+        """The term of the variational bound at t, in bits per dimension.
+
+        Returns:
+            `output` [N], the KL of the reverse move or, at t = 0, the negative log-likelihood
+            of the 8-bit image; and `pred_xstart` in the shape of x_t.
+
+        Reference:
+            DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
+        """
+        true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
+        out = self.p_mean_variance(
+            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
+        )
+        kl = normal_kl(true_mean, true_log_variance, out["mean"], out["log_variance"])
+        nll = -discretized_gaussian_log_likelihood(
+            x_start, means=out["mean"], log_scales=0.5 * out["log_variance"]
+        )
+        nats = torch.where(t == 0, mean_flat(nll), mean_flat(kl))
+        return {"output": nats / math.log(2.0), "pred_xstart": out["pred_xstart"]}
+
+    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+        """KL of q(x_T | x_0) from a standard normal, in bits per dimension [N]; no parameters."""
+        t = torch.full((x_start.shape[0],), self.num_timesteps - 1, device=x_start.device)
+        mean, _, log_variance = self.q_mean_variance(x_start, t)
+        return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2.0)
+
+    def calc_bpd_loop(
+        self,
+        model: Model,
+        x_start: torch.Tensor,
+        clip_denoised: bool = True,
+        model_kwargs: ModelKwargs = None,
+    ) -> dict[str, torch.Tensor]:
+        """The variational bound on the negative log-likelihood, term by term.
+
+        Each term is estimated with one draw of noise from `noise_like`, by default from torch's
+        generator.
+
+        Args:
+            model: the network.
+            x_start: clean images [N, C, ...] in [-1, 1] from 8-bit values.
+            clip_denoised: limit the implied clean images to [-1, 1].
+            model_kwargs: further keywords of the network.
+
+        Returns:
+            `total_bpd` and `prior_bpd` [N]; `vb`, `xstart_mse` and `mse` (of the noise)
+            [N, T], from t = T - 1 in column 0 to t = 0 in the last.
+
+        Reference:
+            DDPM, arXiv:2006.11239, eq. 5.
+        """
+        terms: dict[str, list[torch.Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
+        for index in reversed(range(self.num_timesteps)):
+            t = torch.full((x_start.shape[0],), index, device=x_start.device)
+            noise = self.noise_like(x_start)
+            x_t = self.q_sample(x_start, t, noise=noise)
+            with torch.no_grad():
+                out = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
+            eps = self._predict_eps_from_xstart(x_t, t, out["pred_xstart"])
+            terms["vb"].append(out["output"])
+            terms["xstart_mse"].append(mean_flat((out["pred_xstart"] - x_start) ** 2))
+            terms["mse"].append(mean_flat((eps - noise) ** 2))
+        stacked = {name: torch.stack(values, dim=1) for name, values in terms.items()}
+        prior = self._prior_bpd(x_start)
+        return {"total_bpd": stacked["vb"].sum(dim=1) + prior, "prior_bpd": prior, **stacked}

@@ -1,0 +1,178 @@
+"""A diffusion process that visits only some of the timesteps of the one a network knows.
+
+A respaced process has its own t = 0 .. S - 1 and betas such that its levels are those of the kept
+timesteps; the network is still asked at the original timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .forward_process import DeviceTable
+from .gaussian_diffusion import GaussianDiffusion
+from .reverse_process import Model
+
+
+def _ddim_timesteps(num_timesteps: int, count: int) -> set[int]:
+    """Every k-th timestep from 0 on, for the smallest stride k that gives `count` of them."""
+    for stride in range(1, num_timesteps):
+        steps = range(0, num_timesteps, stride)
+        if len(steps) == count:
+            return set(steps)
+    raise ValueError(
+        f"timestep respacing: expected ddimN with N timesteps of {num_timesteps} at a whole "
+        f"stride, found ddim{count}"
+    )
+
+
+def _parse_counts(section_counts: str) -> list[int]:
+    try:
+        return [int(part) for part in section_counts.split(",")]
+    except ValueError:
+        raise ValueError(
+            "timestep respacing: expected 'ddimN' or numbers of steps such as '10,15,20', "
+            f"found {section_counts!r}"
+        ) from None
+
+
+def _section(start: int, size: int, count: int) -> set[int]:
+    """`count` timesteps of start .. start + size - 1, evenly, both ends included."""
+    if not 0 <= count <= size:
+        raise ValueError(
+            f"timestep respacing: expected 0 to {size} steps in the section that starts at "
+            f"timestep {start}, found {count}"
+        )
+    stride = (size - 1) / (count - 1) if count > 1 else 1.0
+    steps, position = set(), 0.0
+    for _ in range(count):  # a running sum: its rounding decides ties as in published runs
+        steps.add(start + round(position))
+        position += stride
+    return steps
+
+
+def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> set[int]:
+    """Choose timesteps of a process to keep.
+
+    Args:
+        num_timesteps: T of the original process.
+        section_counts: how many to keep of each of several sections of nearly equal length
+            (the first T mod sections are one longer), as a list or as "10,15,20", cleanest
+            section first; or "ddimN": N timesteps at one whole stride, as in the DDIM paper.
+
+    Returns:
+        The timesteps kept, each in 0 .. T - 1.
+
+    Raises:
+        ValueError: if a section is shorter than what is to be kept of it, no stride gives N,
+            nothing would be kept, or the text does not parse.
+
+    Reference:
+        arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
+    """
+    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
+        counts = _parse_counts(section_counts[len("ddim") :])
+        if len(counts) != 1:
+            raise ValueError(
+                f"timestep respacing: expected one number after ddim, found {section_counts!r}"
+            )
+        return _ddim_timesteps(num_timesteps, counts[0])
+    parse = isinstance(section_counts, str)
+    counts = _parse_counts(section_counts) if parse else list(section_counts)
+    size, longer = divmod(num_timesteps, max(len(counts), 1))
+    steps: set[int] = set()
+    start = 0
+    for i, count in enumerate(counts):
+        length = size + (i < longer)
+        steps |= _section(start, length, count)
+        start += length
+    if not steps:
+        raise ValueError(f"timestep respacing: expected at least one step, found {section_counts}")
+    return steps
+
+
+class SpacedDiffusion(GaussianDiffusion):
+    """A `GaussianDiffusion` on a subset of the timesteps of a base process.
+
+    Args:
+        use_timesteps: the timesteps to keep, each in 0 .. T - 1 of the base process.
+        **kwargs: of the base process, see `GaussianDiffusion`.
+
+    Raises:
+        ValueError: if no timestep is kept, or one is outside the base process.
+    """
+
+    def __init__(self, use_timesteps: Iterable[int], **kwargs: Any) -> None:
+        self.use_timesteps = {int(t) for t in use_timesteps}
+        self.original_num_steps = len(kwargs["betas"])
+        self.timestep_map = sorted(self.use_timesteps)
+        known = range(self.original_num_steps)
+        if not self.timestep_map or not self.use_timesteps <= set(known):
+            found = f"{self.timestep_map[0]} .. {self.timestep_map[-1]}" if self.timestep_map else 0
+            raise ValueError(f"use_timesteps: expected some of 0 .. {known[-1]}, found {found}")
+        self._device_map = DeviceTable(self.timestep_map)
+        # Betas that take each kept level to the next: 1 - alpha_bar_t / alpha_bar_(t before).
+        levels = np.cumprod(1.0 - np.asarray(kwargs["betas"], dtype=np.float64))[self.timestep_map]
+        kwargs["betas"] = 1.0 - levels / np.append(1.0, levels[:-1])
+        super().__init__(**kwargs)
+
+    def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
+
+    def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        return super().predict_eps(self._wrap_model(model), *args, **kwargs)
+
+    def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        return super().training_losses(self._wrap_model(model), *args, **kwargs)
+
+    def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
+
+    def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
+
+    def network_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+        """Return t [N] of this process as a network or a cond_fn is told it: original, scaled."""
+        return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
+
+    def _wrap_model(self, model: Model) -> _WrappedModel:
+        if isinstance(model, _WrappedModel):
+            return model
+        return _WrappedModel(
+            model, self._device_map, self.rescale_timesteps, self.original_num_steps
+        )
+
+    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+        """t itself: the wrapped model does the scaling, by the original number of steps."""
+        return t
+
+
+class _WrappedModel:
+    """A network (or cond_fn) called with the timesteps of a respaced process."""
+
+    def __init__(
+        self,
+        model: Model,
+        timestep_map: Sequence[int] | DeviceTable,
+        rescale_timesteps: bool,
+        original_num_steps: int,
+    ) -> None:
+        shared = isinstance(timestep_map, DeviceTable)
+        self.model = model
+        self.timestep_map = timestep_map if shared else DeviceTable(timestep_map)
+        self.rescale_timesteps = rescale_timesteps
+        self.original_num_steps = original_num_steps
+
+    def __call__(self, x: torch.Tensor, ts: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        original = self.timestep_map.on(ts.device)[ts].to(ts.dtype)
+        if self.rescale_timesteps:
+            original = original.float() * (1000.0 / self.original_num_steps)
+        return self.model(x, original, **kwargs)

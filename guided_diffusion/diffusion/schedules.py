@@ -1,0 +1,150 @@
+"""Noise schedules: the variance beta_t that move t adds, for t = 0 (cleanest) .. T - 1.
+
+The level of a state is its cumulative alpha, alpha_bar_t = prod_{s <= t} (1 - beta_s): 1 is clean,
+0 is pure noise. Schedules are float64 numpy arrays of shape [T].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ..config.flags import ArgumentError
+
+# The first and last beta that the linear schedule has at _LINEAR_STEPS steps (DDPM, section 4).
+_LINEAR_STEPS, _LINEAR_FIRST, _LINEAR_LAST = 1000, 1e-4, 0.02
+# The offset that keeps the cosine schedule's first betas from vanishing (arXiv:2102.09672, eq. 17).
+_COSINE_OFFSET = 0.008
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
+
+
+def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
+    """The betas of a schedule by its name.
+
+    Args:
+        schedule_name: `linear` (its ends scale with 1000 / T, so that every T reaches the same
+            final level) or `cosine`.
+        num_diffusion_timesteps: T, at least 1.
+
+    Returns:
+        Float64 array of shape [T].
+
+    Raises:
+        ValueError: for another name, or T below 1.
+
+    Reference:
+        Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
+    """
+    if num_diffusion_timesteps < 1:
+        raise ValueError(f"expected at least 1 diffusion step, found {num_diffusion_timesteps}")
+    if schedule_name == "linear":
+        scale = _LINEAR_STEPS / num_diffusion_timesteps
+        ends = scale * _LINEAR_FIRST, scale * _LINEAR_LAST
+        return np.linspace(*ends, num_diffusion_timesteps, dtype=np.float64)
+    if schedule_name == "cosine":
+        return betas_for_alpha_bar(num_diffusion_timesteps, _cosine_alpha_bar)
+    raise ValueError(f"noise schedule: expected 'linear' or 'cosine', found {schedule_name!r}")
+
+
+def betas_for_alpha_bar(
+    num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
+) -> np.ndarray:
+    """The betas whose cumulative alphas follow a given function of time.
+
+    Args:
+        num_diffusion_timesteps: T.
+        alpha_bar: the level at time u in [0, 1], where 0 is the clean end.
+        max_beta: upper limit of a beta; below 1, so that the last move is not singular.
+
+    Returns:
+        Float64 array of shape [T]: 1 - alpha_bar((t + 1) / T) / alpha_bar(t / T), limited.
+
+    Reference:
+        arXiv:2102.09672, section 3.2.
+    """
+    edges = np.arange(num_diffusion_timesteps + 1) / num_diffusion_timesteps
+    levels = np.array([alpha_bar(float(u)) for u in edges], dtype=np.float64)
+    return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)
+
+
+def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Timesteps for a walk of few moves, from 0 to T - 1.
+
+    A grid is even in some rising function of the timestep t; where that asks for one timestep
+    twice, its neighbour is taken.
+
+    Args:
+        kind: `time` (t), `quadratic` (the root of t), `logsnr` (the log of the signal-to-noise
+            ratio) or `mixed` (the sum of time and logsnr, each normalised to [0, 1]).
+        steps: number of timesteps, 1 .. T; one alone is T - 1.
+        alphas_cumprod: levels [T], falling.
+
+    Returns:
+        Int64 array [steps], strictly rising.
+
+    Raises:
+        ValueError: for another kind, or steps outside 1 .. T.
+    """
+    total = len(alphas_cumprod)
+    t = np.arange(total)
+    if not 1 <= steps <= total:
+        raise ValueError(f"expected 1 to {total} steps, found {steps}")
+    noise = np.log1p(-alphas_cumprod) - np.log(alphas_cumprod)
+    noise = (noise - noise[0]) / max(noise[-1] - noise[0], 1e-12)
+    measures = {
+        "time": t,
+        "quadratic": np.sqrt(t),
+        "logsnr": noise,
+        "mixed": t / max(total - 1, 1) + noise,
+    }
+    if kind not in measures:
+        raise ValueError(f"expected one of {sorted(measures)}, found {kind!r}")
+    measure = measures[kind]
+    wanted = np.linspace(measure[0], measure[-1], steps) if steps > 1 else measure[-1:]
+    return strictly_rising(np.interp(wanted, measure, t).round().astype(np.int64), total)
+
+
+def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
+    """Move indices, which rise, apart until no two are equal, within 0 .. total - 1.
+
+    Args:
+        indices: int64 [n] with n <= total; the last one stays at total - 1 if it is there.
+        total: one more than the largest index allowed.
+    """
+    places = np.arange(len(indices))
+    free = np.minimum(indices - places, total - len(indices)).clip(min=0)
+    return np.maximum.accumulate(free) + places
+
+
+def betas_of_flags(
+    noise_schedule: str, steps: int, name: str = "steps", pure_noise: bool = True
+) -> np.ndarray:
+    """Return the betas [T] that the arguments of these names ask for.
+
+    Args:
+        noise_schedule: name of the schedule.
+        steps: number of diffusion steps, T.
+        name: name of the argument `steps`, for messages.
+        pure_noise: whether the last level may have no image left in it (beta = 1), as the linear
+            schedule has at 20 steps; upstream accepts it, but nothing can be predicted there.
+
+    Raises:
+        ArgumentError: if there is no such schedule, or not of so few steps.
+    """
+    if steps < 1:
+        raise ArgumentError(name, f"expected at least 1, got {steps}")
+    try:
+        betas = get_named_beta_schedule(noise_schedule, steps)
+    except ValueError as error:
+        raise ArgumentError("noise_schedule", str(error)) from None
+    if betas.max() > 1 or (betas.max() == 1 and not pure_noise):
+        least = 20 if pure_noise else 21
+        raise ArgumentError(
+            name, f"expected at least {least} for the {noise_schedule} schedule, got {steps}"
+        )
+    return betas

@@ -1,0 +1,1 @@
+"""Judging images: feature extractors and distances between sets."""

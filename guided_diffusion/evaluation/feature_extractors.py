@@ -1,0 +1,191 @@
+"""Networks that see images: [N, H, W, 3] uint8 becomes pooled and spatial features, one row each.
+
+Spatial features are 7 channels of a map, flattened with the channel running fastest, as upstream
+has them. Rows depend on their image alone (up to float rounding), not on the batch.
+"""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+
+from ..config.flags import ArgumentError, UserError, require
+from ..data.image_files import to_model_range
+from ..data.image_sets import ImageSet
+from ..models.checkpoint import first_line, load_state
+from ..runtime import dist_util, run
+from ..runtime.work_sharing import deal
+
+Rows = tuple[th.Tensor, th.Tensor]  # pooled [N, D] and spatial [N, S], float32 on the CPU
+SPATIAL_CHANNELS = 7
+
+
+class Extractor(Protocol):
+    """A network under evaluation's eyes.
+
+    Attributes:
+        name: its `--features`.
+        comparable: whether its numbers can be compared with those of other programs.
+        note: what a reader of its numbers must know.
+        dims: length of a row by the distance that is computed from it.
+    """
+
+    name: str
+    comparable: bool
+    note: str
+    dims: dict[str, int]
+
+    def __call__(self, images: np.ndarray) -> Rows:
+        """Return the features of images [N, H, W, 3] uint8."""
+        ...
+
+
+class SmallNetwork:
+    """Four convolutions with fixed random weights: no download, the same numbers everywhere."""
+
+    name = "small"
+    comparable = False
+    note = "a fixed network of random weights; not comparable with Inception's"
+    WIDTHS = (3, 32, 64, 128, 256)
+    STRIDES = (1, 2, 2, 2)
+    SIDE = 8  # of the map that spatial features are taken from
+    dims = {"fid": WIDTHS[-1], "sfid": SPATIAL_CHANNELS * SIDE**2}
+
+    def __init__(self, device: th.device) -> None:
+        rng = run.generator(0, 20)
+        shapes = [(out, into, 3, 3) for into, out in zip(self.WIDTHS, self.WIDTHS[1:])]  # noqa: B905
+        # He's scale: activations keep their size from layer to layer.
+        self.weights = [
+            th.from_numpy(rng.standard_normal(s) * np.sqrt(2 / (9 * s[1]))).to(device, th.float32)
+            for s in shapes
+        ]
+
+    def __call__(self, images: np.ndarray) -> Rows:
+        """Return the mean of the last map, and 7 channels of the last but one on an 8x8 grid."""
+        x = to_model_range(images).to(self.weights[0].device)
+        maps = []
+        for weight, stride in zip(self.weights, self.STRIDES, strict=True):
+            x = F.relu(F.conv2d(x, weight, stride=stride, padding=1))
+            maps.append(x)
+        grid = F.adaptive_avg_pool2d(maps[-2][:, :SPATIAL_CHANNELS], self.SIDE)
+        return x.mean((2, 3)).cpu(), _channels_last_rows(grid)
+
+
+class Inception:
+    """Inception-v3 of 2015 as converted by torch-fidelity, from a local file of weights.
+
+    Reference:
+        FID, arXiv:1706.08500; sFID, arXiv:2103.03841.
+    """
+
+    name = "inception"
+    comparable = True
+    note = "Inception-v3 (2015) of torch-fidelity"
+    dims = {"fid": 2048, "sfid": SPATIAL_CHANNELS * 17**2}
+
+    def __init__(self, weights: Path, device: th.device) -> None:
+        # torch-fidelity unpickles without restraint, so first see that there are tensors alone.
+        load_state(weights)
+        create = _fidelity().FeatureExtractorInceptionV3
+        try:
+            network = create("inception", ["2048"], feature_extractor_weights_path=str(weights))
+        except RuntimeError as error:
+            raise UserError(
+                f"{weights}: expected torch-fidelity's Inception weights, got those of another "
+                f"network ({first_line(error)})"
+            ) from None
+        self.device, self.network = device, network.to(device)
+        # The first 7 channels of this block are those of its 1x1 branch, upstream's `mixed_6/conv`.
+        self.network.Mixed_6d.register_forward_hook(self._keep)
+
+    def _keep(self, module: th.nn.Module, inputs: Any, output: th.Tensor) -> None:
+        self.map = output[:, :SPATIAL_CHANNELS]
+
+    def __call__(self, images: np.ndarray) -> Rows:
+        """Return the 2048 pooled features, and 7 x 17 x 17 of the fourth 17x17 block."""
+        batch = th.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        (pooled,) = self.network(batch.to(self.device))
+        return pooled.cpu(), _channels_last_rows(self.map)
+
+
+def _channels_last_rows(maps: th.Tensor) -> th.Tensor:
+    return maps.permute(0, 2, 3, 1).flatten(1).cpu()
+
+
+def create_extractor(name: str, weights: str, device: th.device) -> Extractor:
+    """Return the network of a `--features`; `auto` is Inception where it is at hand.
+
+    Args:
+        name: "auto", "inception" or "small".
+        weights: file of Inception's weights; empty: where torch-fidelity keeps them.
+        device: where it computes.
+
+    Raises:
+        UserError: if Inception is asked for and cannot be had.
+    """
+    if name == "small" and weights:
+        raise ArgumentError("weights", "expected with --features inception, got it with small")
+    if name == "small" or (name == "auto" and not weights and not _inception_is_at_hand()):
+        return SmallNetwork(device)
+    kept = _kept_weights(_fidelity())
+    return Inception(Path(weights) if weights else dist_util.once(lambda: _fetch(kept)), device)
+
+
+def _fidelity() -> ModuleType:
+    try:
+        return require("torch_fidelity.feature_extractor_inceptionv3", "inception")
+    except RuntimeError as error:  # of a torchvision that was built for another torch
+        raise ArgumentError("features", f"torch-fidelity cannot be loaded ({error})") from None
+
+
+def _kept_weights(fidelity: ModuleType) -> Path:
+    return Path(th.hub.get_dir(), "checkpoints", fidelity.URL_INCEPTION_V3.rpartition("/")[2])
+
+
+def _inception_is_at_hand() -> bool:
+    try:
+        return _kept_weights(_fidelity()).is_file()
+    except UserError:
+        return False
+
+
+def _fetch(path: Path) -> Path:
+    if path.is_file():
+        return path
+    url = _fidelity().URL_INCEPTION_V3
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        th.hub.download_url_to_file(url, str(path))
+    except OSError as error:  # no network, no such page, a full disk
+        raise ArgumentError(
+            "weights",
+            f"no Inception weights at {path}, and they could not be downloaded "
+            f"({first_line(error)}); fetch {url} elsewhere and name the file, or use --features "
+            "small",
+        ) from None
+    return path
+
+
+@th.no_grad()
+def extract(images: ImageSet, extractor: Extractor, batch_size: int) -> Rows:
+    """Return the features of all images, in their order, on every rank.
+
+    Args:
+        images: the set; images are read batch by batch, features are kept.
+        extractor: the network.
+        batch_size: images per forward and rank.
+    """
+    if not len(images):  # a file of statistics alone
+        return th.zeros(0, extractor.dims["fid"]), th.zeros(0, extractor.dims["sfid"])
+    batches = deal(len(images), batch_size)
+    ranks = dist_util.world_size()
+    mine = batches[dist_util.rank() :: ranks]
+    bar = run.progress(images.batches(mine), total=len(mine), desc=images.path.name, unit="batch")
+    # Tensor cores would round to 10 bits, which the small differences here do not survive.
+    with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        parts = dist_util.Ranks().gather([extractor(tiles) for tiles in bar])
+    rows = [parts[index % ranks][index // ranks] for index in range(len(batches))]
+    return th.cat([pooled for pooled, _ in rows]), th.cat([spatial for _, spatial in rows])

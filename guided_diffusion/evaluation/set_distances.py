@@ -1,0 +1,284 @@
+"""How far a set of images is from another, from features: KID, precision, recall, FID and sFID.
+
+Sums run in float64. The intervals come from random halves: a replicate draws half of the images
+of either set without putting any back, which spreads like a whole set drawn anew. (Images drawn
+twice, as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The
+replicates are moved onto the value of the whole sets, as their bias is that of half as many images.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from ..config.flags import UserError
+from ..data.image_sets import ImageSet
+from ..runtime import dist_util, run
+from .feature_extractors import Extractor, extract
+
+FEW_IMAGES = 2048  # below it FID says more about the number of images than about the images
+NEIGHBOURS = 3
+SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size at most half of the smaller set
+CONFIDENCE = 95  # percent
+BLOCK = 2048  # rows of a matrix of pairs that are held at once
+RANGES = {
+    "kid": (-math.inf, math.inf),
+    "precision": (0, 1),
+    "recall": (0, 1),
+    "fid": (0, math.inf),
+    "sfid": (0, math.inf),
+}
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution.
+
+    Attributes:
+        mean: [D].
+        factor: [R, D] of which factor.T @ factor is the covariance; R is below D where fewer
+            images than dimensions were seen.
+    """
+
+    mean: th.Tensor
+    factor: th.Tensor
+
+    @classmethod
+    def of_rows(cls, rows: th.Tensor) -> "Gaussian":
+        """Fit one to rows [N, D]; the covariance is the unbiased one."""
+        mean = rows.mean(0)
+        factor = (rows - mean) / math.sqrt(len(rows) - 1)
+        if len(rows) <= rows.shape[1]:
+            return cls(mean, factor)
+        return cls.of_moments(mean, factor.T @ factor)
+
+    @classmethod
+    def of_moments(cls, mean: th.Tensor, covariance: th.Tensor) -> "Gaussian":
+        """Return the one of a mean [D] and a covariance [D, D]."""
+        values, vectors = th.linalg.eigh(covariance)
+        return cls(mean, values.clamp(min=0).sqrt()[:, None] * vectors.T)
+
+
+def frechet_distance(one: Gaussian, other: Gaussian) -> float:
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    With Ci = Fi^T Fi, the trace of the root is the sum of the singular values of F1 F2^T.
+
+    Reference:
+        Heusel et al. 2017, arXiv:1706.08500, eq. 6.
+    """
+    shift = (one.mean - other.mean).square().sum()
+    spread = one.factor.square().sum() + other.factor.square().sum()
+    shared = th.linalg.svdvals(one.factor @ other.factor.T).sum()
+    return max(0.0, float(shift + spread - 2 * shared))
+
+
+def polynomial_mmd(x: th.Tensor, y: th.Tensor) -> float:
+    """Return the unbiased squared MMD of rows [N, D] and [M, D], kernel (a.b / D + 1)^3.
+
+    Reference:
+        Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
+    """
+    within = sum(_kernel_mean(rows, rows, but_itself=True) for rows in (x, y))
+    return within - 2 * _kernel_mean(x, y)
+
+
+def _kernel_mean(x: th.Tensor, y: th.Tensor, but_itself: bool = False) -> float:
+    dims = x.shape[1]
+    total = sum(float((rows @ y.T / dims + 1).pow(3).sum()) for rows in x.split(BLOCK))
+    if not but_itself:
+        return total / (len(x) * len(y))
+    itself = float((x.square().sum(1) / dims + 1).pow(3).sum())
+    return (total - itself) / (len(x) * (len(x) - 1))
+
+
+def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]:
+    """Return mean ("value") and standard deviation ("std") of the squared MMD of subsets."""
+    size = min(SUBSET_SIZE, len(reference) // 2, len(samples) // 2)
+    values = []
+    for subset in range(SUBSETS):
+        rng = run.generator(seed, 21, subset)
+        pair = (draw_rows(rows, size, rng) for rows in (reference, samples))
+        values.append(polynomial_mmd(*pair))
+    spread = float(np.std(values))
+    return {"value": float(np.mean(values)), "std": spread, "subsets": SUBSETS, "size": size}
+
+
+def draw_rows(rows: th.Tensor, size: int, rng: np.random.Generator) -> th.Tensor:
+    """Return `size` different rows."""
+    chosen = rng.choice(len(rows), size, replace=False)
+    return rows[th.from_numpy(chosen).to(rows.device)]
+
+
+def precision_and_recall(reference: th.Tensor, samples: th.Tensor) -> tuple[float, float]:
+    """Return the share of samples among the reference, and of the reference among the samples.
+
+    An image is among a set if it is no further from one of its images than that one's third
+    nearest neighbour in the set.
+
+    Reference:
+        Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2.
+    """
+    return _share_among(samples, reference), _share_among(reference, samples)
+
+
+def _share_among(rows: th.Tensor, manifold: th.Tensor) -> float:
+    # The nearest image of a set to one of its own is itself.
+    nearest = [d.kthvalue(NEIGHBOURS + 1).values for d in _squared_distances(manifold, manifold)]
+    radii = th.cat(nearest)
+    inside = sum(int((d <= radii).any(1).sum()) for d in _squared_distances(rows, manifold))
+    return inside / len(rows)
+
+
+def _squared_distances(x: th.Tensor, y: th.Tensor) -> Iterator[th.Tensor]:
+    """Yield |x_i - y_j|^2 in blocks of rows [B, M]."""
+    lengths = y.square().sum(1)
+    for rows in x.split(BLOCK):
+        scale = rows.square().sum(1)[:, None] + lengths
+        squared = scale - 2 * rows @ y.T
+        # Equal images must be at distance 0, which the subtraction misses by a rounding.
+        yield squared.masked_fill(squared < 1e-12 * scale, 0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a set of images.
+
+    Attributes:
+        pooled: features [N, D] of its images, float64.
+        spatial: features [N, S] of its images, float64.
+        given: distributions that came with the set, used instead of its images' for a distance.
+    """
+
+    pooled: th.Tensor
+    spatial: th.Tensor
+    given: Mapping[str, Gaussian] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def gaussian(self, distance: str) -> Gaussian | None:
+        """Return the distribution that "fid" or "sfid" compares; None if it is not known."""
+        if distance in self.given or not len(self):
+            return self.given.get(distance)
+        return Gaussian.of_rows(self.pooled if distance == "fid" else self.spatial)
+
+    def half(self, rng: np.random.Generator) -> "Measured":
+        """Return the set with half of its images, drawn at random."""
+        chosen = th.from_numpy(rng.permutation(len(self))[: len(self) // 2])
+        chosen = chosen.to(self.pooled.device)
+        return Measured(self.pooled[chosen], self.spatial[chosen], self.given)
+
+
+def measure(images: ImageSet, extractor: Extractor, batch_size: int, device: th.device) -> Measured:
+    """Extract the features of a set; statistics of the file are taken where they fit.
+
+    Images are read batch by batch; their features stay in memory, 33 kB an image with Inception.
+
+    Raises:
+        UserError: if there are too few images, or statistics alone and none that fit.
+    """
+    fitting = {
+        distance: Gaussian.of_moments(*(th.from_numpy(m).to(device, th.float64) for m in moments))
+        for distance, moments in images.moments.items()
+        if len(moments[0]) == extractor.dims[distance]
+    }
+    smallest = 2 * (NEIGHBOURS + 1)  # a half has a third neighbour for each of its images
+    if 0 < len(images) < smallest:
+        raise UserError(f"{images.path}: expected {smallest} images or more, got {len(images)}")
+    if not len(images) and not fitting:
+        found = ", ".join(str(len(mean)) for mean, _ in images.moments.values())
+        raise UserError(
+            f"{images.path}: expected arr_0, or statistics of {extractor.name}'s "
+            f"{extractor.dims['fid']} or {extractor.dims['sfid']} features, got those of {found}"
+        )
+    pooled, spatial = (r.to(device, th.float64) for r in extract(images, extractor, batch_size))
+    return Measured(pooled, spatial, fitting)
+
+
+def evaluate(
+    reference: Measured, samples: Measured, replicates: int = 200, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return each metric's "value", its "interval" (None without replicates), and more for KID.
+
+    Metrics that need images, where a set has none, are left out.
+
+    Args:
+        reference: the images to be like.
+        samples: the images to be judged.
+        replicates: halves to draw for the intervals; 0: no intervals.
+        seed: base seed of all draws.
+    """
+    results = {name: {"value": value} for name, value in _scores(reference, samples).items()}
+    if "kid" in results:
+        results["kid"] = kid(reference.pooled, samples.pooled, seed)
+    count = replicates if len(reference) or len(samples) else 0
+    drawn = _replicates(reference, samples, count, seed)
+    for name, result in results.items():
+        values = np.array([scores[name] for scores in drawn])
+        result["interval"] = _interval(result["value"], values, RANGES[name]) if drawn else None
+    return results
+
+
+def _scores(reference: Measured, samples: Measured) -> dict[str, float]:
+    found = {}
+    if len(reference) and len(samples):
+        pair = (reference.pooled, samples.pooled)
+        found["kid"] = polynomial_mmd(*pair)
+        found["precision"], found["recall"] = precision_and_recall(*pair)
+    for distance in ("fid", "sfid"):
+        one, other = reference.gaussian(distance), samples.gaussian(distance)
+        if one is not None and other is not None:
+            found[distance] = frechet_distance(one, other)
+    return found
+
+
+def _replicates(
+    reference: Measured, samples: Measured, count: int, seed: int
+) -> list[dict[str, float]]:
+    ranks = dist_util.world_size()
+    mine = range(dist_util.rank(), count, ranks)
+    scores = []
+    for index in run.progress(mine, desc="intervals", unit="half"):
+        rng = run.generator(seed, 22, index)
+        scores.append(_scores(reference.half(rng), samples.half(rng)))
+    parts = dist_util.Ranks().gather(scores)
+    return [parts[index % ranks][index // ranks] for index in range(count)]
+
+
+def _interval(value: float, drawn: np.ndarray, limits: tuple[float, float]) -> list[float]:
+    outside = (100 - CONFIDENCE) / 2
+    ends = np.percentile(drawn, [outside, 100 - outside]) - drawn.mean()
+    return [float(np.clip(value + end, *limits)) for end in ends]
+
+
+def warnings_of(images: ImageSet, measured: Measured, extractor: Extractor) -> list[str]:
+    """Return what a reader of FID and sFID must know about a set."""
+    said = []
+    for distance in images.moments.keys() - measured.given.keys():
+        said.append(
+            f"{images.path}: its {distance} statistics are of {len(images.moments[distance][0])} "
+            f"features, {extractor.name} has {extractor.dims[distance]}; taken from its images"
+        )
+    if not len(images):
+        said.append(f"{images.path}: statistics alone; KID, precision and recall need images")
+    elif len(images) < FEW_IMAGES and measured.given.keys() < {"fid", "sfid"}:
+        dims = extractor.dims["fid"]
+        rank = f", the covariance of {dims} features is singular" if len(images) <= dims else ""
+        said.append(
+            f"{images.path}: {len(images)} images, below {FEW_IMAGES}: FID and sFID are too large"
+            f"{rank}; compare sets of one size, or KID"
+        )
+    return said
+
+
+def psnr(images: th.Tensor, expected: th.Tensor) -> float:
+    """Return the peak signal-to-noise ratio of images in [-1, 1] in dB; inf where they are equal.
+
+    The mean squared error is that of all images [N, C, H, W] together, both clipped to [-1, 1].
+    """
+    error = (images.clamp(-1, 1) - expected.clamp(-1, 1)).double().square().mean()
+    return float(10 * th.log10(4 / error))

@@ -1,0 +1,1 @@
+"""A run of sequences: plan of stages, files, manifest, report, cost, demo."""

@@ -1,0 +1,100 @@
+"""What a generation run would cost, printed instead of making it: nothing is written."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch as th
+
+from ..runtime import dist_util
+from ..translation.walks import Predictor
+from . import cost
+from .run import Direction, Generation
+
+TIMED = 3  # forwards
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def show(generation: Generation) -> None:
+    """Print what a run would do and need; every rank calls it, before `prepare`."""
+    for line in _lines(generation):
+        if dist_util.rank() == 0:
+            print(line, flush=True)
+    dist_util.barrier()  # a rank that ends while another still talks to it can abort
+
+
+def _lines(generation: Generation) -> Iterator[str]:
+    jobs = [Job(direction) for direction in generation.directions]
+    left, ranks = sum(job.left for job in jobs), dist_util.world_size()
+    made, most = (sum(getattr(job, name) for job in jobs) for name in ("forwards", "bound"))
+    about = "" if made == most else "about "
+    yield f"sequences  {left} of {generation.count} to make"
+    yield f"forwards   {about}{made:,}{f', at most {most:,}' if about else ''}"
+    per_forward = {readable(n, "FLOP"): None for job in jobs for n in job.flops}
+    total = sum(job.all_flops for job in jobs)
+    yield f"FLOPs      {' and '.join(per_forward)} per forward, {about}{readable(total, 'FLOP')}"
+    sizes = (sum(getattr(job, f"{kind}_bytes") for job in jobs) for kind in ("array", "picture"))
+    arrays, pictures = (readable(size, "B") for size in sizes)
+    yield f"disk       {arrays} of arrays, about {pictures} of pictures, in all"
+    seconds = sum(job.seconds() for job in jobs) / ranks
+    yield (
+        f"time       about {duration(seconds)} on this machine with {ranks} "
+        f"rank{'s' * (ranks > 1)}, by {TIMED} forwards of each network"
+    )
+
+
+class Job:
+    """What is left to do in one direction."""
+
+    def __init__(self, direction: Direction) -> None:
+        self.sequences, exporter = direction.sequences, direction.exporter
+        source, target, recipe = self.sequences.source, self.sequences.target, exporter.recipe
+        self.left = exporter.count - len(dist_util.once(exporter.finished))
+        self.plan = cost.forwards(source.diffusion, target.diffusion, recipe)
+        self.forwards = self.left * self.plan.total
+        self.bound = self.left * (self.plan.encoding + self.plan.bound)
+        self.flops = cost.flops(source.args), cost.flops(target.args)
+        self.all_flops = self.left * (
+            self.plan.encoding * self.flops[0] + self.plan.decoding * self.flops[1]
+        )
+        height, width, channels = self.sequences.tile(0).shape
+        self.shape = channels, height, width
+        common = recipe.amount, self.shape, exporter.count
+        self.array_bytes = cost.array_bytes(exporter.arrays, *common)
+        self.picture_bytes = cost.picture_bytes(*common)
+
+    def seconds(self) -> float:
+        """Return what one rank would take, by the batches that it would make at full size."""
+        sequences, recipe = self.sequences, self.sequences.recipe
+        batch = max(1, min(recipe.batch_size, self.left))
+        encoding = self._per_image(sequences.encoder, batch) * self.plan.encoding
+        decoding = self._per_image(sequences.decoder, batch * recipe.amount) * self.plan.decoding
+        return self.left * (encoding + decoding)
+
+    def _per_image(self, predict: Predictor, count: int) -> float:
+        count = min(count, predict.max_batch)
+        states = th.zeros(count, *self.shape, device=predict.domain.device)
+        with th.no_grad():
+            for number in range(TIMED + 1):
+                if number == 1:  # the first is for warming up
+                    start = time.perf_counter()
+                predict(states, th.zeros(count, dtype=th.long)).sum().item()  # waits for a GPU
+        seconds = (time.perf_counter() - start) / TIMED / count
+        return sum(dist_util.Ranks().gather(seconds)) / dist_util.world_size()
+
+
+def readable(value: float, unit: str) -> str:
+    """Return a number with its unit, as 1.2 TFLOP."""
+    power = min(len(PREFIXES) - 1, int(math.log10(max(value, 1)) / 3))
+    return f"{value / 1000**power:.3g} {PREFIXES[power]}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units, as 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

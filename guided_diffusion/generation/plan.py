@@ -1,0 +1,161 @@
+"""The stages of a generation run, in their order, and the pairs that it goes between.
+
+Two stages are the flags of source and target; more, those of `--stages`. A pair is a way from one
+stage to another, so that both directions, or many stages, are a longer list and nothing else.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+from ..config.flags import ArgumentError
+
+OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
+# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
+ORDER = {"source": True, "target": False}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A class of images in its place.
+
+    Attributes:
+        name: in files and labels.
+        model: its checkpoint or training run folder.
+        data_dir: folder of its images, from which sequences can start.
+        flag: what names that folder, for messages.
+        key: under which args.json records the model.
+        assumed: flags of a checkpoint that has none beside it.
+    """
+
+    name: str
+    model: str
+    data_dir: str
+    flag: str
+    key: str
+    assumed: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in their order, and pairs (source, target) of them."""
+
+    stages: tuple[Stage, ...]
+    pairs: tuple[tuple[Stage, Stage], ...]
+
+    @property
+    def name(self) -> str:
+        """Name of a run folder."""
+        return "_to_".join(stage.name for stage in self.stages)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, given: Set[str]) -> "Plan":
+        """Return the plan that parsed flags ask for.
+
+        Args:
+            args: the sampler's flags.
+            given: names of the flags on the command line.
+
+        Raises:
+            UserError: if the flags do not go together, or a name cannot stand in files.
+        """
+        if args.pairs == "all" and not args.stages:
+            raise ArgumentError("pairs", "expected together with --stages, got all without it")
+        stages = _listed(args, given) if args.stages else _two(args)
+        last = len(stages) if args.pairs == "all" else 1
+        pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
+        if args.bidirectional:
+            pairs += [(b, a) for a, b in pairs]
+        _refuse_shared_folders(pairs)
+        return cls(tuple(stages), tuple(pairs))
+
+
+def _two(args: argparse.Namespace) -> list[Stage]:
+    check_names(args.source, args.target)
+    if args.target_data_dir and not args.bidirectional:
+        raise ArgumentError(
+            "target_data_dir", "expected together with --bidirectional True, got it alone"
+        )
+    if args.bidirectional and not args.target_data_dir:
+        raise ArgumentError(
+            "bidirectional",
+            "expected together with --target_data_dir, the images that the way "
+            "back starts from, got none",
+        )
+    return [
+        Stage(
+            getattr(args, role),
+            getattr(args, f"{role}_model"),
+            getattr(args, place),
+            place,
+            f"{role}_model",
+            {"use_new_attention_order": ORDER[role]},
+        )
+        for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
+    ]
+
+
+def _listed(args: argparse.Namespace, given: Set[str]) -> list[Stage]:
+    for name in OF_TWO:
+        if name in given:
+            raise ArgumentError(
+                name,
+                "expected without --stages, which names every stage and its model; "
+                "images lie in a subfolder of --data_dir for each",
+            )
+    if not args.data_dir:
+        raise ArgumentError(
+            "data_dir",
+            "expected a folder with a subfolder of images for each of --stages, got none",
+        )
+    parts = [part.strip().partition("=") for part in args.stages.split(",")]
+    names = [name for name, _, _ in parts]
+    if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
+        raise ArgumentError(
+            "stages",
+            "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
+            f"a checkpoint or training run folder, got {args.stages!r}",
+        )
+    for name in names:
+        check_name(name, "stages")
+    return [
+        Stage(name, model, f"{args.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}")
+        for name, _, model in parts
+    ]
+
+
+def _refuse_shared_folders(pairs: Sequence[tuple[Stage, Stage]]) -> None:
+    folders = [folder_name(source.name, target.name) for source, target in pairs]
+    shared = [name for name in folders if folders.count(name) > 1]
+    if shared:
+        raise ArgumentError(
+            "stages", f"expected names that make different folders, two pairs make {shared[0]}"
+        )
+
+
+def folder_name(source: str, target: str) -> str:
+    """Return the name of the folder with the sequences of a pair."""
+    return f"translation_{source}_{target}"
+
+
+def check_name(name: str, flag: str) -> None:
+    """Check the name of a stage, which stands in the names of files and columns.
+
+    Raises:
+        UserError: if it cannot stand there.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ArgumentError(flag, f"expected a name of letters, digits, _, . or -, got {name!r}")
+
+
+def check_names(source: str, target: str) -> None:
+    """Check the names of the two ends of a sequence.
+
+    Raises:
+        UserError: if one cannot stand in files and columns, or both are the same.
+    """
+    check_name(source, "source")
+    check_name(target, "target")
+    if source == target:
+        raise ArgumentError("target", f"expected another name than that of --source, {source!r}")

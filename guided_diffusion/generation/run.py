@@ -1,0 +1,139 @@
+"""A generation run: sequences in one or several directions, and the files of all together.
+
+A direction goes from one stage to another and has a folder of its own, complete in itself. Several
+directions also have, at the top of the run folder, one manifest, one contact sheet and one page.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data import report
+from ..data.image_files import first_of, list_image_files
+from ..models.domains import Domain
+from ..runtime import dist_util, run
+from ..translation.sequences import ImageSequence, Recipe, Sequences
+from .export import Exporter, Row, write_manifest
+from .plan import Plan, folder_name
+
+
+@dataclass
+class Direction:
+    """The sequences from one stage to another, and their writer.
+
+    Attributes:
+        sequences: of which each rank makes some.
+        exporter: writes this rank's files.
+    """
+
+    sequences: Sequences
+    exporter: Exporter
+
+    def prepare(self) -> list[int]:
+        """Tidy up what an earlier run left (rank 0 only), and return what is left to make."""
+        files = self.sequences.files
+        finished = self.exporter.prepare(files, self.sequences.tile)
+        return [index for index in range(len(files)) if index not in finished]
+
+
+class Generation:
+    """All sequences of a run; iterate over (direction, sequence) on every rank.
+
+    `len` is how many there are left to make for all ranks together.
+
+    Args:
+        plan: where to go.
+        domains: model of each stage, by name.
+        args: the sampler's flags.
+        out_dir: the run folder; nothing is written there before `prepare`.
+
+    Raises:
+        UserError: if models, recipe and images cannot work together.
+    """
+
+    def __init__(
+        self, plan: Plan, domains: Mapping[str, Domain], args: argparse.Namespace, out_dir: Path
+    ) -> None:
+        self.out_dir, self.recipe = out_dir, Recipe.of(args)
+        starts = {source.name: source for source, _ in plan.pairs}
+        files = {
+            name: first_of(
+                list_image_files(stage.data_dir, flag=stage.flag), args.num_images, stage.data_dir
+            )
+            for name, stage in starts.items()
+        }
+        self.directions = []
+        for names in ((source.name, target.name) for source, target in plan.pairs):
+            source, target = (domains[name] for name in names)
+            tiles = files[names[0]]
+            sequences = Sequences(source, target, tiles, self.recipe, watch=run.inner_progress)
+            exporter = Exporter(
+                out_dir / folder_name(*names),
+                names,
+                self.recipe,
+                len(tiles),
+                save_npy=args.save_npy,
+                save_latents=args.save_latents,
+                part=dist_util.rank(),
+                provenance={"source_model": str(source.origin), "target_model": str(target.origin)},
+                stages=[stage.name for stage in plan.stages],
+            )
+            self.directions.append(Direction(sequences, exporter))
+
+    @property
+    def count(self) -> int:
+        """Number of all sequences, made or not."""
+        return sum(len(direction.sequences.files) for direction in self.directions)
+
+    def open_every_image(self) -> None:
+        """Open the source images of each stage once.
+
+        Raises:
+            UserError: naming one that cannot be opened.
+        """
+        by_stage = {d.exporter.names[0]: d.sequences for d in self.directions}
+        for sequences in by_stage.values():
+            for index in range(len(sequences.files)):
+                sequences.tile(index)
+
+    def prepare(self) -> None:
+        """Find out what an earlier run left to do."""
+        left = dist_util.once(lambda: [direction.prepare() for direction in self.directions])
+        for direction, todo in zip(self.directions, left, strict=True):
+            direction.sequences.todo = todo
+
+    def __len__(self) -> int:
+        return sum(len(direction.sequences) for direction in self.directions)
+
+    def __iter__(self) -> Iterator[tuple[Direction, ImageSequence]]:
+        for direction in self.directions:
+            for sequence in direction.sequences:
+                yield direction, sequence
+
+    def where(self, direction: Direction) -> dict[str, str]:
+        """Return what tells a direction from the others; nothing where it is the only one."""
+        if len(self.directions) == 1:
+            return {}
+        return dict(zip(("source", "target"), direction.exporter.names, strict=True))
+
+    def finish(self) -> tuple[list[Row], Path]:
+        """Merge the manifests and draw the contact sheets (rank 0 only).
+
+        Returns:
+            the rows of all directions, and the picture or page to look at.
+        """
+        rows = []
+        for direction in self.directions:
+            exporter = direction.exporter
+            own = exporter.merge()
+            made = len(direction.sequences) > 0
+            shown = report.save_contact_sheet(exporter.folder, own, anew=made)
+            place = exporter.folder.relative_to(self.out_dir).as_posix()
+            rows += [row | {"file_name": f"{place}/{row['file_name']}"} for row in own]
+        if len(self.directions) > 1:
+            write_manifest(self.out_dir / "manifest.csv", exporter.columns, rows)
+            report.save_contact_sheet(self.out_dir, rows, anew=bool(len(self)))
+            shown = self.out_dir / "report.html"
+            run.write_if_changed(shown, report.page(rows).encode())
+        return rows, shown

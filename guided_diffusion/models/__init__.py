@@ -1,0 +1,1 @@
+"""Trained models: build from settings, save, load, convert, explain a mismatch by its flag."""

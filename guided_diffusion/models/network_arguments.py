@@ -1,0 +1,117 @@
+"""What the flags of a network mean: from their text to the arguments of a network.
+
+A mistake is reported under the name of its flag.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config.flags import ArgumentError, numbers
+
+# Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
+CHANNEL_MULT = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+    16: (1, 2),
+}
+SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
+
+
+def built(network: Callable, **kwargs: Any) -> Any:
+    """Return the network of these arguments; a mistake is told under the argument's name."""
+    try:
+        return network(**kwargs)
+    except ValueError as error:
+        name, named, problem = str(error).partition(": ")
+        if not named:  # torch's own, of a number that no flag lets through
+            raise
+        raise ArgumentError(name, problem) from None
+
+
+def width(channels: int, flag: str = "num_channels") -> int:
+    """Return the width of the first level.
+
+    Raises:
+        UserError: if the norms cannot cut it into their groups.
+    """
+    if channels % 32 or channels <= 0:
+        raise ArgumentError(flag, f"expected a multiple of 32, got {channels}")
+    return channels
+
+
+def channel_mults(
+    text: str,
+    image_size: int,
+    width: int,
+    presets: Mapping[int, tuple[float, ...]] = CHANNEL_MULT,
+    prefix: str = "",
+    size_flag: str = "image_size",
+) -> tuple[float, ...]:
+    """Return the width of each level over the first.
+
+    Args:
+        text: of the flag; empty: by the image size.
+        image_size: side of the images, pixels.
+        width: of the first level, channels.
+        presets: by image size.
+        prefix: of the flag's name.
+        size_flag: name of the flag of the image size.
+
+    Raises:
+        UserError: if there is no preset, or the levels do not fit the width or the size.
+    """
+    flag = f"{prefix}channel_mult"
+    if text == "" and image_size not in presets:
+        raise ArgumentError(
+            size_flag,
+            f"there is a preset for {sorted(presets)}, got {image_size}; "
+            f"give {flag}, such as 1,2,3,4, for other sizes",
+        )
+    mult = numbers(flag, text, float) if text else presets[image_size]
+    if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
+        raise ArgumentError(
+            flag,
+            f"expected multiples of 32 channels at every level, "
+            f"got {','.join(map(str, mult))} times {width}",
+        )
+    mult = tuple(int(m) if m == int(m) else m for m in mult)
+    factor = 2 ** (len(mult) - 1)
+    if image_size < 1 or image_size % factor:
+        raise ArgumentError(
+            size_flag, f"{len(mult)} levels need a multiple of {factor}, got {image_size}"
+        )
+    return mult
+
+
+def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
+    """Return the downsampling factors of feature maps of these sides.
+
+    Raises:
+        UserError: if they are no sides.
+    """
+    # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
+    sides = numbers("attention_resolutions", resolutions) if resolutions else ()
+    if any(side <= 0 for side in sides):
+        raise ArgumentError("attention_resolutions", f"expected sides above 0, got {resolutions!r}")
+    return tuple(image_size // side for side in sides)
+
+
+def hybrid(kind: str, window: int, priority: str) -> dict[str, Any] | None:
+    """Return window and priority of hybrid attention, None for standard attention.
+
+    Raises:
+        UserError: if standard attention is asked for another priority than it has.
+    """
+    if kind == "hybrid":
+        return {"window": window, "priority": priority}
+    if kind != "standard":
+        raise ArgumentError("attention_kind", f"expected standard or hybrid, got {kind!r}")
+    if priority != "global":
+        raise ArgumentError(
+            "attention_priority", f"{priority} goes with attention_kind hybrid, got {kind}"
+        )
+    return None

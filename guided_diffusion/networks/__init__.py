@@ -1,0 +1,1 @@
+"""Layers and networks in pure torch: building blocks, attention, U-Nets, the network of points."""

@@ -1,0 +1,379 @@
+"""Who am I among the ranks, and where do I compute.
+
+Four launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun),
+Slurm's srun and none. MPI is imported only where an MPI launcher started several ranks, and only
+to agree on an address; srun's own variables suffice for that. Tensors travel through
+torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import io
+import itertools
+import os
+import platform
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch as th
+import torch.distributed as dist
+
+from ..config.flags import ArgumentError, UserError
+
+T = TypeVar("T")
+_LEAVE_WITHIN = 60.0  # seconds in which ranks that are done wait for one another
+# Upstream's constants, which programs read or set; devices are chosen by LOCAL_RANK here, and
+# joining is not tried again.
+GPUS_PER_NODE, SETUP_RETRY_COUNT = 8, 3
+_PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
+_MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
+_SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: one task each
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_PORTS = range(12000, 32000)  # below those that systems hand out by themselves
+
+
+def launcher() -> str:
+    """Return "torchrun", "mpi", "slurm" or "none", from the environment alone."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return "torchrun"
+    slurm = _slurm_place()
+    for names in _MPI:
+        place = tuple(int(os.environ.get(name) or 0) for name in names)
+        # srun may speak PMI too, and then of the same ranks; mpirun under Slurm counts its own.
+        if place[1] > 1 and names[0] in os.environ and place != slurm:
+            return "mpi"
+    return "slurm" if slurm and slurm[1] > 1 else "none"
+
+
+def _slurm_place() -> tuple[int, int] | None:
+    # A job's script or shell knows the job's SLURM_NTASKS, but is no task of an srun step.
+    if not {"SLURM_PROCID", "SLURM_STEP_ID"} <= os.environ.keys():
+        return None
+    if int(os.environ["SLURM_STEP_ID"]) >= _SLURM_INTERNAL_STEPS:
+        return None
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1
+    return int(os.environ["SLURM_PROCID"]), int(tasks)
+
+
+def setup_dist(*, device: str = "") -> None:
+    """Join the ranks that were launched together, and choose the device.
+
+    A single process is a group of one afterwards, as upstream's code takes for granted.
+
+    Args:
+        device: the `--device` flag; empty picks cuda where there is one.
+
+    Raises:
+        UserError: if MPI launched several ranks but no MPI library can be loaded, if Slurm did
+            but tells of no node, or the device does not exist.
+    """
+    if dist.is_initialized():
+        return
+    how = launcher()
+    if how == "mpi":
+        _agree_through_mpi()
+    elif how == "slurm":
+        _agree_through_slurm()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    _choose_device(device, local_rank)
+    keep_freed_memory()
+    backend = "nccl" if dev().type == "cuda" and dist.is_nccl_available() else "gloo"
+    if how == "none":  # a store in memory: no port that two such processes could fight over
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    if how != "slurm":  # which binds its tasks to cores itself
+        _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    _join(backend)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, up to 2 GiB, for what it allocates next.
+
+    glibc hands large blocks back to the system, which clears each page anew for the next tensor:
+    on a CPU that took a third of a forward of 10 images. Without glibc nothing is changed.
+
+    Reference: mallopt(3).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    # Blocks above are pages of their own. Before version 2.35 no more than 32 MiB can be asked.
+    _ = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
+
+
+_store: dist.Store | None = None  # of the counters
+
+
+def _join(backend: str) -> None:
+    # The group's store is made here, since torch would keep it to itself.
+    global _store
+    store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store.set_timeout(_PATIENCE)
+    group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
+    dist.init_process_group(backend, store=group, rank=place, world_size=size, timeout=_PATIENCE)
+
+
+def _agree_through_mpi() -> None:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"an MPI launcher started this process, but MPI cannot be loaded ({error}); "
+            "install a runtime (pip install mpich) or launch with torchrun"
+        ) from None
+    comm = MPI.COMM_WORLD
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    address = comm.bcast((socket.gethostname(), _find_free_port()) if comm.rank == 0 else None)
+    if local.size == comm.size:
+        address = ("127.0.0.1", address[1])  # one machine: needs no name resolution
+    os.environ |= {
+        "MASTER_ADDR": address[0],
+        "MASTER_PORT": str(address[1]),
+        "RANK": str(comm.rank),
+        "WORLD_SIZE": str(comm.size),
+        "LOCAL_RANK": str(local.rank),
+        "LOCAL_WORLD_SIZE": str(local.size),
+    }
+
+
+def _agree_through_slurm() -> None:
+    # MASTER_ADDR and MASTER_PORT of a job script go first, as is the custom.
+    rank, size = _slurm_place()
+    job, step = (int(os.environ.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
+    port = _PORTS[(31 * job + step) % len(_PORTS)]  # every rank computes the same
+    os.environ |= {
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+    }
+
+
+def _first_slurm_node() -> str:
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
+    if not nodes and "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
+        return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+    if not nodes:
+        raise UserError(
+            "Slurm started this process, but SLURM_STEP_NODELIST names no node; "
+            "set MASTER_ADDR to the host of rank 0"
+        )
+    if not set(nodes) & set(",["):
+        return "127.0.0.1"  # one machine: needs no name resolution
+    return first_host(nodes)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of Slurm's short form of a list, n01 of "n[01-03,7],gpu2"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)[0]
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
+
+
+def _find_free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
+def _share_cores(local_size: int) -> None:
+    # Ranks that each start a thread per core slow one another down many times over.
+    if local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        th.set_num_threads(max(1, (cores or 1) // local_size))
+
+
+_device: th.device | None = None
+
+
+def _choose_device(name: str, local_rank: int) -> None:
+    global _device
+    if name.startswith("cuda") and not th.cuda.is_available():
+        raise ArgumentError(
+            "device", f"expected a usable device, got {name!r}, but torch finds no GPU"
+        )
+    try:
+        _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        _device = None
+    if _device is None or _device.type not in ("cpu", "cuda"):
+        raise ArgumentError("device", f"expected cpu, cuda or cuda:N, got {name!r}")
+    if _device.type == "cuda":
+        count = th.cuda.device_count()
+        index = local_rank % count if _device.index is None else _device.index
+        if index >= count:
+            raise ArgumentError("device", f"expected cuda:0 to cuda:{count - 1}, got {name!r}")
+        _device = th.device("cuda", index)
+        th.cuda.set_device(_device)
+
+
+def dev() -> th.device:
+    """Return the device of this rank."""
+    if _device is not None:
+        return _device
+    return th.device("cuda" if th.cuda.is_available() else "cpu")
+
+
+def rank() -> int:
+    """Return the index of this process among all, 0 for a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def once(action: Callable[[], T]) -> T:
+    """Do something on rank 0 for all ranks, and return its result on each.
+
+    Raises:
+        UserError: on every rank, where the action raised it on rank 0.
+    """
+    result, problem = None, None
+    if rank() == 0:
+        try:
+            result = action()
+        except UserError as error:
+            problem = error
+    result, problem = broadcast_object((result, problem))
+    if problem:
+        raise problem
+    return result
+
+
+def everywhere(action: Callable[[], T]) -> T:
+    """Do something on every rank, and return each one's own result.
+
+    Raises:
+        UserError: on every rank, where the action raised it on any.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except UserError as error:
+        problem = error
+    problems = [found for found in Ranks().gather(problem) if found]
+    if problems:
+        raise problems[0]
+    return result
+
+
+def on_any_rank(condition: bool) -> bool:
+    """Return whether a condition holds on at least one rank."""
+    return any(Ranks().gather(condition))
+
+
+class Ranks:
+    """All ranks, with the part of an MPI communicator's interface that the logger uses."""
+
+    @property
+    def rank(self) -> int:
+        """The index of this process."""
+        return rank()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in their order."""
+        values = [value] * world_size()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+
+class Counter:
+    """A number that all ranks add to, one at a time and without waiting for one another.
+
+    Every rank creates it, at the same place of the program.
+    """
+
+    _created = itertools.count()
+
+    def __init__(self) -> None:
+        self.key, self.alone = f"{next(self._created)}", 0
+
+    def add(self, amount: int) -> int:
+        """Add to the number, and return what it is now."""
+        if _store is not None:
+            return _store.add(self.key, amount)
+        self.alone += amount
+        return self.alone
+
+
+def broadcast_object(value: Any) -> Any:
+    """Return rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=dev() if dev().type == "cuda" else None)
+    return box[0]
+
+
+@atexit.register
+def cleanup() -> None:
+    """Leave the process group, so that launchers see a clean exit.
+
+    Done at exit too: upstream's programs leave without it, and then torch's threads abort a
+    process under torchrun now and then.
+    """
+    global _store
+    if dist.is_initialized():
+        gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
+        if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
+            _wait_for_the_others(_store)
+        dist.destroy_process_group()
+        _store = None
+
+
+def _wait_for_the_others(store: dist.Store) -> None:
+    # A rank that leaves well before another makes torch abort one of them now and then. Not for
+    # ever, since another may have failed; one that has failed itself does not wait.
+    deadline = time.monotonic() + _LEAVE_WITHIN
+    with contextlib.suppress(RuntimeError):  # the host of the store has left
+        here = store.add("leaving", 1)
+        while here < dist.get_world_size() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            here = store.add("leaving", 0)
+
+
+def open_bytes(path: str | os.PathLike) -> io.IOBase:
+    """Open a local file, or a remote one (gs://, az://, https://) through blobfile."""
+    if "://" in str(path):
+        import blobfile
+
+        return blobfile.BlobFile(str(path), "rb")
+    return open(path, "rb")
+
+
+def load_state_dict(path: str | os.PathLike, **kwargs: Any) -> Any:
+    """Load tensors from a file; never runs code from it (`weights_only`).
+
+    Args:
+        path: a local path or a URL that blobfile understands.
+        **kwargs: passed to torch.load, such as `map_location`.
+    """
+    with open_bytes(path) as file:
+        return th.load(io.BytesIO(file.read()), **{**kwargs, "weights_only": True})
+
+
+def sync_params(params: Iterable[th.Tensor]) -> None:
+    """Overwrite the tensors of every rank with rank 0's."""
+    if world_size() > 1:
+        with th.no_grad():
+            for param in params:
+                sent = param.contiguous()  # what is sent is the memory, in this order on all ranks
+                dist.broadcast(sent, 0)
+                param.copy_(sent)

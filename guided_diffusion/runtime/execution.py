@@ -1,0 +1,96 @@
+"""How a network is executed: in which precision, compiled or not, and how it gets its data."""
+
+import contextlib
+import os
+import shutil
+import sys
+
+import torch as th
+
+from ..config.flags import ArgumentError
+
+_SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
+
+
+def settle_precision(precision: str, device: th.device) -> str:
+    """Return "fp32" or "bf16" for a `--precision`: what `auto` comes to on this machine."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if th.cuda.is_bf16_supported() else "fp32"
+    # CPUs without these instructions compute in bfloat16, but slower than in float32.
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return "bf16" if any(getattr(th.cpu, unit, bool)() for unit in units) else "fp32"
+
+
+def training_layout(
+    device_type: str, precision: str, use_fp16: bool
+) -> tuple[th.memory_format, th.memory_format]:
+    """Return the memory layouts in which a network and its images are trained.
+
+    Tensor cores compute half precision in channels_last. So do the units of a CPU, whose
+    convolutions lay out weights as they like; in float32 neither gains.
+
+    Args:
+        device_type: "cuda", "cpu", ...
+        precision: "fp32" or "bf16".
+        use_fp16: upstream's float16 recipe.
+    """
+    as_it_is, last = th.preserve_format, th.channels_last
+    if device_type == "cuda" and (precision == "bf16" or use_fp16):
+        return last, last
+    if device_type == "cpu" and precision == "bf16":
+        return as_it_is, last
+    return as_it_is, as_it_is
+
+
+def to_train(
+    network: th.nn.Module, device: th.device, precision: str, use_fp16: bool
+) -> th.nn.Module:
+    """Move a network to a device, in the memory layout in which it is trained there."""
+    layout, _ = training_layout(device.type, precision, use_fp16)
+    return network.to(device, memory_format=layout)
+
+
+def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context in which a network of the given `--precision` runs."""
+    return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+
+
+def upload(tensor: th.Tensor, device: th.device) -> th.Tensor:
+    """Return a tensor on a device; from the host to a GPU without waiting for the GPU's work."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:
+    """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
+
+    It is the same object: its class and the keys of its state stay as they are.
+
+    Args:
+        module: on its device.
+        asked: the flag.
+        static: it will meet few shapes of input, for each of which it is compiled alone; on a GPU
+            as a CUDA graph, whose next call overwrites what the one before returned.
+
+    Raises:
+        UserError: if there is no C++ compiler.
+    """
+    if asked:
+        compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
+        if shutil.which(compiler) is None:
+            raise ArgumentError(
+                "compile",
+                f"expected a C++ compiler, found no {compiler}; install "
+                "one, name it in CXX, or go without --compile",
+            )
+        if static:
+            th._dynamo.config.recompile_limit = _SHAPES
+        graphs = static and next(module.parameters()).is_cuda
+        module.compile(
+            dynamic=False if static else None, mode="reduce-overhead" if graphs else None
+        )
+    return module

@@ -1,0 +1,1 @@
+"""New images from one model, classifier guidance, likelihood."""

@@ -1,0 +1,63 @@
+"""How likely a model finds images: a bound on their bits per dimension, and its terms.
+
+Bits per dimension are those of the 8-bit values of pixels and channels. A bound is the sum of one
+term per timestep and of the prior's, each estimated with one draw of noise per image.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..data.image_datasets import ImageDataset
+from ..models.domains import Domain
+from ..runtime import execution, run
+
+TERMS = ("vb", "xstart_mse", "mse")  # of each timestep
+
+
+def fields(num_timesteps: int) -> list[tuple]:
+    """Return name, type and shape of what is measured of an image, see `measure`."""
+    totals = [(name, np.float32) for name in ("total_bpd", "prior_bpd")]
+    return totals + [(name, np.float32, (num_timesteps,)) for name in TERMS]
+
+
+def measure(
+    domain: Domain,
+    images: ImageDataset,
+    indices: Sequence[int],
+    seed: int,
+    clip_denoised: bool = True,
+    precision: str = "fp32",
+) -> dict[str, np.ndarray]:
+    """Measure some images, each with noise that depends on the seed and its own index alone.
+
+    Args:
+        domain: the model.
+        images: as the model takes them.
+        indices: which of them.
+        seed: of the noise.
+        clip_denoised: limit the images that the network predicts to [-1, 1].
+        precision: "fp32" or "bf16" arithmetic of the network.
+
+    Returns:
+        of `GaussianDiffusion.calc_bpd_loop`: `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T]
+        from the noisiest timestep to the cleanest.
+    """
+    batch, conditions = images.batch(indices)
+    domain.diffusion.noise_like = run.ImageNoise(seed, indices, run.ImageNoise.MEASURING)
+    with execution.autocast(domain.device, precision):
+        found = domain.diffusion.calc_bpd_loop(
+            domain.model,
+            batch.to(domain.device),
+            clip_denoised,
+            {name: value.to(domain.device) for name, value in conditions.items()},
+        )
+    return {name: value.float().cpu().numpy() for name, value in found.items()}
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of values [N] and its standard error, which is NaN for N = 1."""
+    values = values.astype(np.float64)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)

@@ -1,0 +1,129 @@
+"""New images on disk while they are drawn: upstream's .npz, from a file that all ranks share.
+
+Images are [N, H, W, C] uint8. A killed run leaves what is finished; the same command draws only
+what is missing (see `records`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from ..config.options import NUM_CLASSES
+from ..data import report
+from ..diffusion.reverse_process import CondFn, Model, ModelKwargs
+from ..models.domains import Domain
+from ..runtime import dist_util, execution, logger, partial_results, run
+
+GRID_IMAGES = 64
+
+Draw = Callable[[Sequence[int]], th.Tensor]
+Labels = Callable[[Sequence[int]], np.ndarray]
+
+
+def stream(
+    folder: Path,
+    shape: Sequence[int],
+    batch_size: int,
+    draw: Draw,
+    identity: Mapping[str, Any],
+    labels: Labels | None = None,
+) -> Path:
+    """Draw images on all ranks and save them as one .npz, with a grid to look at (samples.png).
+
+    Every rank calls it alike. Image i must depend on its index alone, not on its batch.
+
+    Args:
+        folder: where the files go; exists.
+        shape: (N, H, W, C).
+        batch_size: images per call of `draw`.
+        draw: takes n indices, returns their images [n, C, H, W] in [-1, 1].
+        identity: all that decides the images, as JSON takes it: flags, digests of weights. What
+            a killed run of another identity left is not continued.
+        labels: takes n indices, returns their classes [n]; None: the .npz holds no classes.
+
+    Returns:
+        samples_NxHxWxC.npz, with arr_0 the images and arr_1 the classes.
+
+    Raises:
+        UserError: if the disk has no room.
+    """
+    name = f"samples_{'x'.join(map(str, shape))}"
+    partial = folder / f".{name}_{run.fingerprint(dict(identity))}.partial.npy"
+    fields = [("image", np.uint8, tuple(shape[1:]))]
+    *_, drawn = partial_results.fill(
+        partial, fields, shape[0], batch_size, lambda batch: {"image": report.to_uint8(draw(batch))}
+    )
+    path = folder / f"{name}.npz"
+    if dist_util.rank() == 0:
+        _save(path, drawn["image"], labels)
+        partial.unlink()
+    dist_util.barrier()
+    return path
+
+
+def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
+    arrays = [images] if labels is None else [images, labels(range(len(images)))]
+    with run.atomic_write(path) as file:
+        np.savez(file, *arrays)
+    with run.atomic_write(path.with_name("samples.png")) as file:
+        report.square_grid(images[:GRID_IMAGES]).save(file, "png")
+    logger.log(f"saved {path}")
+
+
+def draw(
+    domain: Domain,
+    shape: Sequence[int],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    use_ddim: bool = False,
+    clip_denoised: bool = True,
+    precision: str = "fp32",
+    model: Model | None = None,
+    cond_fn: CondFn = None,
+    model_kwargs: ModelKwargs = None,
+    purpose: int = run.ImageNoise.DRAWING,
+) -> th.Tensor:
+    """Draw images of which each depends on the seed and its own index alone.
+
+    Args:
+        domain: the diffusion model.
+        shape: (C, H, W).
+        indices: which images, n of them.
+        seed: base seed.
+        use_ddim: deterministic DDIM instead of ancestral sampling.
+        clip_denoised: limit each implied clean image to [-1, 1].
+        precision: "fp32" or "bf16" arithmetic of the network.
+        model: what is asked in place of the domain's network; None: that.
+        cond_fn: gradient of log p(y | x) to steer by.
+        model_kwargs: further keywords of the network and of cond_fn, on its device.
+        purpose: of the noise, see `run.ImageNoise`.
+
+    Returns:
+        [n, C, H, W].
+    """
+    noise = run.ImageNoise(seed, indices, purpose)
+    domain.diffusion.noise_like = noise
+    start = noise.draw(shape)
+    loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop
+    with execution.autocast(domain.device, precision):
+        return loop(
+            model or domain.model,
+            start.shape,
+            start,
+            clip_denoised=clip_denoised,
+            cond_fn=cond_fn,
+            model_kwargs=model_kwargs,
+            device=domain.device,
+        )
+
+
+def random_labels(
+    seed: int, indices: Sequence[int], classes: Sequence[int] = range(NUM_CLASSES)
+) -> np.ndarray:
+    """Return the class that each image is drawn in, int64 [n]; one of `classes`, at random."""
+    picks = [run.generator(seed, 4, index).integers(len(classes)) for index in indices]
+    return np.array([classes[pick] for pick in picks], dtype=np.int64)

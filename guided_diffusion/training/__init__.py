@@ -1,0 +1,1 @@
+"""Training: the loop, mixed precision, resuming, starting weights, the classifier."""

@@ -1,0 +1,152 @@
+"""Training of the noisy-image classifier that guides a sampler.
+
+The classifier sees images as the sampler will show them to it: noised to a random timestep t and
+told t as the diffusion tells it to its network. See `train_util` for what a step depends on.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F
+
+from ..config.flags import ArgumentError
+from ..data.class_labels import LABELS, class_names
+from ..data.image_files import list_image_files
+from ..models.mismatch import CLASSIFIER_SIGNS
+from ..runtime import execution
+from .loop_log import log_loss_dict
+from .train_util import Batch, Conditions, TrainLoop
+
+_VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`
+
+
+def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
+    """Return 1 for each image whose class is among its k highest logits, 0 for the others.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+        k: how many guesses; all K of them where there are fewer.
+
+    Returns:
+        Float32 [N].
+    """
+    guesses = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (guesses == labels[:, None]).any(dim=1).float()
+
+
+def classification(logits: th.Tensor, labels: th.Tensor) -> dict[str, th.Tensor]:
+    """Return cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+    """
+    logits = logits.float()
+    return {
+        "loss": F.cross_entropy(logits, labels, reduction="none"),
+        "acc@1": correct_at(logits, labels, 1),
+        "acc@5": correct_at(logits, labels, 5),
+    }
+
+
+class ClassifierLoop(TrainLoop):
+    """Trains a classifier; logs train_loss, train_acc@1, train_acc@5, and val_* of unseen images.
+
+    Args:
+        *args: as of `TrainLoop`, with an `EncoderUNetModel`, and "y" among the conditions.
+        noised: show noisy images; otherwise clean ones, as of timestep 0.
+        val_data: endless batches of unseen images of this rank, or None.
+        eval_interval: steps between batches of unseen images.
+        **options: as of `TrainLoop`; no average of the weights is kept.
+    """
+
+    log_prefix = "train_"
+    signs_of_flags = CLASSIFIER_SIGNS
+
+    def __init__(
+        self,
+        *args: Any,
+        noised: bool = True,
+        val_data: Iterator[Batch] | None = None,
+        eval_interval: int = 5,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, ema_rate=None, **options)
+        self.noised = noised
+        self.val_data = val_data
+        self.eval_interval = eval_interval
+
+    def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
+        """Do one optimizer step, and see how it does on unseen images every so often."""
+        super().run_step(batch, cond)
+        if self.val_data is not None and (self.done + 1) % self.eval_interval == 0:
+            self.evaluate(*next(self.val_data))
+
+    def _optimize(self) -> None:
+        self._anneal_lr()  # before the step, as upstream's script for classifiers
+        self._take_step()
+
+    @th.no_grad()
+    def evaluate(self, batch: th.Tensor, cond: Conditions) -> None:
+        """Log loss and accuracy of a batch, without learning from it."""
+        timesteps, _, noise = self._draws(batch, _VAL_DRAWS)
+        self.model.eval()
+        for start in range(0, len(batch), self.microbatch):
+            part = slice(start, start + self.microbatch)
+            images, seen, y = (
+                execution.upload(values[part], self.device) for values in (batch, noise, cond["y"])
+            )
+            with execution.autocast(self.device, self.precision):
+                found = self._losses(images, {"y": y}, timesteps[part], seen)
+            named = {f"val_{key}": value for key, value in found.items()}
+            log_loss_dict(self.diffusion, timesteps[part], named)
+        self.model.train()
+
+    def _draws(self, batch: th.Tensor, *purpose: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        t, weights, noise = super()._draws(batch, *purpose)
+        if not self.noised:
+            t, weights = th.zeros_like(t), th.ones_like(weights)
+        return t, weights, noise
+
+    def _losses(
+        self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
+    ) -> dict[str, th.Tensor]:
+        shown = self.diffusion.q_sample(images, t, noise) if self.noised else images
+        logits = self.ddp_model(shown, self.diffusion.network_timesteps(t))
+        return classification(logits, cond["y"])
+
+
+def check_data(
+    data_dir: str, val_data_dir: str, num_classes: int, labels: str = "prefix"
+) -> list[str]:
+    """Return the classes of the images to learn from, in the order of their numbers.
+
+    Args:
+        data_dir: folder to learn from.
+        val_data_dir: folder to judge by, or "".
+        num_classes: outputs of the network.
+        labels: "prefix" or "folder", see `image_datasets.load_data`.
+
+    Raises:
+        UserError: if they are too many, too few, or others in the folder to judge by.
+    """
+    classes = _classes(data_dir, "data_dir", labels)
+    if not 2 <= len(classes) <= num_classes:
+        raise ArgumentError(
+            "data_dir",
+            f"expected 2 to {num_classes} classes (--num_classes), found "
+            f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}",
+        )
+    if val_data_dir:
+        others = sorted(set(_classes(val_data_dir, "val_data_dir", labels)) ^ set(classes))
+        if others:  # they would shift the numbers of the classes after them
+            raise ArgumentError(
+                "val_data_dir", f"expected the classes of --data_dir; only one has {others[0]!r}"
+            )
+    return classes
+
+
+def _classes(folder: str, flag: str, labels: str) -> list[str]:
+    return sorted(set(class_names(list_image_files(folder, flag=flag), folder, labels)))

@@ -1,0 +1,78 @@
+"""The log of a training loop: its files, and the losses by quarter of the timesteps."""
+
+import contextlib
+import csv
+import functools
+import json
+import os
+from pathlib import Path
+
+import torch as th
+
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..runtime import dist_util, logger, run
+
+
+def log_loss_dict(
+    diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
+) -> None:
+    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`).
+
+    The values are read when the row is written, so that no step waits for its device.
+    """
+    found = {key: values.detach().clone() for key, values in losses.items()}
+    logger.defer(functools.partial(_log_losses, diffusion.num_timesteps, ts, found))
+
+
+def _log_losses(num_timesteps: int, ts: th.Tensor, losses: dict[str, th.Tensor]) -> None:
+    quartiles = (4 * ts.cpu().numpy() // num_timesteps).tolist()
+    for key, values in losses.items():
+        values = values.float().cpu().numpy()
+        logger.logkv_mean(key, float(values.mean()))
+        for quartile, value in zip(quartiles, values.tolist(), strict=True):
+            logger.logkv_mean(f"{key}_q{quartile}", value)
+
+
+def open_loop_log(out_dir: Path, *, together: bool = True) -> None:
+    """Log to the terminal and to log.txt, progress.csv and progress.jsonl of a run folder.
+
+    Args:
+        out_dir: the run folder.
+        together: the ranks write each row together, the mean of theirs; otherwise ranks above 0
+            write their own rows to log-rankNNN.txt and so on.
+    """
+    formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
+    if dist_util.rank() > 0:
+        formats = [] if together else [name for name in formats if name != "stdout"]
+    comm = dist_util.Ranks() if together and dist_util.world_size() > 1 else None
+    logger.configure(str(out_dir), formats, comm)
+
+
+def drop_later_rows(out_dir: Path, done: int) -> None:
+    """Drop the rows of later steps, which will be done again, from the progress files of a run.
+
+    A last row that a kill cut short goes too; what has no step that can be read stays.
+
+    Args:
+        out_dir: the run folder, no log open in it.
+        done: the last step whose row stays.
+    """
+    for path in (out_dir / f"progress.{suffix}" for suffix in ("csv", "json", "jsonl")):
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [
+                line
+                for line in lines
+                if line.endswith(b"\n") and not _step(line, lines[0], path.suffix) > done
+            ]
+            run.write_if_changed(path, b"".join(kept))
+
+
+def _step(line: bytes, header: bytes, suffix: str) -> float:
+    # nan, which is beyond nothing, where there is none.
+    with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
+        if suffix != ".csv":
+            return float(json.loads(line)["step"])
+        keys, values = csv.reader([header.decode(), line.decode()])
+        return float(values[keys.index("step")])
+    return float("nan")

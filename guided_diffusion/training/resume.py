@@ -1,0 +1,100 @@
+"""Checkpoints that a training goes on from: their names, and the newest whole one.
+
+A checkpoint is modelNNNNNN.pt after NNNNNN steps, beside optNNNNNN.pt and ema_RATE_NNNNNN.pt.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from ..config.flags import ArgumentError
+from ..models import checkpoint
+from ..runtime import dist_util, logger
+
+
+def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
+    """Return NNNNNN of path/to/modelNNNNNN.pt, 0 for any other name."""
+    match = re.search(r"model(\d+)\.pt$", str(filename))
+    return int(match[1]) if match else 0
+
+
+def get_blob_logdir() -> str:
+    """Return the folder of checkpoints when none is named: the logger's, else the current one."""
+    return logger.get_dir() or "."
+
+
+def named_checkpoint(path: str) -> str:
+    """Return a checkpoint itself, or the newest whole one of a training run folder.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    if not os.path.isdir(path):
+        return path
+    found = dist_util.once(lambda: newest_checkpoint(path))
+    if not found:
+        raise ArgumentError("resume_checkpoint", f"expected a modelNNNNNN.pt in {path}, found none")
+    return found
+
+
+def find_resume_checkpoint() -> str | None:
+    """Return None: where a checkpoint might be is not known without being told.
+
+    Upstream's hook, for programs that replace it by a search of their own: the training loop asks
+    it before it takes the checkpoint that it was given.
+    """
+    return None
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> str:
+    """Return the newest modelNNNNNN.pt of a folder that loads, with its optimizer; "" without one.
+
+    A checkpoint that was damaged after it was written is named in the log and passed over.
+    """
+    for path in checkpoint.checkpoint_files(Path(folder)):
+        step = path.stem.removeprefix("model")
+        parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
+        try:
+            for part in parts:
+                dist_util.load_state_dict(part, map_location="cpu")
+            return str(path)
+        except Exception as error:
+            logger.warn(f"cannot resume from {path}: {part.name}: {checkpoint.first_line(error)}")
+    return ""
+
+
+def ema_rates(text: float | str) -> list[float]:
+    """Read the decays of averaged weights.
+
+    Raises:
+        UserError: unless they are numbers in [0, 1), with commas between.
+    """
+    try:
+        rates = [float(part) for part in str(text).split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 <= rate < 1 for rate in rates):
+        raise ArgumentError("ema_rate", f"expected decays in [0, 1), got {text!r}")
+    return rates
+
+
+def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float | str) -> str | None:
+    """Return the averaged weights beside a checkpoint, or None."""
+    if not main_checkpoint:
+        return None
+    path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
+    return str(path) if path.exists() else None
+
+
+def remove_unfinished(folder: Path, done: int) -> None:
+    """Remove what a save left that never came to its model: optimizer and averages.
+
+    Args:
+        folder: the training run.
+        done: steps that the training goes on from; what is older stays.
+    """
+    for optimizer in folder.glob("opt*.pt"):
+        step = optimizer.stem.removeprefix("opt")
+        if step.isdecimal() and int(step) > done and not (folder / f"model{step}.pt").exists():
+            for part in (*folder.glob(f"ema_*_{step}.pt"), optimizer):
+                part.unlink()

@@ -1,0 +1,54 @@
+"""What a training step draws at random, as a function of the seed, the step and the place alone.
+
+Timesteps are drawn for the batch of all ranks together, and each rank takes its slice; the noise of
+an image depends on its place in that batch. So n ranks with batches of b draw what one process with
+batches of n * b draws, and a run that resumes draws what it would have drawn.
+"""
+
+import numpy as np
+import torch as th
+
+from ..diffusion.resample import ScheduleSampler
+from ..diffusion.signatures import known
+from ..networks.attention import priorities_of, set_priority
+from ..runtime import dist_util, run
+
+NOISE, DROPOUT, PRIORITY = 2, 5, 7  # streams of `run.generator`
+
+
+def draw_timesteps_and_noise(
+    sampler: ScheduleSampler, batch: th.Tensor, seed: int, step: int, stream: int = NOISE
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Return this rank's timesteps [N], loss weights [N] and noise of one step, on the host.
+
+    Args:
+        sampler: distribution of the timesteps.
+        batch: this rank's images or points [N, ...], for their shape.
+        seed: the base seed.
+        step: number of the step.
+        stream: stream of `run.generator`.
+    """
+    rng = run.generator(seed, stream, step)
+    count = len(batch) * dist_util.world_size()
+    mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
+    t, weights = sampler.sample(count, "cpu", **known(sampler.sample, rng=rng))
+    shape = tuple(batch.shape[1:])
+    if len(shape) == 1:  # one draw for all points is faster than a generator for each
+        noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
+    else:  # numbered from 1, as 0 would repeat the generator of the timesteps
+        rngs = [run.generator(seed, stream, step, 1 + i) for i in range(count)[mine]]
+        noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
+    return t[mine], weights[mine], th.from_numpy(noise)
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Seed torch's generator, from which dropout draws; there is no other way."""
+    th.manual_seed(int(run.generator(seed, DROPOUT, step, dist_util.rank()).integers(2**62)))
+
+
+def draw_priority(model: th.nn.Module, seed: int, step: int) -> None:
+    """Let a network with weights for two roles play one of them, on all ranks the same."""
+    priorities = priorities_of(model)
+    if len(priorities) > 1:
+        rng = run.generator(seed, PRIORITY, step)
+        set_priority(model, priorities[rng.integers(len(priorities))])

@@ -1,0 +1,393 @@
+"""The training loop: upstream's interface, with state that can be killed and resumed.
+
+What a step computes depends on the seed, the step and the weights alone. Timesteps are drawn for
+the batch of all ranks together and each rank takes its slice, and the noise of an image depends on
+its place in that batch, so n ranks with batches of b train as one process with batches of n * b.
+"""
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch as th
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.optim import AdamW
+
+from ..config.flags import UserError
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.resample import LossAwareSampler, ScheduleSampler, UniformSampler
+from ..diffusion.signatures import known
+from ..models import checkpoint
+from ..models.mismatch import SIGNS_OF_FLAGS
+from ..networks.nn import update_ema
+from ..runtime import dist_util, execution, logger
+from . import starting_weights, step_draws
+from .fp16_util import MixedPrecisionTrainer
+from .loop_log import log_loss_dict
+from .resume import (
+    ema_rates,
+    find_ema_checkpoint,
+    find_resume_checkpoint,
+    get_blob_logdir,
+    named_checkpoint,
+    newest_checkpoint,
+    parse_resume_step_from_filename,
+)
+
+Conditions = dict[str, th.Tensor]
+Batch = tuple[th.Tensor, Conditions]
+FUSED = ("cpu", "cuda")  # devices with an AdamW of one kernel
+
+
+class TrainLoop:
+    """Trains one model on batches of one domain; a subclass can give it other losses.
+
+    Args:
+        model: the network, on its device.
+        diffusion: the process.
+        data: endless (batch [N, ...], images in [-1, 1], conditions) of this rank.
+        batch_size: images per step and rank.
+        microbatch: images per forward; 0 or below: the whole batch.
+        lr: learning rate of AdamW.
+        ema_rate: decay of the averaged weights, one number or several with commas between;
+            None: no average is kept.
+        log_interval: steps between log rows.
+        save_interval: steps between checkpoints.
+        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to go on from where `out_dir`
+            holds no whole one.
+        init_checkpoint: checkpoint, or a training run folder, whose weights a training from step 0
+            starts with; see `fine_tune`.
+        use_fp16: upstream's float16 recipe with a loss scale.
+        fp16_scale_growth: growth of log2 of the loss scale per step.
+        schedule_sampler: how timesteps are drawn; None: uniformly.
+        weight_decay: of AdamW.
+        lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
+        out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
+            where, as upstream, nothing but `resume_checkpoint` is looked for.
+        precision: "fp32" or "bf16" (autocast).
+        seed: of timesteps and noise.
+        max_steps: stop after this many steps; 0: no end.
+    """
+
+    log_prefix = ""  # of the names of the losses
+    signs_of_flags = SIGNS_OF_FLAGS
+
+    def __init__(
+        self,
+        model: th.nn.Module,
+        diffusion: GaussianDiffusion,
+        data: Iterable[Batch],
+        batch_size: int,
+        microbatch: int,
+        lr: float,
+        ema_rate: float | str | None,
+        log_interval: int,
+        save_interval: int,
+        resume_checkpoint: str,
+        *,
+        use_fp16: bool = False,
+        fp16_scale_growth: float = 1e-3,
+        schedule_sampler: ScheduleSampler | None = None,
+        weight_decay: float = 0.0,
+        lr_anneal_steps: int = 0,
+        out_dir: str | os.PathLike = "",
+        precision: str = "fp32",
+        seed: int = 0,
+        max_steps: int = 0,
+        init_checkpoint: str = "",
+    ) -> None:
+        self.model = model
+        self.diffusion = diffusion
+        self.data = data
+        self.batch_size = batch_size
+        self.microbatch = microbatch if microbatch > 0 else batch_size
+        self.lr = lr
+        self.ema_rate = [] if ema_rate is None else ema_rates(ema_rate)
+        self.log_interval = log_interval
+        self.save_interval = save_interval
+        self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
+        self.weight_decay = weight_decay
+        self.lr_anneal_steps = lr_anneal_steps
+        self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
+        self.sync_cuda = th.cuda.is_available()  # for upstream's users
+        self.precision = precision
+        self.seed = seed
+        self.out_dir, self._goes_on = Path(out_dir or get_blob_logdir()), bool(out_dir)
+        self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
+        self.device = next(model.parameters()).device
+        _, self.layout = execution.training_layout(self.device.type, precision, use_fp16)
+        self.global_batch = batch_size * dist_util.world_size()
+
+        self.resume_checkpoint, self.init_checkpoint = resume_checkpoint or "", init_checkpoint
+        self.step, self.resume_step = 0, 0
+        self._load_and_sync_parameters()
+        self.mp_trainer = self._create_trainer()
+        self.mp_trainer.step = self.resume_step
+        self._start_averages_and_optimizer()
+        self._taken: bool | th.Tensor = True
+        self.ddp_model = self._distribute()
+        self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
+
+    def _load_and_sync_parameters(self) -> None:
+        # The newest of the run's own folder, else what upstream's hook finds, else what was given.
+        own = dist_util.once(lambda: newest_checkpoint(self.out_dir)) if self._goes_on else ""
+        start = own or self._find_elsewhere() or named_checkpoint(self.resume_checkpoint)
+        self.resume_checkpoint = start
+        if start:
+            self.resume_step = parse_resume_step_from_filename(start)
+            logger.log(f"loading {start}")
+            checkpoint.load_weights(self.model, start, self.signs_of_flags)
+        elif self.init_checkpoint:
+            starting_weights.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
+        dist_util.sync_params(self.model.parameters())
+
+    def _start_averages_and_optimizer(self) -> None:
+        resumed = self.resume_checkpoint or self.resume_step
+        masters = self.mp_trainer.master_params
+        self.ema_params = [
+            self._load_ema_parameters(rate) if resumed else copy.deepcopy(masters)
+            for rate in self.ema_rate
+        ]
+        self.opt = self._create_optimizer()
+        if resumed:
+            self._load_optimizer_state()
+        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
+
+    def _find_elsewhere(self) -> str | None:
+        return find_resume_checkpoint()
+
+    def _create_trainer(self) -> MixedPrecisionTrainer:
+        return MixedPrecisionTrainer(
+            model=self.model, use_fp16=self.use_fp16, fp16_scale_growth=self.fp16_scale_growth
+        )
+
+    def _load_ema_parameters(self, rate: float) -> list[th.Tensor]:
+        start = self.resume_checkpoint
+        file = find_ema_checkpoint(start, self.resume_step, rate)
+        if file is None:
+            logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
+            return copy.deepcopy(self.mp_trainer.master_params)
+        logger.log(f"loading {file}")
+        # In float32 whatever the file's format: half precision cannot hold so slow an average.
+        loaded = checkpoint.load_state(file).items()
+        state = {key: value.to(self.device, th.float32) for key, value in loaded}
+        found = self._masters_of(state)
+        pairs = zip(found, self.mp_trainer.master_params, strict=True)
+        return [_laid_out_like(param, value) for value, param in pairs]
+
+    def _create_optimizer(self) -> AdamW:
+        fused = self.device.type in FUSED or None
+        params = self.mp_trainer.master_params
+        return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
+    def _load_optimizer_state(self) -> None:
+        file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
+        if not file.exists():
+            return
+        logger.log(f"loading {file}")
+        state = checkpoint.load_file(file)
+        try:
+            for group in state["param_groups"]:  # whatever kernels the file's run used
+                group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
+            self.opt.load_state_dict(state)
+            self._lay_out_moments()
+            # Upstream's files have no such entry.
+            loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
+            self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
+            if "schedule_sampler" in loop and hasattr(self.schedule_sampler, "load_state_dict"):
+                self.schedule_sampler.load_state_dict(loop["schedule_sampler"])
+        except ValueError as error:
+            raise UserError(
+                f"{file}: optimizer of another network or precision, {error}; "
+                "to start without it, move it away"
+            ) from None
+        for group in self.opt.param_groups:  # the flag of this run, not of the file's
+            group["weight_decay"] = self.weight_decay
+
+    def _lay_out_moments(self) -> None:
+        # The fused kernel reads memory in order, and the file's may be in another.
+        for param, state in self.opt.state.items():
+            for name, value in state.items():
+                state[name] = _laid_out_like(param, value)
+
+    def _distribute(self) -> th.nn.Module:
+        if dist_util.world_size() == 1:
+            return self.model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DDP(self.model, device_ids=ids, gradient_as_bucket_view=True)
+
+    @property
+    def done(self) -> int:
+        """Steps done in all, those before a resume included."""
+        return self.step + self.resume_step
+
+    def run_loop(self) -> None:
+        """Train to the end."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[int]:
+        """Train, yielding the number of steps done after each; logs and saves on the way."""
+        self.started = time.monotonic()
+        while not self.max_steps or self.done < self.max_steps:
+            if not hasattr(self.data, "__next__"):
+                self.data = iter(self.data)
+            self.run_step(*next(self.data))
+            self.step += 1
+            if self.done % self.log_interval == 0 or self.done == self.max_steps:
+                self._log_speed()
+                logger.dumpkvs()
+            if self.done % self.save_interval == 0 or self.done == self.max_steps:
+                self.save()
+                if os.getenv("DIFFUSION_TRAINING_TEST"):  # upstream's short trainings
+                    return
+            yield self.done
+
+    def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
+        """Do one optimizer step."""
+        self.forward_backward(batch, cond)
+        self._optimize()
+        self.log_step()
+
+    def forward_backward(self, batch: th.Tensor, cond: Conditions) -> None:
+        """Add up the gradients of a batch, one microbatch after another."""
+        self.mp_trainer.zero_grad()
+        timesteps, weights, noise = self._draws(batch)
+        step_draws.seed_dropout(self.seed, self.done)
+        step_draws.draw_priority(self.model, self.seed, self.done)
+        for start in range(0, len(batch), self.microbatch):
+            part = slice(start, start + self.microbatch)
+            last = part.stop >= len(batch)
+            share = len(batch[part]) / len(batch)
+            with contextlib.nullcontext() if last else self._no_sync():
+                self._backward_part(
+                    self._laid_out(execution.upload(batch[part], self.device)),
+                    {k: execution.upload(v[part], self.device) for k, v in cond.items()},
+                    timesteps[part],
+                    weights[part],
+                    execution.upload(noise[part], self.device),
+                    share,
+                )
+
+    def _laid_out(self, images: th.Tensor) -> th.Tensor:
+        return images.to(memory_format=self.layout) if images.ndim == 4 else images
+
+    def _no_sync(self) -> contextlib.AbstractContextManager:
+        return self.ddp_model.no_sync() if self.use_ddp else contextlib.nullcontext()
+
+    def _backward_part(
+        self,
+        images: th.Tensor,
+        cond: Conditions,
+        t: th.Tensor,
+        weights: th.Tensor,
+        noise: th.Tensor,
+        share: float,
+    ) -> None:
+        with execution.autocast(self.device, self.precision):
+            losses = self._losses(images, cond, t, noise)
+        if isinstance(self.schedule_sampler, LossAwareSampler):
+            self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
+        named = {f"{self.log_prefix}{k}": v.detach() * weights for k, v in losses.items()}
+        log_loss_dict(self.diffusion, t, named)
+        self.mp_trainer.backward((losses["loss"] * weights).mean() * share)
+
+    def _losses(
+        self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
+    ) -> dict[str, th.Tensor]:
+        """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
+        losses = self.diffusion.training_losses
+        return losses(self.ddp_model, images, t, model_kwargs=cond, **known(losses, noise=noise))
+
+    def _draws(
+        self, batch: th.Tensor, stream: int = step_draws.NOISE
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Return this rank's timesteps, loss weights and noise (on the host) of this step."""
+        *drawn, noise = step_draws.draw_timesteps_and_noise(
+            self.schedule_sampler, batch, self.seed, self.done, stream
+        )
+        return *(execution.upload(values, self.device) for values in drawn), noise
+
+    def _optimize(self) -> None:
+        self._take_step()
+        self._anneal_lr()
+
+    def _take_step(self) -> None:
+        self._taken = self.mp_trainer.optimize(self.opt)
+        if self._taken is not False:  # where the device decides, it is not waited for
+            self._update_ema()
+
+    def _update_ema(self) -> None:
+        given = known(update_ema, taken=self._taken)
+        for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+            update_ema(params, self.mp_trainer.master_params, rate=rate, **given)
+
+    def _anneal_lr(self) -> None:
+        if self.lr_anneal_steps:
+            self._set_lr(self.done)
+
+    def _set_lr(self, done: int) -> None:
+        share = 1 - done / self.lr_anneal_steps if self.lr_anneal_steps else 1.0
+        for group in self.opt.param_groups:
+            group["lr"] = self.lr * share
+
+    def log_step(self) -> None:
+        """Note steps and images done."""
+        logger.logkv("step", self.done + 1)
+        logger.logkv("samples", (self.done + 1) * self.global_batch)
+
+    def _log_speed(self) -> None:
+        rate = self.step / max(time.monotonic() - self.started, 1e-9)
+        logger.logkv("images_per_second", rate * self.global_batch)
+        if self.max_steps:
+            logger.logkv("minutes_left", (self.max_steps - self.done) / rate / 60)
+
+    def save(self) -> None:
+        """Save optimizer, averaged weights and weights; the weights last, they make it whole."""
+        if dist_util.rank() == 0:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            master = self.mp_trainer.master_params
+            # Upstream's optimizer file with an entry more, which its own code passes over.
+            loop = {
+                "lg_loss_scale": self.mp_trainer.lg_loss_scale,
+                "schedule_sampler": getattr(self.schedule_sampler, "state_dict", dict)(),
+            }
+            state = self.opt.state_dict() | {"loop": loop}
+            checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
+            for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
+                self._save_params(params, f"ema_{rate}_{self.done:06d}.pt")
+            self._save_params(master, f"model{self.done:06d}.pt")
+            logger.log(f"saved {self.out_dir / f'model{self.done:06d}.pt'}")
+        dist_util.barrier()
+
+    def _save_params(self, params: list[th.Tensor], name: str) -> None:
+        checkpoint.save_state(self._state_of(params), self.out_dir / name)
+
+    def _state_of(self, params: list[th.Tensor]) -> dict[str, th.Tensor]:
+        return self.mp_trainer.master_params_to_state_dict(params)
+
+    def _masters_of(self, state: dict[str, th.Tensor]) -> list[th.Tensor]:
+        return self.mp_trainer.state_dict_to_master_params(state)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[th.nn.Module]:
+        """Lend the model with its (first) averaged weights, in eval mode, for a block."""
+        own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        training = self.model.training
+        averaged = self._state_of(self.ema_params[0])
+        self.model.load_state_dict(averaged)
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(own)
+            self.model.train(training)
+
+
+def _laid_out_like(param: th.Tensor, value: th.Tensor) -> th.Tensor:
+    if value.shape != param.shape or value.stride() == param.stride():
+        return value
+    return th.empty_like(param).detach().copy_(value.detach())

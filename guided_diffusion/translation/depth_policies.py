@@ -1,0 +1,136 @@
+"""From features along a trajectory to depths: which noising depths an image is decoded from.
+
+A depth is a number of noising moves, 0..T; row k of the features [T, K] was measured after k + 1
+moves. Every policy takes the features of one image and returns `Depths`; each image gets its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config.flags import ArgumentError
+from ..diffusion.schedules import strictly_rising
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Depths of one image, `fallback` telling that a search failed and they are evenly spaced."""
+
+    values: tuple[int, ...]
+    fallback: bool = False
+
+
+def uniform(features: np.ndarray, amount: int) -> Depths:
+    """Return `amount` evenly spaced depths that end at full depth."""
+    total = len(features)
+    return Depths(tuple(round(total * i / amount) for i in range(1, amount + 1)))
+
+
+def even(features: np.ndarray, amount: int) -> Depths:
+    """Return the depths that part the features' way through their space into equal lengths.
+
+    The features of a trajectory are a curve. Its arc length grows with depth whatever the
+    features do, so that nothing need be monotone and no search can fail: depth i of n is the
+    first at which i/n of the whole length has been covered. Depths rise strictly (where the
+    length stands still or jumps, neighbours are taken) and end at full depth.
+
+    Args:
+        features: of one image, [T, K], after 1..T moves.
+        amount: number of depths, 1..T.
+    """
+    total = len(features)
+    pieces = np.linalg.norm(np.diff(features, axis=0, prepend=features[:1]), axis=1)  # [T]
+    covered = np.cumsum(pieces)
+    first = np.searchsorted(covered, covered[-1] * np.arange(1, amount + 1) / amount)
+    first[-1] = total - 1
+    return Depths(tuple((strictly_rising(first, total) + 1).tolist()))
+
+
+def add(features: np.ndarray, amount: int) -> Depths:
+    """Return the depths that the published script chooses, faults included.
+
+    The published search is given the features in reverse (index 0 is the noisiest state), and
+    the indices it returns are used as depths all the same.
+
+    Args:
+        features: of one image, [T, K], after 1..T moves; their mean over K is searched.
+        amount: number of depths, 1..T.
+
+    Reference:
+        ADD's `get_adaptive_list` and the script that calls it.
+    """
+    return search_levels(features.mean(axis=1)[::-1], amount)
+
+
+LOOKS = 101  # of the published search, for one wanted value
+
+
+def search_levels(values: np.ndarray, amount: int) -> Depths:
+    """Search a list for `amount` equal parts of its range, as published.
+
+    For each wanted value in turn the first nearest entry is taken, if it lies behind the one taken
+    before it (the first may not have index 0). If it does not, 0 is written over it and the search
+    looks again. A value that is not found in `LOOKS` looks ends the search for all values, and the
+    depths are evenly spaced. A list that rises in many steps is searched as meant. In a list that
+    falls the first value is found near the end and the second before it: with many entries between
+    the two the search fails, with fewer it returns neighbouring indices near the end.
+
+    Args:
+        values: float array [T], which is written over as published.
+        amount: number of values wanted, 1..T.
+
+    Returns:
+        Indices into `values`, rising; evenly spaced ones where the search failed.
+    """
+    lowest, highest = values.min(), values.max()
+    found: list[int] = []
+    for part in range(1, amount + 1):
+        wanted = lowest + part * (highest - lowest) / amount
+        index = _look_behind(found[-1] if found else 0, wanted, values)
+        if index is None:
+            return _even_indices(len(values), amount)
+        found.append(index)
+    return Depths(tuple(found))
+
+
+def _look_behind(last: int, wanted: float, values: np.ndarray) -> int | None:
+    # The published search looks once more than counts: what it sees then is not taken.
+    for look in range(LOOKS + 1):
+        nearest = int(np.abs(values - wanted).argmin())
+        if nearest > last:
+            return nearest if look < LOOKS else None
+        values[nearest] = 0
+    return None
+
+
+def _even_indices(length: int, amount: int) -> Depths:
+    stride = length // amount
+    return Depths((*(stride * i for i in range(1, amount)), stride * amount - 1), fallback=True)
+
+
+POLICIES: dict[str, Callable[[np.ndarray, int], Depths]] = {
+    "add": add,
+    "even": even,
+    "uniform": uniform,
+}
+
+
+def choose(policy: str, features: np.ndarray, amount: int) -> Depths:
+    """Return the depths of one image by the policy of a name.
+
+    Args:
+        policy: one of `POLICIES`.
+        features: of one image, [T, K], after 1..T moves.
+        amount: number of depths, 1..T.
+
+    Raises:
+        UserError: if there are fewer levels than depths asked for, or the policy is unknown.
+    """
+    if policy not in POLICIES:
+        raise ArgumentError("depth_policy", f"expected one of {sorted(POLICIES)}, got {policy!r}")
+    if not 1 <= amount <= len(features):
+        raise ArgumentError(
+            "amount", f"expected 1 to {len(features)} (the number of diffusion steps), got {amount}"
+        )
+    return POLICIES[policy](features, amount)

@@ -1,0 +1,122 @@
+"""DDIB's map between two distributions of points: what its scripts share.
+
+The training run of a task lies in a folder of its own name below `RUNS`, where the other scripts
+look for it unless they are told otherwise. Points are float32 [N, 2]; point i depends on the seed,
+the number of points and i, not on batch size or ranks.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch as th
+
+from ..config import flags
+from ..config.options import DiffusionOptions
+from ..config.synthetic_options import SyntheticModelOptions
+from ..data import plots
+from ..data.synthetic_datasets import draw_points, shape_of_task
+from ..models.domains import POINTS, Domain, load_domain
+from ..runtime import dist_util, execution, logger, run
+from ..runtime.work_sharing import Dealing
+from . import sequences
+from .walks import Engine
+
+RUNS = Path("results") / "synthetic"
+NETWORK = (SyntheticModelOptions, DiffusionOptions)
+SOURCE_STREAM = 21  # of `run.generator`
+
+
+def run_of_task(task: int, folder: str | Path = "") -> Path:
+    """Return the training run of a task in a folder of runs (empty: `RUNS`)."""
+    return Path(folder or RUNS) / f"log2D{task}"
+
+
+def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Domain:
+    """Load the model of a task; flags on the command line go before those of its training.
+
+    Args:
+        path: checkpoint or training run folder.
+        args: all flags.
+        given: names of those that stand on the command line.
+        task: names the domain.
+
+    Raises:
+        UserError: if the path, the file or the flags do not fit.
+    """
+    asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
+    override = {name: value for name, value in asked.items() if name in given}
+    label = shape_of_task(task).name.lower().replace("_", " ")
+    domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
+    execution.compiled(domain.model, args.compile)
+    return domain
+
+
+def load_pair(args: argparse.Namespace, given: set[str]) -> tuple[Domain, Domain]:
+    """Load the source and the target model that the flags name, by path or by task.
+
+    Raises:
+        UserError: if one cannot be loaded, or the two cannot be joined.
+    """
+    named = ((args.source_model, args.source), (args.target_model, args.target))
+    source, target = (
+        load(Path(path) if path else run_of_task(task, args.model_path), args, given, task)
+        for path, task in named
+    )
+    sequences.refuse_unequal(source, target)
+    return source, target
+
+
+def create_engine(args: argparse.Namespace) -> Engine:
+    """Return how the flags want the points to be moved: all of a batch in one forward."""
+    return Engine(
+        level_convention=args.level_convention,
+        precision=args.precision,
+        max_batch=args.batch_size,
+    )
+
+
+def source_points(args: argparse.Namespace) -> th.Tensor:
+    """Return the points [num_samples, 2] of the source distribution that are to be moved."""
+    rng = run.generator(args.seed, SOURCE_STREAM, args.source)
+    return th.from_numpy(draw_points(args.num_samples, shape_of_task(args.source), rng))
+
+
+def over_ranks(
+    count: int, batch_size: int, move: Callable[[Sequence[int]], Sequence[th.Tensor]]
+) -> list[np.ndarray]:
+    """Call `move` with the indices of each batch, the batches dealt to the ranks.
+
+    Args:
+        count: points in all.
+        batch_size: points per call.
+        move: indices -> tensors [N, 2], as many at each call.
+
+    Returns:
+        the tensors of all batches put together, [count, 2] each, on every rank.
+    """
+    mine = run.progress(Dealing(range(count), batch_size), unit="batch")
+    moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
+    parts: dict[int, list[np.ndarray]] = {}
+    for found in dist_util.Ranks().gather(moved):
+        parts |= found
+    in_order = [parts[first] for first in sorted(parts)]
+    return [np.concatenate(arrays) for arrays in zip(*in_order, strict=True)]
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray], titles: Sequence[str]) -> None:
+    """Save sets of points as PATH.npz, and as a row of plots in PATH.png (rank 0)."""
+    if dist_util.rank() == 0:
+        with run.atomic_write(path.with_suffix(".npz")) as file:
+            np.savez(file, **arrays)
+        panels = dict(zip(titles, arrays.values(), strict=True))
+        plots.scatter_row(panels, path.with_suffix(".png"))
+        logger.log(f"saved {path}.npz and {path}.png")
+    dist_util.barrier()
+
+
+def round_trip(start: np.ndarray, end: np.ndarray) -> dict[str, float]:
+    """Return mean and largest distance of points [N, 2] from where they started."""
+    distance = np.linalg.norm(end.astype(np.float64) - start, axis=1)
+    return {"mean": float(distance.mean()), "max": float(distance.max())}

@@ -1,0 +1,118 @@
+"""Measuring: ratios within rounds, what a budget affords, and contestants in their processes."""
+
+import argparse
+import atexit
+import multiprocessing
+import signal
+import time
+
+import pytest
+import torch
+
+from guided_diffusion.benchmark import sequence_timing, timing
+from guided_diffusion.benchmark.timing import Timed
+
+
+def budget(seconds, rounds=2):
+    return argparse.Namespace(budget=seconds, rounds=rounds, amount=10)
+
+
+def test_contestants_take_turns():
+    order = []
+    runs = timing.interleaved(
+        {name: lambda name=name: order.append(name) for name in ("a", "b")}, 3
+    )
+    assert order == ["a", "b"] * 3
+    assert [len(each) for each in runs.values()] == [3, 3]
+
+
+def test_a_ratio_is_that_of_its_round():
+    found = timing.ratios([4.0, 6.0, 20.0], [2.0, 2.0, 4.0])
+    assert found == {"min": 2.0, "median": 3.0, "max": 5.0}
+
+
+def sleeper(seconds, folder):
+    atexit.register((folder / f"ended{seconds}").touch)
+    return lambda: time.sleep(seconds)
+
+
+def ignores_interrupts():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_leave_an_interruption_to_their_parent_which_ends_them_at_once(tmp_path):
+    start = time.perf_counter()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        timing.workers((0, 600), sleeper, tmp_path, device="cpu") as workers,
+    ):
+        for worker in workers.values():
+            assert worker._pool.submit(ignores_interrupts).result()
+        workers[600]._pool.submit(timing._run, ())
+        time.sleep(1)
+        raise KeyboardInterrupt
+    assert time.perf_counter() - start < 100 and not multiprocessing.active_children()
+    assert {path.name for path in tmp_path.iterdir()} == {"ended0", "ended600"}
+    assert not ignores_interrupts()
+
+
+def test_a_row_scales_what_was_run_in_part():
+    runs = {"published": [Timed(1.0, None, 5)], "ours": [Timed(2.0, None, 7)]}
+    scales = {"published": 10.0, "ours": 1.0}
+    row = timing.compared(runs, "ours", 4, 100, 1000.0, scales)
+    assert row["ratio"]["median"] == 5 and row["seconds"] == [2.0]
+    assert row["share_of_peak"] == 4 * 100 / 2 / 1000 and row["peak_memory"] == 7
+
+
+def test_a_budget_buys_repeats_but_never_none():
+    assert timing.affordable(budget(0), 1.0, 0.0, 7) == 7
+    assert timing.affordable(budget(10), 1.0, 8.0, 7) == 4
+    assert timing.affordable(budget(10), 1.0, -3.0, 7) == 1
+
+
+def test_a_budget_buys_levels_then_gives_up_rounds():
+    made = sequence_timing.Sequenced([(1,) * 10], 100)
+    warm = {"published": Timed(3.0, made, 0), "fp32": Timed(1.0, made, 0)}
+    few = warm | {"fast": Timed(1.0, made, 0)}  # 272 forwards at most, of 0.01 s each
+    assert sequence_timing.plan(budget(0), warm, 10, 1000, 5.0) == (1000, 2)
+    assert sequence_timing.plan(budget(85), warm, 10, 1000, 5.0) == (100, 2)
+    assert sequence_timing.plan(budget(85), few, 10, 1000, 5.0) == (93, 2)
+    assert sequence_timing.plan(budget(10), warm, 10, 1000, 5.0) == (12, 1)
+    assert sequence_timing.plan(budget(6), warm, 10, 1000, 5.0) == (10, 1)
+    assert sequence_timing.plan(budget(1e6), warm, 10, 1000, 5.0) == (1000, 2)
+
+
+def test_operators_are_those_that_took_the_time():
+    matrix = torch.ones(256, 256)
+    found = timing.operators(lambda: [matrix @ matrix.relu() for _ in range(9)], matrix.device, 2)
+    assert list(found) == ["aten::mm", "aten::clamp_min"]
+    assert 0.5 < found["aten::mm"] < 1 > sum(found.values())
+
+
+def test_the_peak_and_the_memory_are_those_of_a_machine():
+    peak = timing.matmul_peak(torch.device("cpu"), "fp32", repeats=1)
+    assert 1e8 < peak < 1e16
+    assert timing.peak_memory(torch.device("cpu")) > 50e6
+
+
+def build(name, step):
+    total = []
+
+    def add(value):
+        total.append(step * value)
+        return name, sum(total)
+
+    return add
+
+
+def test_a_worker_is_built_once_and_keeps_its_state():
+    with timing.workers(("it",), build, 2, device="cpu") as workers:
+        assert workers["it"].run(3).result == ("it", 6)
+        again = workers["it"].run(1)
+    assert again.result == ("it", 8) and again.seconds > 0 and again.memory > 50e6
+
+
+@pytest.mark.parametrize("name", ["published", "fp32"])
+def test_forwards_are_counted_from_depths(name):
+    expected = 40 + 12 + 30 + (30 if name == "published" else 0)
+    assert sequence_timing.count_forwards(name, [(12, 30)], 40) == expected

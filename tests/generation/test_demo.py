@@ -1,0 +1,57 @@
+"""The embedded demo: it runs with no flag at all, and its sequences grow more severe."""
+
+import argparse
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.cli import succeed, working_directory
+
+from guided_diffusion.config.flags import UserError
+from guided_diffusion.data.drawn_tissue import severity_of
+from guided_diffusion.generation import demo
+
+SEQUENCES = "frequency_generating_m_samples"
+
+
+def test_the_demo_is_small():
+    checkpoints = [path.stat().st_size for path in demo.FOLDER.rglob("*.pt")]
+    assert len(checkpoints) == 2 and sum(checkpoints) < 12e6
+
+
+def test_the_default_makes_two_sequences_of_rising_severity(tmp_path):
+    with working_directory(tmp_path):
+        succeed(SEQUENCES, "--timestep_respacing", "ddim20", "--amount", 2)
+    (folder,) = tmp_path.glob("results/gland_to_carcinoma_*/translation_gland_carcinoma")
+    with open(folder / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 and {row["source"] for row in rows} == {"gland"}
+    found = [severity_of(np.asarray(Image.open(folder / row["file_name"]))) for row in rows]
+    for sequence in (found[:3], found[3:]):
+        assert sequence[0] + 0.05 < sequence[1] <= sequence[2] + 0.05
+
+
+def test_the_way_back_starts_from_drawn_carcinoma_and_grows_less_severe(tmp_path):
+    flags = "--bidirectional True --num_images 1 --timestep_respacing ddim20 --amount 2".split()
+    succeed(SEQUENCES, *flags, "--out_dir", tmp_path)
+    folder = tmp_path / "translation_carcinoma_gland"
+    pictures = sorted(folder.glob("images/*/*.png"))
+    found = [severity_of(np.asarray(Image.open(path))) for path in pictures]
+    assert len(found) == 3 and found[0] > found[2] + 0.05
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("missing", demo.PLACES)
+def test_a_part_of_models_and_data_is_not_enough(missing):
+    named = {name: "" if name == missing else "place" for name in demo.PLACES}
+    with pytest.raises(UserError, match=f"{missing}: expected together with --"):
+        demo.fill_in(argparse.Namespace(**named), set())
+
+
+def test_given_flags_stay():
+    args = argparse.Namespace(**dict.fromkeys([*demo.PLACES, *demo.FLAGS], ""), amount=3)
+    args.source = "polyp"
+    demo.fill_in(args, {"source", "amount"})
+    assert (args.source, args.target, args.amount) == ("polyp", "carcinoma", 3)
+    assert args.data_dir == str(demo.FOLDER / "source")

@@ -1,0 +1,402 @@
+"""Files of a run: pictures equal arrays, labels sum to 1, and a killed run loses no whole row."""
+
+import csv
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.cli import read_csv
+from support.reference_weights import draw
+
+from guided_diffusion.config.flags import UserError
+from guided_diffusion.data import report
+from guided_diffusion.generation.export import Exporter, complete_sequences
+from guided_diffusion.translation.depth_policies import Depths
+from guided_diffusion.translation.sequences import ImageSequence, Recipe
+from guided_diffusion.translation.soft_labels import soft_label
+
+AMOUNT = 3
+SIZE = 8
+
+
+def source_tile(index, channels=3):
+    return draw(index, SIZE, SIZE, channels).mul(60).add(128).clamp(0, 255).byte().numpy()
+
+
+def sequence(index, channels=3, amount=AMOUNT, source_file=""):
+    """A sequence as the bridge yields it, drawn by its index."""
+    source = source_tile(index, channels)
+    depths = tuple(5 * (i + 1) for i in range(amount))
+    return ImageSequence(
+        index,
+        source_file or f"data/{index}.png",
+        source,
+        Depths(depths, fallback=index == 1),
+        [d - 1 for d in depths],
+        draw(100 + index, amount, channels, SIZE, SIZE),
+        draw(200 + index, amount, channels, SIZE, SIZE),
+        [soft_label(i, amount) for i in range(1, amount + 1)],
+    )
+
+
+@pytest.fixture
+def exporter(tmp_path):
+    def build(**changes):
+        arguments = {"names": ("polyp", "tumour"), "recipe": Recipe(amount=AMOUNT), "count": 4}
+        provenance = {"source_model": "s.pt", "target_model": "t.pt"}
+        return Exporter(tmp_path / "t", **arguments | {"provenance": provenance} | changes)
+
+    return build
+
+
+def load(path):
+    return np.load(path, allow_pickle=False)
+
+
+def saved(exporter, *indices, **changes):
+    found = exporter(**changes)
+    for index in indices:
+        found.save(sequence(index))
+    return found
+
+
+def test_rows_tell_step_depth_timestep_and_labels_that_sum_to_1(exporter):
+    rows = saved(exporter, 2, 1).merge()
+    assert [(r["sequence"], r["step"]) for r in rows] == [
+        (name, str(step)) for name in ("00001", "00002") for step in range(AMOUNT + 1)
+    ]
+    assert [r["depth"] for r in rows[:4]] == ["0", "5", "10", "15"]
+    assert [r["timestep"] for r in rows[:4]] == ["-1", "4", "9", "14"]
+    shares = [float(r["label_tumour"]) for r in rows[:4]]
+    assert shares == [0, 1 / 3, 2 / 3, 1]
+    for row in rows:
+        total = float(row["label_polyp"]) + float(row["label_tumour"])
+        assert total == 1
+    assert [r["depth_fallback"] for r in rows[::4]] == ["True", "False"]
+    expected = {
+        "source": "polyp",
+        "target": "tumour",
+        "source_file": "data/1.png",
+        "depth_policy": "add",
+        "level_convention": "reference",
+        "source_model": "s.pt",
+        "target_model": "t.pt",
+    }
+    assert expected.items() <= rows[0].items()
+
+
+def test_the_manifest_is_read_by_csv_and_begins_with_the_file_name(exporter, tmp_path):
+    rows = saved(exporter, 0).merge()
+    assert read_csv(tmp_path / "t" / "manifest.csv") == rows
+    with open(tmp_path / "t" / "manifest.csv", newline="") as file:
+        header = next(csv.reader(file))
+    assert header[:5] == ["file_name", "sequence", "step", "depth", "timestep"]
+    assert len(set(header)) == len(header)
+    names = [f"images/00000/{step:02d}.png" for step in range(AMOUNT + 1)]
+    assert [row["file_name"] for row in rows] == names
+    assert all((tmp_path / "t" / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_have_the_published_shapes_and_the_pictures_pixels(exporter, tmp_path, channels):
+    found = exporter(save_latents=True)
+    made = [sequence(index, channels) for index in range(4)]
+    for one in reversed(made):
+        found.save(one)
+    folder = tmp_path / "t"
+    side = (channels, SIZE, SIZE)
+    arrays = {n: load(folder / f"{n}.npy") for n in ("source", "target", "diffway", "latent")}
+    assert {name: (a.shape, a.dtype) for name, a in arrays.items()} == {
+        "source": ((4, *side), np.uint8),
+        "target": ((4, AMOUNT, *side), np.uint8),
+        "diffway": ((4, AMOUNT), np.int64),
+        "latent": ((4, AMOUNT, *side), np.float16),
+    }
+    assert (arrays["diffway"] == [5, 10, 15]).all()
+    for row in found.merge():
+        index, step = int(row["sequence"]), int(row["step"])
+        tile = arrays["target"][index, step - 1] if step else arrays["source"][index]
+        with Image.open(folder / row["file_name"]) as picture:
+            pixels = np.asarray(picture).reshape(SIZE, SIZE, channels)
+        assert np.array_equal(pixels, tile.transpose(1, 2, 0))
+    for one in made:
+        assert np.array_equal(arrays["source"][one.index], one.source.transpose(2, 0, 1))
+        assert np.array_equal(
+            report.to_uint8(one.images)[2, ..., 0], arrays["target"][one.index, 2, 0]
+        )
+        np.testing.assert_allclose(arrays["latent"][one.index], one.latents, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "files"),
+    [
+        ({}, ["diffway.npy", "source.npy", "target.npy"]),
+        ({"save_npy": False}, []),
+        ({"save_npy": False, "save_latents": True}, ["latent.npy"]),
+    ],
+)
+def test_arrays_are_written_as_asked(exporter, tmp_path, flags, files):
+    saved(exporter, 0, **flags)
+    assert sorted(path.name for path in (tmp_path / "t").glob("*.npy")) == files
+
+
+def test_arrays_created_ahead_are_those_that_are_written_to(exporter, tmp_path):
+    found = exporter(save_latents=True)
+    (tmp_path / "t").mkdir()
+    found.create_arrays((3, SIZE, SIZE))
+    before = {path: load(path).shape for path in (tmp_path / "t").glob("*.npy")}
+    found.save(sequence(3))
+    assert len(before) == 4
+    for path, shape in before.items():
+        array = load(path)
+        assert array.shape == shape and array[3].any() and not array[:3].any()
+
+
+def test_a_picture_carries_its_provenance_as_text(exporter, tmp_path):
+    rows = saved(exporter, 1).merge()
+    for row in rows:
+        with Image.open(tmp_path / "t" / row["file_name"]) as picture:
+            assert picture.text == {k: v for k, v in row.items() if k != "file_name"}
+
+
+def test_names_and_paths_may_be_in_any_script(exporter, tmp_path):
+    found = exporter(
+        names=("\u606f\u8089", "\u764c"), provenance={"source_model": "d\u00fcr/\u606f.pt"}
+    )
+    found.save(sequence(0, source_file='bilder/\u7532 \u00fc,"x".png'))
+    (row, *_) = read_csv(tmp_path / "t" / "manifest.part000.csv")
+    assert (
+        row["label_\u606f\u8089"] == "1.0" and row["source_file"] == 'bilder/\u7532 \u00fc,"x".png'
+    )
+    with Image.open(tmp_path / "t" / row["file_name"]) as picture:
+        assert picture.text["source_file"] == row["source_file"]
+        assert picture.text["source_model"] == "d\u00fcr/\u606f.pt"
+        assert picture.text["label_\\u764c"] == "0.0"
+    assert len(found.merge()) == AMOUNT + 1
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("", "b"), ("a/b", "c"), ("a", "..")])
+def test_names_that_cannot_stand_in_files_and_columns_are_refused(exporter, tmp_path, names):
+    with pytest.raises(UserError, match="(source|target): expected"):
+        exporter(names=names)
+    assert not list(tmp_path.iterdir())
+
+
+def test_merging_again_changes_nothing(exporter, tmp_path):
+    found = saved(exporter, 0, 2)
+    first, path = found.merge(), tmp_path / "t" / "manifest.csv"
+    content = path.read_bytes()
+    assert found.merge() == exporter().merge() == first
+    assert path.read_bytes() == content
+    assert not list((tmp_path / "t").glob("manifest.part*"))
+
+
+def test_two_parts_are_merged_in_order_of_sequences(exporter, tmp_path):
+    saved(exporter, 3, 0, part=0)
+    saved(exporter, 2, 1, part=1)
+    parts = sorted(path.name for path in (tmp_path / "t").glob("manifest.part*"))
+    assert parts == ["manifest.part000.csv", "manifest.part001.csv"]
+    rows = exporter(part=0).merge()
+    assert [int(row["sequence"]) for row in rows] == [i for i in range(4) for _ in range(4)]
+    assert not list((tmp_path / "t").glob("manifest.part*"))
+
+
+def test_finished_knows_the_manifest_and_all_parts(exporter):
+    saved(exporter, 0).merge()
+    saved(exporter, 1, part=0)
+    saved(exporter, 3, part=1)
+    for part in (0, 1, 2):
+        assert exporter(part=part).finished() == {0, 1, 3}
+
+
+def test_a_new_folder_has_nothing_finished(exporter):
+    found = exporter()
+    assert found.finished() == set() and found.merge() == []
+    assert found.finished() == set()
+
+
+@pytest.mark.parametrize("rest", [1, 2, 30, 200])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_cut_off_line_is_dropped_and_its_sequence_made_again(exporter, tmp_path, rest, merged):
+    whole = saved(exporter, 0, 1).merge()
+    shutil.rmtree(tmp_path / "t")
+    saved(exporter, 0, 1)
+    part = tmp_path / "t" / "manifest.part000.csv"
+    part.write_bytes(part.read_bytes()[:-rest])
+    again = exporter()
+    assert again.finished() == {0}
+    if merged:
+        assert {row["sequence"] for row in again.merge()} == {"00000"}
+    again.save(sequence(1))
+    assert exporter().finished() == {0, 1}
+    assert exporter().merge() == whole
+
+
+@pytest.mark.parametrize("content", ["", "file_na", "file_name,sequence"])
+def test_a_part_whose_header_was_cut_off_gets_a_new_one(exporter, tmp_path, content):
+    found = exporter()
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "manifest.part000.csv").write_text(content)
+    assert found.finished() == set()
+    found.save(sequence(0))
+    assert found.finished() == {0}
+    assert len(found.merge()) == AMOUNT + 1
+
+
+def test_a_sequence_with_rows_missing_in_the_middle_is_not_finished(exporter, tmp_path):
+    found = saved(exporter, 0, 1)
+    part = tmp_path / "t" / "manifest.part000.csv"
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:2] + lines[3:]))
+    assert found.finished() == {1}
+
+
+def test_rows_of_a_sequence_that_was_made_twice_are_those_of_the_later(exporter):
+    found = saved(exporter, 0)
+    found.save(sequence(0, source_file="later.png"))
+    assert {row["source_file"] for row in found.merge()} == {"later.png"}
+
+
+def test_complete_sequences_need_every_step_and_every_column():
+    def rows(index, steps, **changes):
+        return [{"sequence": f"{index:05d}", "step": str(s), "x": "1"} | changes for s in steps]
+
+    listed = [
+        *rows(7, [2, 0, 1]),
+        *rows(1, [0, 1]),
+        *rows(2, [0, 1, 2], x=None),
+        *rows(3, [0, 1, 2, 3]),
+        {**rows(1, [2])[0], None: ["extra"]},
+    ]
+    found = complete_sequences(listed, amount=2)
+    assert [row["step"] for row in found.pop(7)] == ["0", "1", "2"]
+    assert found == {}
+
+
+def test_a_manifest_of_other_columns_is_refused(exporter):
+    saved(exporter, 0).merge()
+    with pytest.raises(UserError, match="expected the columns .*other_model"):
+        exporter(provenance={"other_model": "x"}).finished()
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("images/00001/02.png", {0}), ("target.npy", {0, 1}), ("latent.npy", set())]
+)
+def test_what_was_deleted_is_made_again(exporter, tmp_path, name, left):
+    saved(exporter, 0, 1, save_latents=True).merge()
+    (tmp_path / "t" / name).unlink()
+    assert exporter(save_latents=True).finished() == left
+
+
+def test_deleted_arrays_are_filled_from_the_pictures(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    names = ["source.npy", "target.npy", "diffway.npy"]
+    before = [load(tmp_path / "t" / name).copy() for name in names]
+    for name in names:
+        (tmp_path / "t" / name).unlink()
+    assert exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile) == {0, 1}
+    for name, array in zip(names, before, strict=True):
+        assert np.array_equal(load(tmp_path / "t" / name), array)
+
+
+def test_arrays_grow_with_the_images(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    before = load(tmp_path / "t" / "target.npy").copy()
+    assert exporter(count=6).prepare([f"data/{i}.png" for i in range(6)], source_tile) == {0, 1}
+    after = load(tmp_path / "t" / "target.npy")
+    assert len(after) == 6 and np.array_equal(after[:4], before)
+
+
+def test_a_damaged_picture_is_named(exporter, tmp_path):
+    saved(exporter, 0).merge()
+    path = tmp_path / "t" / "images" / "00000" / "00.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match="00.png: expected a whole picture"):
+        exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile)
+
+
+def test_preparing_merges_creates_arrays_and_tells_what_is_finished(exporter, tmp_path):
+    files = [f"data/{index}.png" for index in range(4)]
+    found = exporter()
+    assert found.prepare(files, source_tile) == set()
+    assert load(tmp_path / "t" / "diffway.npy").shape == (4, AMOUNT)
+    saved(exporter, 2, part=1)
+    assert exporter().prepare(files, source_tile) == {2}
+    assert not list((tmp_path / "t").glob("manifest.part*"))
+
+
+@pytest.mark.parametrize(
+    ("files", "shown", "message"),
+    [
+        (["data/0.png", "data/x.png"], (0, 1), "sequence 1 .* data/1.png, .* now data/x.png"),
+        (["data/0.png"], (0, 1), "sequence 1 .* which is now nothing"),
+        (["data/0.png", "data/1.png"], (0, 5), "data/1.png, which now holds another picture"),
+    ],
+)
+def test_sequences_of_other_images_are_not_mixed(exporter, files, shown, message):
+    saved(exporter, 0, 1).merge()
+    with pytest.raises(UserError, match=f"out_dir: .*{message}"):
+        exporter().prepare(files, lambda index: source_tile(shown[index]))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, AMOUNT + 1), np.int64), r"expected \(4, 3\) int64, got \(4, 4\) int64"),
+        (np.zeros((5, AMOUNT), np.int64), r"expected \(4, 3\) int64, got \(5, 3\) int64"),
+        (np.zeros((4, AMOUNT), np.float32), r"expected \(4, 3\) int64, got \(4, 3\) float32"),
+        (b"text", "expected an array"),
+        (b"", "expected an array"),
+    ],
+)
+def test_an_array_that_is_something_else_is_refused_and_kept(exporter, tmp_path, array, message):
+    found = exporter()
+    path = tmp_path / "t" / "diffway.npy"
+    path.parent.mkdir()
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    else:
+        np.save(path, array)
+    before = path.read_bytes()
+    for write in (lambda: found.save(sequence(0)), lambda: found.create_arrays((3, SIZE, SIZE))):
+        with pytest.raises(UserError, match=rf"diffway\.npy: {message}"):
+            write()
+    assert path.read_bytes() == before
+    assert found.finished() == set()
+
+
+def test_an_array_whose_end_is_missing_is_refused(exporter, tmp_path):
+    saved(exporter, 0)
+    path = tmp_path / "t" / "target.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"target\.npy: expected an array, .*delete it to go on"):
+        exporter().save(sequence(1))
+
+
+def test_latents_keep_what_eight_bits_would_lose(exporter, tmp_path):
+    found = exporter(save_latents=True)
+    made = sequence(0)
+    made.latents[0, 0, 0, :2] = torch.tensor([3.25, -4.5])
+    found.save(made)
+    assert load(tmp_path / "t" / "latent.npy")[0, 0, 0, 0, :2].tolist() == [3.25, -4.5]
+
+
+def test_a_killed_creation_of_an_array_is_made_good(exporter, tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    (tmp_path / "t").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        exporter().create_arrays((3, SIZE, SIZE))
+    assert not list((tmp_path / "t").glob("*.npy"))
+    saved(exporter, 0)
+    assert load(tmp_path / "t" / "diffway.npy").tolist()[0] == [5, 10, 15]
+
+
+def test_nothing_temporary_is_left(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
