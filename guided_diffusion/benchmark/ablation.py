@@ -13,8 +13,8 @@ import numpy as np
 import torch as th
 from PIL import Image
 
-from ..config.flags import require
 from ..data.report import grid, scale_of, to_uint8
+from ..errors import require
 from ..evaluation.feature_extractors import Extractor
 from ..evaluation.set_distances import kid, psnr
 from ..models.domains import Domain

@@ -19,11 +19,12 @@ from typing import Any
 import torch as th
 
 from ..config import flags
-from ..config.flags import ArgumentError, args_to_dict, numbers
+from ..config.flags import args_to_dict, numbers
 from ..config.options import DiffusionOptions, ModelOptions, RunOptions, TrainOptions
 from ..data.image_datasets import ImageDataset, load_data
 from ..data.image_files import list_image_files
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..errors import ArgumentError
 from ..generation import cost, demo
 from ..models.domains import load_domain
 from ..models.script_util import create_model_and_diffusion

@@ -16,8 +16,9 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from ..config.flags import ArgumentError, UserError, numbers
+from ..config.flags import numbers
 from ..data.image_files import list_image_files
+from ..errors import ArgumentError, UserError
 from ..generation import demo
 from ..runtime import dist_util, run
 from . import timing

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ..benchmark import ablation
 from ..config import flags, tool_options
-from ..config.flags import ArgumentError, UserError
 from ..data import report
 from ..data.image_datasets import fixed_images
+from ..errors import ArgumentError, UserError
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
 from ..runtime import dist_util, run

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..benchmark import network_timing, scaling, sequence_timing, solver_accuracy, timing
 from ..config import flags, tool_options
-from ..config.flags import UserError
+from ..errors import UserError
 from ..runtime import dist_util, logger, run
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import flags, options
-from ..config.flags import ArgumentError, args_to_dict
+from ..config.flags import args_to_dict
 from ..data.image_datasets import load_data
 from ..diffusion.resample import create_named_schedule_sampler
+from ..errors import ArgumentError
 from ..models.domains import CLASSIFIER
 from ..models.script_util import create_classifier_and_diffusion
 from ..runtime import dist_util, execution, run

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..config import flags, tool_options
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 from ..models import checkpoint, convert
 from ..runtime import logger, run
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import flags, options
-from ..config.flags import ArgumentError, UserError, args_to_dict
+from ..config.flags import args_to_dict
 from ..config.translation_options import ClassTranslationOptions
+from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, execution, logger, run
 from ..runtime.work_sharing import Dealing
 from ..sampling.guidance import Guided, load_guided

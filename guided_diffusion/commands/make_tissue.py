@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..config import flags, tool_options
-from ..config.flags import ArgumentError
 from ..data.drawn_tissue import draw_tile
+from ..errors import ArgumentError
 from ..runtime import run
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config.flags import UserError, create_parser, require
+from ..config.flags import create_parser
 from ..data.drawn_tissue import severity_of
 from ..data.report import by_direction
+from ..errors import UserError, require
 from ..generation.export import complete_sequences
 from ..runtime import run
 

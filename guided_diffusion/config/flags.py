@@ -8,61 +8,12 @@ where or how fast, not what, is computed).
 import argparse
 import dataclasses
 import functools
-import importlib
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-
-class UserError(ValueError):
-    """A mistake in a flag, a file or a folder: reported in one line, exit code 2, no traceback."""
-
-    @property
-    def report(self) -> str:
-        """The line that a command ends with."""
-        return str(self)
-
-
-class ArgumentError(UserError):
-    """A mistake in one argument, which a command reports under the flag of the same name.
-
-    Args:
-        name: the argument, without dashes.
-        problem: what was expected, and what was found.
-    """
-
-    def __init__(self, name: str, problem: str) -> None:
-        super().__init__(name, problem)
-        self.name, self.problem = name, problem
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.problem}"
-
-    @property
-    def report(self) -> str:
-        """The line that a command ends with."""
-        return f"--{self}"
-
-
-class MissingExtraError(UserError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
-
-
-def require(module: str, extra: str) -> Any:
-    """Import a module that an extra of this package installs.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    package = module.partition(".")[0]
-    try:
-        importlib.import_module(package)  # parts that are loaded would be found without it
-        return importlib.import_module(module)
-    except ImportError:
-        raise MissingExtraError(
-            f"this needs {package}: pip install 'guided-diffusion-add[{extra}]'"
-        ) from None
+from ..errors import ArgumentError
 
 
 def option(

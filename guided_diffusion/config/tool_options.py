@@ -4,7 +4,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from .flags import ArgumentError, option
+from ..errors import ArgumentError
+from .flags import option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Set
 from typing import Any
 
-from .flags import ArgumentError, option
+from ..errors import ArgumentError
+from .flags import option
 from .options import NUM_CLASSES
 
 GRIDS = ("time", "quadratic", "logsnr", "mixed")

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.flags import ArgumentError
 from ..config.options import NUM_CLASSES
+from ..errors import ArgumentError
 from ..runtime import dist_util, logger, run
 from .image_files import list_image_files
 

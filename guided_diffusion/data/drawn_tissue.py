@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..config.flags import require
+from ..errors import require
 
 SUPERSAMPLE = 4
 FIELD = 64  # side in px of the tile at which nuclei are measured

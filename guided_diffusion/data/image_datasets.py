@@ -15,7 +15,7 @@ import torch as th
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, run
 from .class_labels import class_of_each
 from .image_files import (

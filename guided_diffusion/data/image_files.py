@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from PIL import Image, UnidentifiedImageError
 
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")

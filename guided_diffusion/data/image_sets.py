@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 from .image_files import UNREADABLE, center_crop_arr, list_image_files, load_tile, open_image
 
 STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}

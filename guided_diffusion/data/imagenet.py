@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..config.flags import UserError
+from ..errors import UserError
 
 CLASSES = "synset_words.txt"  # a synset per line, in the order of the networks
 DEVKIT_NUMBERS = "map_clsloc.txt"  # synset, number, name

@@ -12,8 +12,8 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from ..config.flags import ArgumentError
 from ..config.options import NUM_CLASSES
+from ..errors import ArgumentError
 from .image_datasets import Batch, ImageDataset, fixed_images
 from .image_files import to_model_range
 

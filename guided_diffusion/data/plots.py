@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.flags import require
+from ..errors import require
 from ..runtime import run
 
 # The colours of the corners of a set, by (x, y); between them they are mixed.

@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from ..config.flags import UserError
+from ..errors import UserError
 from ..runtime import run
 
 Row = dict[str, str]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..config.flags import ArgumentError
+from ..errors import ArgumentError
 
 # The first and last beta that the linear schedule has at _LINEAR_STEPS steps (DDPM, section 4).
 _LINEAR_STEPS, _LINEAR_FIRST, _LINEAR_LAST = 1000, 1e-4, 0.02

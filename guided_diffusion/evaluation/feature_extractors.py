@@ -12,9 +12,9 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from ..config.flags import ArgumentError, UserError, require
 from ..data.image_files import to_model_range
 from ..data.image_sets import ImageSet
+from ..errors import ArgumentError, UserError, require
 from ..models.checkpoint import first_line, load_state
 from ..runtime import dist_util, run
 from ..runtime.work_sharing import deal

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ..config.flags import UserError
 from ..data.image_sets import ImageSet
+from ..errors import UserError
 from ..runtime import dist_util, run
 from .feature_extractors import Extractor, extract
 

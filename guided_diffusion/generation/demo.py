@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..config.flags import ArgumentError
+from ..errors import ArgumentError
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo"
 PLACES = {

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from PIL.PngImagePlugin import PngInfo
 
-from ..config.flags import ArgumentError, UserError
 from ..data import report
 from ..data.report import Row
+from ..errors import ArgumentError, UserError
 from ..runtime import run
 from ..translation.sequences import ImageSequence, Recipe
 from ..translation.soft_labels import over_stages

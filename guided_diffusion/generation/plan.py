@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from ..config.flags import ArgumentError
+from ..errors import ArgumentError
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
 # The channel order that ADD reads a checkpoint in, by its role; for one without args.json.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch as th
 
-from ..config.flags import ArgumentError, UserError, require
+from ..errors import ArgumentError, UserError, require
 from ..runtime import dist_util, run
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 

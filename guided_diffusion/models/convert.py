@@ -11,8 +11,9 @@ from typing import Any
 
 import torch as th
 
-from ..config.flags import ArgumentError, defaults
+from ..config.flags import defaults
 from ..config.options import ModelOptions
+from ..errors import ArgumentError
 from ..networks.attention import QKVOrder, count_heads, reorder_rows
 from .mismatch import State
 from .script_util import CLASSIFIER_HEAD_CHANNELS

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch as th
 
-from ..config.flags import ArgumentError, UserError, args_to_dict, defaults, given_flags
+from ..config.flags import args_to_dict, defaults, given_flags
 from ..config.options import ClassifierOptions, DiffusionOptions, ModelOptions, SuperResOptions
 from ..config.synthetic_options import SyntheticModelOptions
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
+from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, execution, logger, run
 from .checkpoint import digest, fill, load_state, load_weights, weights_file
 from .mismatch import CLASSIFIER_SIGNS, number_of_classes, shape_of

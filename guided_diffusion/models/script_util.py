@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config.flags import ArgumentError, defaults
+from ..config.flags import defaults
 from ..config.options import (
     NUM_CLASSES,
     ClassifierOptions,
@@ -16,6 +16,7 @@ from ..config.synthetic_options import SyntheticModelOptions
 from ..diffusion import gaussian_diffusion as gd
 from ..diffusion.respace import SpacedDiffusion, space_timesteps
 from ..diffusion.schedules import betas_of_flags
+from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
 from .network_arguments import (

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch as th
 import torch.distributed as dist
 
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 
 T = TypeVar("T")
 _LEAVE_WITHIN = 60.0  # seconds in which ranks that are done wait for one another

@@ -7,7 +7,7 @@ import sys
 
 import torch as th
 
-from ..config.flags import ArgumentError
+from ..errors import ArgumentError
 
 _SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for

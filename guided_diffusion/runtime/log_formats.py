@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from ..config.flags import UserError
+from ..errors import UserError
 
 _LONGEST = 40  # letters of a key or a value in a table
 

@@ -23,7 +23,7 @@ import torch as th
 from numpy.lib.format import open_memmap
 
 from ..config import flags
-from ..config.flags import ArgumentError, UserError
+from ..errors import ArgumentError, UserError
 from . import dist_util, logger
 
 VERSION = "0.1.0"

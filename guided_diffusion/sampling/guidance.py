@@ -14,8 +14,8 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from ..config.flags import ArgumentError
 from ..diffusion.reverse_process import CondFn, Model
+from ..errors import ArgumentError
 from ..models.domains import CLASSIFIER, IMAGE, Domain, load_classifier, load_domain
 from ..runtime import execution
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from ..config.flags import ArgumentError
 from ..data.class_labels import LABELS, class_names
 from ..data.image_files import list_image_files
+from ..errors import ArgumentError
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
 from .loop_log import log_loss_dict

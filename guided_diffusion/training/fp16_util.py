@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config.flags import UserError
+from ..errors import UserError
 from ..runtime import logger
 
 INITIAL_LOG_LOSS_SCALE = 20.0

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ..config.flags import ArgumentError
+from ..errors import ArgumentError
 from ..models import checkpoint
 from ..runtime import dist_util, logger
 

@@ -16,10 +16,10 @@ import torch as th
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim import AdamW
 
-from ..config.flags import UserError
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.resample import LossAwareSampler, ScheduleSampler, UniformSampler
 from ..diffusion.signatures import known
+from ..errors import UserError
 from ..models import checkpoint
 from ..models.mismatch import SIGNS_OF_FLAGS
 from ..networks.nn import update_ema

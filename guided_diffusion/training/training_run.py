@@ -15,12 +15,13 @@ import torch as th
 from PIL import Image
 
 from ..config import flags
-from ..config.flags import ArgumentError, args_to_dict
+from ..config.flags import args_to_dict
 from ..config.options import DiffusionOptions
 from ..data.class_labels import record_classes
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.resample import create_named_schedule_sampler
 from ..diffusion.schedules import betas_of_flags
+from ..errors import ArgumentError
 from ..models.checkpoint import checkpoint_files
 from ..models.script_util import create_gaussian_diffusion
 from ..networks.attention import set_priority

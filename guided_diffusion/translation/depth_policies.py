@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.flags import ArgumentError
 from ..diffusion.schedules import strictly_rising
+from ..errors import ArgumentError
 
 
 @dataclass(frozen=True)

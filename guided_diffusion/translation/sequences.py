@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch as th
 
-from ..config.flags import ArgumentError, UserError, args_to_dict
+from ..config.flags import args_to_dict
 from ..data.image_features import FEATURES
 from ..data.image_files import load_tile, to_model_range
+from ..errors import ArgumentError, UserError
 from ..models.domains import Domain
 from ..networks.attention import priorities_of
 from ..runtime import logger

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch as th
 
-from ..config.flags import ArgumentError
 from ..data.image_features import FEATURES
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import timestep_grid
 from ..diffusion.solvers import PREDICTED, Multistep, Past
+from ..errors import ArgumentError
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
 from ..runtime import execution, run

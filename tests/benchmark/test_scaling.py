@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from guided_diffusion.benchmark import scaling
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 
 
 def asked(**flags):

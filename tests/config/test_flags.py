@@ -1,7 +1,6 @@
 """Flags: upstream's defaults and syntax, help on each of them, and what is derived from groups."""
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 
@@ -288,18 +287,3 @@ def test_given_flags_are_those_on_the_command_line():
     words = ["--a", "1", "--b=2", "--c", "-1", "word", "--d", "--e=x=--y"]
     assert flags.given_flags(words) == {"a", "b", "c", "d", "e"}
     assert flags.given_flags([]) == set()
-
-
-def test_a_missing_extra_is_named_in_a_user_error():
-    assert flags.require("json", "metrics") is json
-    with pytest.raises(flags.UserError, match=r"needs no_such_one: pip install .*\[metrics\]"):
-        flags.require("no_such_one.part", "metrics")
-    with pytest.raises(ImportError):
-        flags.require("no_such_one.part", "metrics")
-
-
-def test_a_missing_package_is_missed_though_a_part_of_it_is_loaded(monkeypatch):
-    assert flags.require("json.decoder", "metrics") is json.decoder
-    monkeypatch.setitem(sys.modules, "json", None)
-    with pytest.raises(flags.MissingExtraError, match="needs json"):
-        flags.require("json.decoder", "metrics")

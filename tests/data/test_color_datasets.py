@@ -9,7 +9,7 @@ from PIL import Image
 
 from guided_diffusion import color_datasets
 from guided_diffusion.color_datasets import ColorDataset, rgb_sample_to_image, sample_to_image
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

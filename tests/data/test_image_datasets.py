@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion import dist_util, image_datasets
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data import class_labels, image_files
+from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import ImageDataset, load_data
 
 RNG = np.random.default_rng(0)

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from support.cli import draw_images, picture
 
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data.image_files import load_tile
 from guided_diffusion.data.image_sets import open_set, refuse_unequal_sizes
+from guided_diffusion.errors import UserError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from PIL import Image
 from support.cli import draw_images
 
 from guided_diffusion import dist_util
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data.image_files import list_image_files
+from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import (
     get_image_filenames_for_label,
     load_source_data_for_domain_translation,

@@ -6,8 +6,8 @@ import torch
 from support.cli import draw_images, picture
 from support.reference_weights import draw
 
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data import low_res
+from guided_diffusion.errors import UserError
 
 IMAGES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
 

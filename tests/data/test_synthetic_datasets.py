@@ -8,8 +8,8 @@ import pytest
 from support.cli import picture, working_directory
 
 from guided_diffusion import synthetic_datasets
-from guided_diffusion.config.flags import MissingExtraError
 from guided_diffusion.data import plots
+from guided_diffusion.errors import MissingExtraError
 from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
 
 COUNT = 20000

@@ -9,8 +9,8 @@ import torch
 from support.cli import draw_images
 from torch import nn
 
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data.image_sets import open_set
+from guided_diffusion.errors import UserError
 from guided_diffusion.evaluation.feature_extractors import (
     Inception,
     SmallNetwork,

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from support.cli import succeed, working_directory
 
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data.drawn_tissue import severity_of
+from guided_diffusion.errors import UserError
 from guided_diffusion.generation import demo
 
 SEQUENCES = "frequency_generating_m_samples"

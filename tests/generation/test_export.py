@@ -11,8 +11,8 @@ from PIL import Image
 from support.cli import read_csv
 from support.reference_weights import draw
 
-from guided_diffusion.config.flags import UserError
 from guided_diffusion.data import report
+from guided_diffusion.errors import UserError
 from guided_diffusion.generation.export import Exporter, complete_sequences
 from guided_diffusion.translation.depth_policies import Depths
 from guided_diffusion.translation.sequences import ImageSequence, Recipe

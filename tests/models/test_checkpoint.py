@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.reference_weights import draw, load_drawn_weights
 
-from guided_diffusion.config.flags import UserError, defaults
+from guided_diffusion.config.flags import defaults
 from guided_diffusion.config.options import DiffusionOptions, ModelOptions, SuperResOptions
+from guided_diffusion.errors import UserError
 from guided_diffusion.models import checkpoint, domains
 from guided_diffusion.script_util import (
     create_model_and_diffusion,

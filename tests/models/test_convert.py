@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.reference_weights import draw, load_drawn_weights
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.models import convert
 from guided_diffusion.models.convert import AttentionLayout
 from guided_diffusion.script_util import (

@@ -9,7 +9,7 @@ from support.reference_weights import draw
 
 from guided_diffusion import gaussian_diffusion as gd
 from guided_diffusion import script_util
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.models import network_arguments
 from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
 

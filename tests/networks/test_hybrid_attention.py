@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from guided_diffusion import script_util
-from guided_diffusion.config.flags import UserError, defaults
+from guided_diffusion.config.flags import defaults
 from guided_diffusion.config.options import DiffusionOptions, ModelOptions
+from guided_diffusion.errors import UserError
 from guided_diffusion.fp16_util import MixedPrecisionTrainer
 from guided_diffusion.models import convert
 from guided_diffusion.networks import attention

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guided_diffusion import dist_util
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 
 
 class Payload:

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.runtime import execution
 
 

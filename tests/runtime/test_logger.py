@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guided_diffusion import logger
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.logger import Logger
 
 # name -> upstream's parameters

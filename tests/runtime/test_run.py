@@ -13,7 +13,7 @@ from support.cli import ROOT, load_script
 
 from guided_diffusion import dist_util, logger
 from guided_diffusion.config import flags
-from guided_diffusion.config.flags import ArgumentError, MissingExtraError, UserError
+from guided_diffusion.errors import ArgumentError, MissingExtraError, UserError
 from guided_diffusion.runtime import run
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guided_diffusion import logger
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.runtime.run import generator
 from guided_diffusion.sampling.guidance import Guided, classifier_gradient
 from guided_diffusion.script_util import create_gaussian_diffusion

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.cli import draw_images
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import load_data
 from guided_diffusion.resample import LossSecondMomentResampler
 from guided_diffusion.script_util import create_gaussian_diffusion

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks.test_hybrid_attention import build, hybrid, pictures
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.models import checkpoint
 from guided_diffusion.models.mismatch import SIGNS_OF_FLAGS
 from guided_diffusion.training import starting_weights

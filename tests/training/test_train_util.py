@@ -10,7 +10,7 @@ from support.cli import draw_images
 from support.reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import fp16_util, logger, train_util
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import load_data
 from guided_diffusion.models import checkpoint
 from guided_diffusion.models.checkpoint import load_state

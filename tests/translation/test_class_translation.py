@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.cli import call, draw_images, grey_levels_apart, picture, read_csv, snapshot, succeed
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.translation.class_translation import list_translations, read_label_map
 
 ALONE = ["--classifier_path=", "--timestep_respacing", "8", "--device", "cpu"]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.reference_images import reference_add, reference_searches
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.fourier_trans import get_adaptive_list
 from guided_diffusion.translation import depth_policies
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.models.domains import Domain
 from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults_2d
 from guided_diffusion.translation import point_translation, sequences, walks

@@ -5,7 +5,7 @@ from PIL import Image
 from support.reference_images import blurred_noise
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.translation import sequences, walks
 
 STEPS = "40"

@@ -8,7 +8,7 @@ import torch
 from support.reference_images import blurred_noise, reference_add
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
-from guided_diffusion.config.flags import UserError
+from guided_diffusion.errors import UserError
 from guided_diffusion.translation import depth_policies
 from guided_diffusion.translation.walks import (
     Engine,

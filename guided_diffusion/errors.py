@@ -1,0 +1,84 @@
+"""Mistakes of a user, told in one line: what was expected, what was found, and where.
+
+A function names its own argument (`ArgumentError`), or just the file or folder (`UserError`). A
+command knows which of its flags that came from, and says so once, around the call (`blame`).
+"""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+
+class UserError(ValueError):
+    """A mistake in a flag, a file or a folder: reported in one line, exit code 2, no traceback."""
+
+    @property
+    def report(self) -> str:
+        """The line that a command ends with."""
+        return str(self)
+
+
+class ArgumentError(UserError):
+    """A mistake in one argument, which a command reports under the flag of the same name.
+
+    Args:
+        name: name of the argument, without dashes.
+        problem: what was expected, and what was found.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name, self.problem = name, problem
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}"
+
+    @property
+    def report(self) -> str:
+        """The line that a command ends with."""
+        return f"--{self}"
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+@contextlib.contextmanager
+def blame(name: str) -> Iterator[None]:
+    """Report mistakes inside the block under the argument that they came from.
+
+    A mistake that already names an argument keeps its name.
+
+    Args:
+        name: name of the argument, without dashes.
+
+    Raises:
+        ArgumentError: in place of a `UserError` that names no argument.
+    """
+    try:
+        yield
+    except (ArgumentError, MissingExtraError):
+        raise
+    except UserError as error:
+        raise ArgumentError(name, str(error)) from None
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module that an extra of this package installs.
+
+    Args:
+        module: full name of the module.
+        extra: name of the extra.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)  # parts that are loaded would be found without it
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(
+            f"this needs {package}: pip install 'guided-diffusion-add[{extra}]'"
+        ) from None
