@@ -1,4 +1,5 @@
 """Upstream's `color_datasets`; the code is in `data/color_datasets.py`."""
+# ruff: noqa: F401, F403
 
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset

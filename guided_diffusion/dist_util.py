@@ -1,4 +1,5 @@
 """Upstream's `dist_util`; the code is in `runtime/dist_util.py`."""
+# ruff: noqa: F401, F403
 
 from ._porch import hand_on
 from .runtime import dist_util as room

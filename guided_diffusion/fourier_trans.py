@@ -1,4 +1,5 @@
 """Upstream's `fourier_trans`; the code is in `translation/fourier_trans.py`."""
+# ruff: noqa: F401, F403
 
 import warnings
 

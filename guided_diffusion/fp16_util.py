@@ -1,4 +1,5 @@
 """Upstream's `fp16_util`; the code is in `training/fp16_util.py`."""
+# ruff: noqa: F401, F403
 
 import numpy as np
 import torch as th

@@ -1,4 +1,5 @@
 """Upstream's `gaussian_diffusion`; the code is in `diffusion/gaussian_diffusion.py`."""
+# ruff: noqa: F401, F403
 
 import torch as th
 

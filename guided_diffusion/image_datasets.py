@@ -1,4 +1,5 @@
 """Upstream's `image_datasets`; the code is in `data/image_datasets.py`."""
+# ruff: noqa: F401, F403
 
 import math
 import random

@@ -1,4 +1,5 @@
 """Upstream's `logger`; the code is in `runtime/logger.py`."""
+# ruff: noqa: F401, F403
 
 import json
 import os.path as osp

@@ -1,4 +1,5 @@
 """Upstream's `losses`; the code is in `diffusion/losses.py`."""
+# ruff: noqa: F401, F403
 
 import numpy as np
 import torch as th

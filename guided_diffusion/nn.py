@@ -1,4 +1,5 @@
 """Upstream's `nn`; the code is in `networks/nn.py`."""
+# ruff: noqa: F401, F403
 
 import torch as th
 

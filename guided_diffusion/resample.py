@@ -1,4 +1,5 @@
 """Upstream's `resample`; the code is in `diffusion/resample.py`."""
+# ruff: noqa: F401, F403
 
 import torch as th
 

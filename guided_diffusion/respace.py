@@ -1,4 +1,5 @@
 """Upstream's `respace`; the code is in `diffusion/respace.py`."""
+# ruff: noqa: F401, F403
 
 import torch as th
 

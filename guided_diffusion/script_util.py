@@ -1,4 +1,5 @@
 """Upstream's `script_util`; the code is in `models/script_util.py`."""
+# ruff: noqa: F401, F403
 
 import argparse
 

@@ -1,4 +1,5 @@
 """Upstream's `synthetic`; the code is in `networks/synthetic.py`."""
+# ruff: noqa: F401, F403
 
 from abc import abstractmethod
 

@@ -1,4 +1,5 @@
 """Upstream's `synthetic_datasets`; the code is in `data/synthetic_datasets.py`."""
+# ruff: noqa: F401, F403
 
 from torch.utils.data import DataLoader, Dataset
 

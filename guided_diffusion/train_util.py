@@ -1,4 +1,5 @@
 """Upstream's `train_util`; the code is in `training/train_util.py`."""
+# ruff: noqa: F401, F403
 
 import functools
 

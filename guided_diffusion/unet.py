@@ -1,4 +1,5 @@
 """Upstream's `unet`; the code is in `networks/unet.py`."""
+# ruff: noqa: F401, F403
 
 import math
 from abc import abstractmethod

@@ -20,7 +20,7 @@ from ..config.flags import numbers
 from ..data.image_files import list_image_files
 from ..errors import ArgumentError, UserError
 from ..generation import demo
-from ..runtime import dist_util, run
+from ..runtime import dist_util, run_folder
 from . import timing
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "frequency_generating_m_samples.py"
@@ -64,7 +64,7 @@ def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "extrapolated": False,
         "seconds": time.perf_counter() - start,
-    } | run.versions()
+    } | run_folder.versions()
 
 
 def lines(record: dict[str, Any]) -> list[str]:

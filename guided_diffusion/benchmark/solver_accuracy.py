@@ -20,7 +20,7 @@ from ..data.image_datasets import fixed_images
 from ..evaluation.set_distances import psnr
 from ..generation import demo
 from ..models.domains import Domain, load_domain
-from ..runtime import dist_util, run
+from ..runtime import dist_util, run_folder
 from ..translation.walks import Engine, Predictor, decode, encode
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth
@@ -55,7 +55,7 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
         rows[-1]["round_trip"] = [psnr(image, images) for image in returned]
         print(_line(rows[-1]), flush=True)
     found = {"images": len(images), "depths": depths_of(source), "rows": rows}
-    return {"measurement": "quality"} | found | run.versions()
+    return {"measurement": "quality"} | found | run_folder.versions()
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch as th
 
-from ..runtime import dist_util, run
+from ..runtime import dist_util, run_folder
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 BASELINE = "published"
@@ -148,7 +148,7 @@ def record(
         "device": device_name(dist_util.dev()),
         "threads": th.get_num_threads(),
         "seconds": time.perf_counter() - start,
-    } | run.versions()
+    } | run_folder.versions()
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:

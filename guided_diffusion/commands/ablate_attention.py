@@ -21,7 +21,7 @@ from ..data.image_datasets import fixed_images
 from ..errors import ArgumentError, UserError
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
-from ..runtime import dist_util, run
+from ..runtime import atomic_files, command, dist_util, run_folder
 from ..translation.sequences import Recipe
 from ..translation.walks import Engine
 
@@ -33,13 +33,13 @@ ENGINE = Engine("dpmpp", 3, 40, 40, level_convention="aligned", max_batch=64)
 SHOWN = 3  # source images of the picture
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and find or draw the images.
     args = flags.create_parser(__doc__, tool_options.AblationOptions).parse_args(argv)
     dist_util.setup_dist(device=args.device)
-    run.make_folder(Path(args.out_dir))
+    atomic_files.make_folder(Path(args.out_dir))
     folders = find_folders(args)
 
     # Train what is missing, several chains at once.
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = [ablation.distance(extractor, reference, tiles[k], args.seed) for k in (2, 3)]
     print("\n".join(ablation.lines(table, limits)))
     record = {"rows": table, "kid_of_sources_and_of_targets": limits, "args": vars(args)}
-    with run.atomic_write(Path(args.out_dir) / "ablation.json", "w") as file:
-        json.dump(record | run.versions(), file, indent=2)
-    with run.atomic_write(Path(args.out_dir) / "ablation.png") as file:
+    with atomic_files.atomic_write(Path(args.out_dir) / "ablation.json", "w") as file:
+        json.dump(record | run_folder.versions(), file, indent=2)
+    with atomic_files.atomic_write(Path(args.out_dir) / "ablation.png") as file:
         ablation.picture([row["name"] for row in table], pictures).save(file, "png")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..benchmark import network_timing, scaling, sequence_timing, solver_accuracy, timing
 from ..config import flags, tool_options
 from ..errors import UserError
-from ..runtime import dist_util, logger, run
+from ..runtime import command, dist_util, logger
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ MEASUREMENTS = {
 }
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Find out what to measure, and how.

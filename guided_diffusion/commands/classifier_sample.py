@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..config import flags, options
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import atomic_files, command, dist_util, execution, logger
 from ..sampling import new_images
 from ..sampling.guidance import Guided, load_guided
 
@@ -33,7 +33,7 @@ FREE = flags.free_flags(*GROUPS)
 DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     guided.check_classes("classes", classes)
     labels = partial(new_images.random_labels, args.seed, classes=classes)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier_samples")
-    run.make_folder(out_dir)
+    atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw images on all ranks, and save them under upstream's name.

@@ -15,7 +15,7 @@ from ..diffusion.resample import create_named_schedule_sampler
 from ..errors import ArgumentError
 from ..models.domains import CLASSIFIER
 from ..models.script_util import create_classifier_and_diffusion
-from ..runtime import dist_util, execution, run
+from ..runtime import command, dist_util, execution, run_folder
 from ..training import training_run
 from ..training.classifier_training import ClassifierLoop, check_data
 
@@ -32,7 +32,7 @@ LOOP_FLAGS = (
 DATA_FLAGS = "batch_size image_size in_channels labels seed".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         loop.val_data = load(args, args.val_data_dir, seen, "none", False)
 
     # Claim the run folder and train.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
     training_run.train(loop, args, note=f"classes: {names}")
 

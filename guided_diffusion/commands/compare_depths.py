@@ -17,13 +17,13 @@ from ..data import plots, report
 from ..data.image_datasets import fixed_images
 from ..generation import demo
 from ..models.domains import load_domain
-from ..runtime import dist_util, logger, run
+from ..runtime import atomic_files, command, dist_util, logger, progress_bars
 from ..translation.depth_policies import POLICIES, Depths, choose
 from ..translation.sequences import refuse_unequal
 from ..translation.walks import Engine, Predictor, decode, encode, encode_moves
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Load the models and the images.
@@ -42,21 +42,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     encode_moves(source.diffusion, engine)
     choose("uniform", np.zeros((source.diffusion.num_timesteps, 1)), args.amount)
     plots.figure_class()
-    run.make_folder(Path(args.out_dir))
+    atomic_files.make_folder(Path(args.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
     trajectory, features = encode(
-        Predictor(source, engine, "global"), images, engine, watch=run.inner_progress
+        Predictor(source, engine, "global"), images, engine, watch=progress_bars.inner_progress
     )
     chosen = [{p: choose(p, curve, args.amount) for p in POLICIES} for curve in features]
     depths = [depth for found in chosen for d in found.values() for depth in d.values]
     latents = [trajectory.at(i, d.values) for i, found in enumerate(chosen) for d in found.values()]
     decoder = Predictor(target, engine, "local")
-    decoded = decode(decoder, torch.cat(latents), depths, engine, run.inner_progress)
+    decoded = decode(decoder, torch.cat(latents), depths, engine, progress_bars.inner_progress)
 
     # Draw both pictures.
     sheet, curves = (Path(args.out_dir) / name for name in ("depths.png", "curves.png"))
-    with run.atomic_write(sheet) as file:
+    with atomic_files.atomic_write(sheet) as file:
         draw_sheet(images, decoded, chosen).save(file, "png")
     panels = {
         f"image {i}": (curve.mean(axis=1), {p: d.values for p, d in found.items()})

@@ -16,12 +16,12 @@ import torch
 from ..config import flags, tool_options
 from ..errors import ArgumentError, UserError
 from ..models import checkpoint, convert
-from ..runtime import logger, run
+from ..runtime import atomic_files, command, logger, run_folder
 
 SUFFIXES = (".pt", checkpoint.SAFETENSORS)
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, the checkpoint, and the record of its network.
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Save both.
     refuse_overwriting(file, record, output)
-    run.make_folder(output.parent, "output")
+    atomic_files.make_folder(output.parent, "output")
     checkpoint.save_state(state, output)
     if record:
-        with run.atomic_write(output.with_name("args.json"), "w") as target:
+        with atomic_files.atomic_write(output.with_name("args.json"), "w") as target:
             json.dump(record, target, indent=2)
     logger.log(f"saved {output}" + (" and the args.json beside it" if record else ""))
 
@@ -70,7 +70,7 @@ def validate(args: argparse.Namespace) -> None:
 
 def read_record(path: Path) -> dict[str, Any]:
     """Return the content of an args.json, {} where there is none."""
-    return run.read_args(path) if path.exists() else {}
+    return run_folder.read_args(path) if path.exists() else {}
 
 
 def layout_of(

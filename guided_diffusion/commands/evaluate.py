@@ -13,12 +13,12 @@ from ..config import flags, tool_options
 from ..data.image_sets import ImageSet, open_set, refuse_unequal_sizes
 from ..evaluation import set_distances
 from ..evaluation.feature_extractors import create_extractor
-from ..runtime import dist_util, run
+from ..runtime import atomic_files, command, dist_util, run_folder
 
 NAMES = {"kid": "KID", "precision": "precision", "recall": "recall", "fid": "FID", "sfid": "sFID"}
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -53,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             text for pair in pairs for text in set_distances.warnings_of(*pair, extractor)
         ],
         "args": vars(args),
-        "versions": run.versions(),
+        "versions": run_folder.versions(),
     }
     if dist_util.rank() == 0:
         print("\n".join(lines(report)))
         if args.out:
-            with run.atomic_write(args.out, "w") as file:
+            with atomic_files.atomic_write(args.out, "w") as file:
                 json.dump(report, file, indent=2)
 
 

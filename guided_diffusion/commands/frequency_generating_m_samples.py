@@ -21,7 +21,7 @@ from ..generation.progress import Pace
 from ..generation.run import Generation
 from ..models.checkpoint import weights_file
 from ..models.domains import Domain, load_domain
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import command, dist_util, execution, logger, run_folder
 from ..training.loop_log import open_loop_log
 
 NETWORK = (options.ModelOptions, options.DiffusionOptions)
@@ -31,7 +31,7 @@ DEFAULTS, DEFAULTS_OF_MODELS = flags.defaults(*GROUPS), flags.defaults(*NETWORK)
 FREE = flags.free_flags(*GROUPS) | {"seed", "source_model", "target_model", "stages"}
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, fill in the demo where nothing is named, and join the other ranks.
@@ -48,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_preset(args, given, min(domain.diffusion.num_timesteps for domain in domains.values()))
     asked = dict(vars(args))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    out_dir = Path(args.out_dir or run.default_folder(plan.name, asked, FREE, GROUPS))
+    out_dir = Path(args.out_dir or run_folder.default_folder(plan.name, asked, FREE, GROUPS))
 
     # Check everything that can be wrong, before the first forward.
     models = {name: domain.args | {"sha256": domain.sha256} for name, domain in domains.items()}
     older = record(DEFAULTS, plan, dict.fromkeys(models, DEFAULTS_OF_MODELS))
     identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, models), FREE, older)
-    run.refuse_other_run(*identity)
+    run_folder.refuse_other_run(*identity)
     generation = Generation(plan, domains, args, out_dir)
     dist_util.everywhere(generation.open_every_image)
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return dry_run.show(generation)
 
     # Claim the run folder, and find out what an earlier run left to do.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     open_loop_log(out_dir, together=False)
     generation.prepare()
 

@@ -16,7 +16,15 @@ import numpy as np
 from ..config import flags, options
 from ..data.image_datasets import fixed_images
 from ..models.domains import load_asked
-from ..runtime import dist_util, execution, logger, partial_results, run
+from ..runtime import (
+    atomic_files,
+    command,
+    dist_util,
+    execution,
+    logger,
+    partial_results,
+    run_folder,
+)
 from ..sampling import likelihood
 
 GROUPS = (
@@ -28,7 +36,7 @@ GROUPS = (
 FREE = flags.free_flags(*GROUPS)
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -44,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     images = fixed_images(args.data_dir, size, class_cond, channels)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/nll")
-    run.make_folder(out_dir)
+    atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Measure images on all ranks, with the mean so far.
     count = min(args.num_samples, len(images))
     fixed = {name: value for name, value in vars(args).items() if name not in FREE}
     identity = fixed | domain.args | {"sha256": domain.sha256, "files": images.local_images}
-    partial = out_dir / f".image_nll_{run.fingerprint(identity)}.partial.npy"
+    partial = out_dir / f".image_nll_{run_folder.fingerprint(identity)}.partial.npy"
     how = flags.args_to_dict(args, ("seed", "clip_denoised", "precision"))
     for measured in partial_results.fill(
         partial,
@@ -91,6 +99,6 @@ def save(out_dir: Path, measured: np.ndarray) -> None:
     logger.logkvs({"images": len(measured), "bpd": mean, "bpd_error": error, "prior_bpd": prior})
     logger.dumpkvs()
     for name in likelihood.TERMS:
-        with run.atomic_write(out_dir / f"{name}_terms.npz") as file:
+        with atomic_files.atomic_write(out_dir / f"{name}_terms.npz") as file:
             np.savez(file, measured[name].mean(axis=0, dtype=np.float64))
     logger.log(f"saved {', '.join(f'{name}_terms.npz' for name in likelihood.TERMS)} in {out_dir}")

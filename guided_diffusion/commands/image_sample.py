@@ -16,7 +16,7 @@ import torch
 
 from ..config import flags, options
 from ..models.domains import Domain, load_asked
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import atomic_files, command, dist_util, execution, logger
 from ..sampling import new_images
 
 GROUPS = (
@@ -29,7 +29,7 @@ FREE = flags.free_flags(*GROUPS)
 DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Load the model; flags on the command line go before those of its training.
     domain = load_asked(args, argv)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
-    run.make_folder(out_dir)
+    atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw images on all ranks, and save them under upstream's name.

@@ -15,7 +15,7 @@ from ..config.flags import args_to_dict
 from ..data import report
 from ..data.image_datasets import load_data
 from ..models.script_util import NUM_CLASSES, create_model_and_diffusion
-from ..runtime import run
+from ..runtime import command, run_folder
 from ..training import training_run
 from ..training.train_util import TrainLoop
 
@@ -27,7 +27,7 @@ DATA_FLAGS = (
 )
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loop.data = load_data(start_step=loop.resume_step, **args_to_dict(args, DATA_FLAGS))
 
     # Claim the run folder and train, with a grid of samples every so often.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     training_run.train(loop, args, partial(draw_grid, loop, args))
 
 

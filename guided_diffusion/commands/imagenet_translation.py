@@ -17,7 +17,7 @@ from ..config import flags, options
 from ..config.flags import args_to_dict
 from ..config.translation_options import ClassTranslationOptions
 from ..errors import ArgumentError, UserError
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
 from ..runtime.work_sharing import Dealing
 from ..sampling.guidance import Guided, load_guided
 from ..translation import class_translation
@@ -35,7 +35,7 @@ WHICH_FLAGS = "source target label_map num_images".split()
 HOW_FLAGS = "clip_denoised eta seed precision".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     dist_util.setup_dist(device=args.device)
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    default = run.default_folder("class_translation", vars(args), FREE, GROUPS)
+    default = run_folder.default_folder("class_translation", vars(args), FREE, GROUPS)
     out_dir = Path(args.out_dir or default)
 
     # Check everything that can be wrong, before the first forward.
@@ -52,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for item in items:
         class_translation.source_tile(guided, item)
     identity = (out_dir, "imagenet_translation", record(args, guided), FREE)
-    run.refuse_other_run(*identity)
+    run_folder.refuse_other_run(*identity)
 
     # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
     mine = Dealing(todo, args.batch_size)
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
-    for batch in run.progress(mine, unit="batch"):
+    for batch in progress_bars.progress(mine, unit="batch"):
         images = class_translation.translate(guided, batch, **args_to_dict(args, HOW_FLAGS))
         for item, image in zip(batch, images, strict=True):
             class_translation.save(out_dir, item, image)

@@ -14,12 +14,12 @@ from PIL import Image
 from ..config import flags, tool_options
 from ..data.drawn_tissue import draw_tile
 from ..errors import ArgumentError
-from ..runtime import run
+from ..runtime import atomic_files, command, progress_bars, random_streams
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     args = create_argparser().parse_args(argv)
@@ -33,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     others -= {file for file, _, _ in tiles}
     if others:
         raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
-    run.make_folder(folder)
+    atomic_files.make_folder(folder)
     (folder / "index.csv").unlink(missing_ok=True)
 
     # Draw every tile, and list them last: the list stands for a finished run.
-    for file, seed, severity in run.progress(tiles, unit="tile"):
+    for file, seed, severity in progress_bars.progress(tiles, unit="tile"):
         (folder / file).parent.mkdir(exist_ok=True)
         Image.fromarray(draw_tile(seed, severity, args.image_size)).save(folder / file)
-    with run.atomic_write(folder / "index.csv", "w") as stream:
+    with atomic_files.atomic_write(folder / "index.csv", "w") as stream:
         csv.writer(stream).writerows([("file", "seed", "severity"), *tiles])
 
 
@@ -56,7 +56,7 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
         for turn, (name, middle) in enumerate(chosen.items()):
             seed = args.seed + index * len(chosen) + turn
             ends = (middle - args.severity_spread, middle + args.severity_spread)
-            severity = run.generator(seed, SEVERITY_STREAM).uniform(
+            severity = random_streams.generator(seed, SEVERITY_STREAM).uniform(
                 max(0, ends[0]), min(1, ends[1])
             )
             folder = f"{name}/" if args.stages else ""

@@ -16,10 +16,10 @@ from ..data.drawn_tissue import severity_of
 from ..data.report import by_direction
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
-from ..runtime import run
+from ..runtime import command
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the manifest.

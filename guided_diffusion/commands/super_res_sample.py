@@ -19,7 +19,7 @@ from ..data.image_datasets import ImageDataset
 from ..data.low_res import BaseSamples, open_base_samples
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, Domain, load_asked
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
 from ..sampling import new_images
 
 GROUPS = (
@@ -33,7 +33,7 @@ FREE = flags.free_flags(*GROUPS)
 DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "num_samples" not in flags.given_flags(argv):
         args.num_samples = min(args.num_samples, len(base))
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/super_res_samples")
-    run.make_folder(out_dir)
+    atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Enlarge images on all ranks, and save them under upstream's name.
@@ -84,6 +84,6 @@ def draw(
         (domain.args["in_channels"], *[domain.args["large_size"]] * 2),
         indices,
         model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
-        purpose=run.ImageNoise.ENLARGING,
+        purpose=random_streams.ImageNoise.ENLARGING,
         **flags.args_to_dict(args, DRAW_FLAGS),
     )

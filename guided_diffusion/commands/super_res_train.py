@@ -15,7 +15,7 @@ from ..config.flags import args_to_dict
 from ..data import low_res, report
 from ..data.image_datasets import ImageDataset, fixed_images, load_data
 from ..models.script_util import sr_create_model_and_diffusion
-from ..runtime import run
+from ..runtime import command, run_folder
 from ..training import training_run
 from ..training.train_util import TrainLoop
 
@@ -25,7 +25,7 @@ GRID_IMAGES = 8
 DATA_FLAGS = "data_dir batch_size class_cond labels in_channels random_crop augment seed".split()
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # Claim the run folder and train, with a grid of samples every so often.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     training_run.train(loop, args, partial(draw_grid, loop, args, shown))
 
 

@@ -15,14 +15,14 @@ import torch
 from ..config import flags, options, synthetic_options
 from ..data import plots
 from ..models.domains import Domain
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
 from ..translation import point_translation
 from ..translation.walks import Predictor, translate
 
 GROUPS = (synthetic_options.SyntheticBridgeOptions, *point_translation.NETWORK, options.RunOptions)
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"cycle_{args.source}_{args.target}"
-    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free, GROUPS))
+    out_dir = Path(args.out_dir or run_folder.default_folder(name, vars(args), free, GROUPS))
 
     # Load the models and claim the run folder.
     source, target = point_translation.load_pair(args, flags.given_flags(argv))
-    run.claim(out_dir, "synthetic_cycle", vars(args), free)
+    run_folder.claim(out_dir, "synthetic_cycle", vars(args), free)
     logger.configure(str(out_dir))
 
     # Move the points there and back.
@@ -73,8 +73,8 @@ def there_and_back(
     """Return noise and points at the target, then noise and points back at the source."""
     engine = point_translation.create_engine(args)
     ends = [Predictor(domain, engine) for domain in (source, target)]
-    there = translate(*ends, points, engine, run.inner_progress)
-    return [*there, *translate(*ends[::-1], there[1], engine, run.inner_progress)]
+    there = translate(*ends, points, engine, progress_bars.inner_progress)
+    return [*there, *translate(*ends[::-1], there[1], engine, progress_bars.inner_progress)]
 
 
 def create_argparser() -> argparse.ArgumentParser:

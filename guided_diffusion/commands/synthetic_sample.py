@@ -15,13 +15,13 @@ import torch
 from ..config import flags, options, synthetic_options
 from ..data import plots
 from ..models.domains import Domain
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
 from ..translation import point_translation
 
 GROUPS = (synthetic_options.SyntheticSampleOptions, *point_translation.NETWORK, options.RunOptions)
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_task = point_translation.run_of_task(args.task, args.model_path)
     path = of_task if of_task.is_dir() or not args.model_path else Path(args.model_path)
     domain = point_translation.load(path, args, flags.given_flags(argv), args.task)
-    run.make_folder(out_dir)
+    atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw the points, and save them under upstream's name and as a plot.
@@ -54,7 +54,7 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:
     """Return the points [N, 2] of these indices."""
-    noise = run.ImageNoise(args.seed, indices)
+    noise = random_streams.ImageNoise(args.seed, indices)
     domain.diffusion.noise_like = noise
     start = noise.draw((domain.args["in_channels"],))
     with execution.autocast(domain.device, args.precision):

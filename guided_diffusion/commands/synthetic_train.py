@@ -10,7 +10,7 @@ from ..config import flags, options, synthetic_options
 from ..config.flags import args_to_dict
 from ..data.synthetic_datasets import load_2d_data, shape_of_task
 from ..models.script_util import create_model_and_diffusion_2d
-from ..runtime import run
+from ..runtime import command, run_folder
 from ..training import training_run
 from ..translation import point_translation
 
@@ -18,7 +18,7 @@ NETWORK = point_translation.NETWORK
 GROUPS = (synthetic_options.SyntheticTrainOptions, *NETWORK, options.RunOptions)
 
 
-@run.command
+@command.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags, join the other ranks, and see whether the run folder can be ours.
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loop.data = load_2d_data(args.batch_size, shape, seed=args.seed, start_step=loop.resume_step)
 
     # Claim the run folder and train.
-    run.claim(*identity)
+    run_folder.claim(*identity)
     training_run.train(loop, args, unit="point")
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from ..config import flags, options, synthetic_options
 from ..data import plots
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
 from ..translation import point_translation
 from ..translation.walks import Predictor, translate
 
 GROUPS = (synthetic_options.SyntheticBridgeOptions, *point_translation.NETWORK, options.RunOptions)
 
 
-@run.command(interrupted=run.STARTS_ANEW)
+@command.command(interrupted=command.STARTS_ANEW)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with the given flags, those of the command line by default."""
     # Read the flags and join the other ranks.
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     free = flags.free_flags(*GROUPS)
     name = f"translation_{args.source}_{args.target}"
-    out_dir = Path(args.out_dir or run.default_folder(name, vars(args), free, GROUPS))
+    out_dir = Path(args.out_dir or run_folder.default_folder(name, vars(args), free, GROUPS))
 
     # Load the models and claim the run folder.
     source, target = point_translation.load_pair(args, flags.given_flags(argv))
-    run.claim(out_dir, "synthetic_translation", vars(args), free)
+    run_folder.claim(out_dir, "synthetic_translation", vars(args), free)
     logger.configure(str(out_dir))
 
     # Move the points to the noise and on to the target.
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     latents, moved = point_translation.over_ranks(
         args.num_samples,
         args.batch_size,
-        lambda batch: translate(*ends, points[batch], engine, run.inner_progress),
+        lambda batch: translate(*ends, points[batch], engine, progress_bars.inner_progress),
     )
 
     # Save the points and their plots.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config.options import NUM_CLASSES
 from ..errors import ArgumentError
-from ..runtime import dist_util, logger, run
+from ..runtime import atomic_files, dist_util, logger
 from .image_files import list_image_files
 
 LABELS = {"prefix": "file name up to its first _", "folder": "folder right below --data_dir"}
@@ -84,7 +84,7 @@ def record_classes(out_dir: Path, data_dir: str | os.PathLike, labels: str) -> N
 
 def _write_classes(path: Path, numbers: dict[str, int]) -> None:
     if not path.exists():
-        with run.atomic_write(path, "w") as file:
+        with atomic_files.atomic_write(path, "w") as file:
             json.dump(numbers, file, indent=2)
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
         differing = sorted(before.items() ^ numbers.items())[0][0]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ArgumentError, UserError
-from ..runtime import dist_util, run
+from ..runtime import dist_util, progress_bars, random_streams
 from .class_labels import class_of_each
 from .image_files import (
     AUGMENTS,
@@ -119,7 +119,7 @@ class ImageDataset(Dataset):
             dist_util.everywhere(lambda: [self._source(index).size for index in range(len(self))])
             return
         mine = self.local_images[dist_util.rank() :: dist_util.world_size()]
-        files = run.progress(mine, desc="checking", unit="image", leave=False)
+        files = progress_bars.progress(mine, desc="checking", unit="image", leave=False)
         dist_util.everywhere(lambda: [open_image(file, self.in_channels).size for file in files])
 
     def conditions(self, index: int) -> dict[str, Any]:
@@ -290,7 +290,9 @@ def _batches(
         first = (step * ranks + rank) * batch_size
         samples = range(first, first + batch_size)
         indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
-        yield dataset.batch(indices, [run.generator(seed, 1, sample) for sample in samples])
+        yield dataset.batch(
+            indices, [random_streams.generator(seed, 1, sample) for sample in samples]
+        )
         step += 1
 
 
@@ -304,4 +306,4 @@ def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
 @functools.lru_cache(maxsize=8)
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order [count] in which a training goes through its data the `epoch`-th time."""
-    return run.generator(seed, 0, epoch).permutation(count)
+    return random_streams.generator(seed, 0, epoch).permutation(count)

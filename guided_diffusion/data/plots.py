@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import require
-from ..runtime import run
+from ..runtime import atomic_files
 
 # The colours of the corners of a set, by (x, y); between them they are mixed.
 CORNERS = {
@@ -102,5 +102,5 @@ def _dot_area(count: int) -> float:
 
 
 def _save(figure: Any, path: str | os.PathLike) -> None:
-    with run.atomic_write(path) as file:
+    with atomic_files.atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

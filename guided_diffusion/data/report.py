@@ -13,7 +13,7 @@ import torch as th
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from ..errors import UserError
-from ..runtime import run
+from ..runtime import atomic_files
 
 Row = dict[str, str]
 GAP = 2  # pixels between tiles
@@ -159,7 +159,7 @@ def save_contact_sheet(folder: Path, rows: Sequence[Row], *, anew: bool) -> Path
     """
     path = folder / "contact_sheet.png"
     if anew or not path.exists():
-        with run.atomic_write(path) as file:
+        with atomic_files.atomic_write(path) as file:
             contact_sheet(folder, rows).save(file, "png")
     return path
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch as th
 from torch.utils.data import Dataset
 
-from ..runtime import dist_util, run
+from ..runtime import atomic_files, dist_util, random_streams
 from . import plots
 from .image_datasets import epoch_order
 
-TRAIN_STREAM = 20  # of `run.generator`
+TRAIN_STREAM = 20  # of `random_streams.generator`
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
 INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
 # Centres of up to five olympic curves, in units of fiftieths of a radius.
@@ -269,7 +269,7 @@ def load_2d_data(
     Yields:
         ([batch_size, 2] float32, no conditions).
     """
-    rng = run.generator(seed, TRAIN_STREAM, shape.value)
+    rng = random_streams.generator(seed, TRAIN_STREAM, shape.value)
     points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
     if training:
         yield from _shuffled_batches(points, batch_size, seed, start_step)
@@ -314,8 +314,8 @@ def heatmap(points: np.ndarray, filename: str | os.PathLike = "heatmap.png") -> 
 def save_plots() -> None:
     """Save a heatmap and a scatter plot of each distribution into the folder synthetic_images."""
     folder = Path("synthetic_images")
-    run.make_folder(folder)
+    atomic_files.make_folder(folder)
     for shape in Synthetic2DType:
-        points = draw_points(20000, shape, run.generator(0, TRAIN_STREAM, shape.value))
+        points = draw_points(20000, shape, random_streams.generator(0, TRAIN_STREAM, shape.value))
         heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")
         scatter(points, folder / f"{shape.value}_{shape}_Scatter.png")

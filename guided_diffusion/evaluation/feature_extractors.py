@@ -16,7 +16,7 @@ from ..data.image_files import to_model_range
 from ..data.image_sets import ImageSet
 from ..errors import ArgumentError, UserError, require
 from ..models.checkpoint import first_line, load_state
-from ..runtime import dist_util, run
+from ..runtime import dist_util, progress_bars, random_streams
 from ..runtime.work_sharing import deal
 
 Rows = tuple[th.Tensor, th.Tensor]  # pooled [N, D] and spatial [N, S], float32 on the CPU
@@ -55,7 +55,7 @@ class SmallNetwork:
     dims = {"fid": WIDTHS[-1], "sfid": SPATIAL_CHANNELS * SIDE**2}
 
     def __init__(self, device: th.device) -> None:
-        rng = run.generator(0, 20)
+        rng = random_streams.generator(0, 20)
         shapes = [(out, into, 3, 3) for into, out in zip(self.WIDTHS, self.WIDTHS[1:])]  # noqa: B905
         # He's scale: activations keep their size from layer to layer.
         self.weights = [
@@ -183,7 +183,9 @@ def extract(images: ImageSet, extractor: Extractor, batch_size: int) -> Rows:
     batches = deal(len(images), batch_size)
     ranks = dist_util.world_size()
     mine = batches[dist_util.rank() :: ranks]
-    bar = run.progress(images.batches(mine), total=len(mine), desc=images.path.name, unit="batch")
+    bar = progress_bars.progress(
+        images.batches(mine), total=len(mine), desc=images.path.name, unit="batch"
+    )
     # Tensor cores would round to 10 bits, which the small differences here do not survive.
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
         parts = dist_util.Ranks().gather([extractor(tiles) for tiles in bar])

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..data import report
 from ..data.report import Row
 from ..errors import ArgumentError, UserError
-from ..runtime import run
+from ..runtime import atomic_files
 from ..translation.sequences import ImageSequence, Recipe
 from ..translation.soft_labels import over_stages
 from .plan import check_names
@@ -191,7 +191,7 @@ class Exporter:
         for key in self.columns[1:]:
             # A PNG keyword is Latin-1; a value may be any text.
             info.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), row[key])
-        with run.atomic_write(path) as file:
+        with atomic_files.atomic_write(path) as file:
             report.to_picture(tile).save(file, "png", pnginfo=info)
 
     def _save_arrays(self, sequence: ImageSequence) -> None:
@@ -214,7 +214,7 @@ class Exporter:
         path = self.folder / f"{name}.npy"
         shape = (self.count, *example.shape)
         if not path.exists():
-            run.create_array(path, example.dtype, shape, f"save_npy: {path}")
+            atomic_files.create_array(path, example.dtype, shape, f"save_npy: {path}")
         try:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:
@@ -291,7 +291,7 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
 
 def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
     longer = path.with_name(f".{path.name}.longer.partial")
-    run.create_array(longer, array.dtype, shape, f"save_npy: {path}")
+    atomic_files.create_array(longer, array.dtype, shape, f"save_npy: {path}")
     copy = open_memmap(longer, "r+")
     copy[: len(array)] = array
     copy.flush()
@@ -314,7 +314,7 @@ def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> N
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    run.write_if_changed(path, text.getvalue().encode())
+    atomic_files.write_if_changed(path, text.getvalue().encode())
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from ..runtime import dist_util, run
+from ..runtime import dist_util, progress_bars
 from ..translation.sequences import Sequences
 from . import cost
 
@@ -24,7 +24,7 @@ class Pace:
         self.planned = sum(len(part) * plan for part, plan in self.parts.items())
         self.made, self.passed = dist_util.Counter(), dist_util.Counter()
         self.counted = (0, 0)  # what this rank has added to the two
-        self.bar = run.progress((), total=self.planned, unit="forward", unit_scale=True)
+        self.bar = progress_bars.progress((), total=self.planned, unit="forward", unit_scale=True)
         self.start = time.monotonic()
 
     @staticmethod

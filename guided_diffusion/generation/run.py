@@ -12,7 +12,7 @@ from pathlib import Path
 from ..data import report
 from ..data.image_files import first_of, list_image_files
 from ..models.domains import Domain
-from ..runtime import dist_util, run
+from ..runtime import atomic_files, dist_util, progress_bars
 from ..translation.sequences import ImageSequence, Recipe, Sequences
 from .export import Exporter, Row, write_manifest
 from .plan import Plan, folder_name
@@ -67,7 +67,9 @@ class Generation:
         for names in ((source.name, target.name) for source, target in plan.pairs):
             source, target = (domains[name] for name in names)
             tiles = files[names[0]]
-            sequences = Sequences(source, target, tiles, self.recipe, watch=run.inner_progress)
+            sequences = Sequences(
+                source, target, tiles, self.recipe, watch=progress_bars.inner_progress
+            )
             exporter = Exporter(
                 out_dir / folder_name(*names),
                 names,
@@ -135,5 +137,5 @@ class Generation:
             write_manifest(self.out_dir / "manifest.csv", exporter.columns, rows)
             report.save_contact_sheet(self.out_dir, rows, anew=bool(len(self)))
             shown = self.out_dir / "report.html"
-            run.write_if_changed(shown, report.page(rows).encode())
+            atomic_files.write_if_changed(shown, report.page(rows).encode())
         return rows, shown

@@ -15,7 +15,7 @@ from typing import Any
 import torch as th
 
 from ..errors import ArgumentError, UserError, require
-from ..runtime import dist_util, run
+from ..runtime import atomic_files, dist_util
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 
 SAFETENSORS = ".safetensors"
@@ -96,7 +96,7 @@ def save_state(state: Any, path: Path) -> None:
             {key: value.clone(memory_format=th.contiguous_format) for key, value in state.items()}
         )
     try:
-        with run.atomic_write(path) as file:
+        with atomic_files.atomic_write(path) as file:
             if path.suffix == SAFETENSORS:
                 file.write(content)
             else:

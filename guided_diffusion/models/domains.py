@@ -19,7 +19,7 @@ from ..config.synthetic_options import SyntheticModelOptions
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
 from ..errors import ArgumentError, UserError
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import dist_util, execution, logger, run_folder
 from .checkpoint import digest, fill, load_state, load_weights, weights_file
 from .mismatch import CLASSIFIER_SIGNS, number_of_classes, shape_of
 from .script_util import (
@@ -219,7 +219,7 @@ def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE
 
 def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:
     known, path = kind.defaults(), file.parent / "args.json"
-    record = run.read_args(path) if path.exists() else {}
+    record = run_folder.read_args(path) if path.exists() else {}
     script = str(record.get("script", ""))
     if script == kind.script:
         return known | {k: v for k, v in record["args"].items() if k in known}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from . import dist_util, logger, run
+from . import atomic_files, dist_util, logger, progress_bars
 from .work_sharing import Dealing
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
@@ -39,7 +39,7 @@ def fill(
     """
     todo = dist_util.once(lambda: _unfinished(path, fields, count))
     records = open_memmap(path, "r+")
-    for number, batch in enumerate(run.progress(Dealing(todo, batch_size), unit="batch")):
+    for number, batch in enumerate(progress_bars.progress(Dealing(todo, batch_size), unit="batch")):
         if number:
             yield records
         _store(records, batch, make(batch))
@@ -50,7 +50,7 @@ def fill(
 def _unfinished(path: Path, fields: Sequence[tuple], count: int) -> list[int]:
     if not path.exists():
         dtype = [("finished", np.bool_), *fields]
-        run.create_array(path, dtype, (count,), "num_samples")
+        atomic_files.create_array(path, dtype, (count,), "num_samples")
     finished = open_memmap(path, "r")["finished"]
     if finished.any():
         logger.log(f"{finished.sum()} of {count} images are there from an earlier run")

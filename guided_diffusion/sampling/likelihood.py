@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.image_datasets import ImageDataset
 from ..models.domains import Domain
-from ..runtime import execution, run
+from ..runtime import execution, random_streams
 
 TERMS = ("vb", "xstart_mse", "mse")  # of each timestep
 
@@ -45,7 +45,9 @@ def measure(
         from the noisiest timestep to the cleanest.
     """
     batch, conditions = images.batch(indices)
-    domain.diffusion.noise_like = run.ImageNoise(seed, indices, run.ImageNoise.MEASURING)
+    domain.diffusion.noise_like = random_streams.ImageNoise(
+        seed, indices, random_streams.ImageNoise.MEASURING
+    )
     with execution.autocast(domain.device, precision):
         found = domain.diffusion.calc_bpd_loop(
             domain.model,

@@ -15,7 +15,15 @@ from ..config.options import NUM_CLASSES
 from ..data import report
 from ..diffusion.reverse_process import CondFn, Model, ModelKwargs
 from ..models.domains import Domain
-from ..runtime import dist_util, execution, logger, partial_results, run
+from ..runtime import (
+    atomic_files,
+    dist_util,
+    execution,
+    logger,
+    partial_results,
+    random_streams,
+    run_folder,
+)
 
 GRID_IMAGES = 64
 
@@ -51,7 +59,7 @@ def stream(
         UserError: if the disk has no room.
     """
     name = f"samples_{'x'.join(map(str, shape))}"
-    partial = folder / f".{name}_{run.fingerprint(dict(identity))}.partial.npy"
+    partial = folder / f".{name}_{run_folder.fingerprint(dict(identity))}.partial.npy"
     fields = [("image", np.uint8, tuple(shape[1:]))]
     *_, drawn = partial_results.fill(
         partial, fields, shape[0], batch_size, lambda batch: {"image": report.to_uint8(draw(batch))}
@@ -66,9 +74,9 @@ def stream(
 
 def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
     arrays = [images] if labels is None else [images, labels(range(len(images)))]
-    with run.atomic_write(path) as file:
+    with atomic_files.atomic_write(path) as file:
         np.savez(file, *arrays)
-    with run.atomic_write(path.with_name("samples.png")) as file:
+    with atomic_files.atomic_write(path.with_name("samples.png")) as file:
         report.square_grid(images[:GRID_IMAGES]).save(file, "png")
     logger.log(f"saved {path}")
 
@@ -85,7 +93,7 @@ def draw(
     model: Model | None = None,
     cond_fn: CondFn = None,
     model_kwargs: ModelKwargs = None,
-    purpose: int = run.ImageNoise.DRAWING,
+    purpose: int = random_streams.ImageNoise.DRAWING,
 ) -> th.Tensor:
     """Draw images of which each depends on the seed and its own index alone.
 
@@ -100,12 +108,12 @@ def draw(
         model: what is asked in place of the domain's network; None: that.
         cond_fn: gradient of log p(y | x) to steer by.
         model_kwargs: further keywords of the network and of cond_fn, on its device.
-        purpose: of the noise, see `run.ImageNoise`.
+        purpose: of the noise, see `random_streams.ImageNoise`.
 
     Returns:
         [n, C, H, W].
     """
-    noise = run.ImageNoise(seed, indices, purpose)
+    noise = random_streams.ImageNoise(seed, indices, purpose)
     domain.diffusion.noise_like = noise
     start = noise.draw(shape)
     loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop
@@ -125,5 +133,5 @@ def random_labels(
     seed: int, indices: Sequence[int], classes: Sequence[int] = range(NUM_CLASSES)
 ) -> np.ndarray:
     """Return the class that each image is drawn in, int64 [n]; one of `classes`, at random."""
-    picks = [run.generator(seed, 4, index).integers(len(classes)) for index in indices]
+    picks = [random_streams.generator(seed, 4, index).integers(len(classes)) for index in indices]
     return np.array([classes[pick] for pick in picks], dtype=np.int64)

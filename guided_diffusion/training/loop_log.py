@@ -10,7 +10,7 @@ from pathlib import Path
 import torch as th
 
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..runtime import dist_util, logger, run
+from ..runtime import atomic_files, dist_util, logger
 
 
 def log_loss_dict(
@@ -65,7 +65,7 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
                 for line in lines
                 if line.endswith(b"\n") and not _step(line, lines[0], path.suffix) > done
             ]
-            run.write_if_changed(path, b"".join(kept))
+            atomic_files.write_if_changed(path, b"".join(kept))
 
 
 def _step(line: bytes, header: bytes, suffix: str) -> float:

@@ -9,7 +9,7 @@ from ..models import checkpoint, convert
 from ..models.convert import Record
 from ..models.mismatch import SignsOfFlags, State, shape_of
 from ..networks.attention import STARTS, priorities_of
-from ..runtime import logger, run
+from ..runtime import logger, run_folder
 
 # Weights that a network may have beside those of the model that it starts from, or do without.
 OPTIONAL = r"\.blend$|^label_emb\.weight$"
@@ -32,7 +32,7 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     """
     file = checkpoint.weights_file(Path(path), "init_checkpoint")
     record = file.with_name("args.json")
-    recorded = run.read_args(record)["args"] if record.exists() else None
+    recorded = run_folder.read_args(record)["args"] if record.exists() else None
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
     own, unfit = model.state_dict(), ".blend" if _has_other_roles(model, recorded) else ()
     keys = [key for key in {**own, **found} if re.search(OPTIONAL, key)]

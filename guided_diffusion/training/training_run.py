@@ -25,7 +25,16 @@ from ..errors import ArgumentError
 from ..models.checkpoint import checkpoint_files
 from ..models.script_util import create_gaussian_diffusion
 from ..networks.attention import set_priority
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import (
+    atomic_files,
+    command,
+    dist_util,
+    execution,
+    logger,
+    progress_bars,
+    random_streams,
+    run_folder,
+)
 from .loop_log import drop_later_rows, open_loop_log
 from .resume import remove_unfinished
 from .train_util import TrainLoop, ema_rates
@@ -52,7 +61,7 @@ def begin(
         default: the run folder where none is named.
 
     Returns:
-        the arguments of `run.claim`, of which the first is the run folder.
+        the arguments of `run_folder.claim`, of which the first is the run folder.
 
     Raises:
         UserError: on flags that cannot work, and if the folder holds a run of other flags.
@@ -108,10 +117,10 @@ def join(
     asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
     free = flags.free_flags(*groups) | {"batch_size"} | free
     identity = (Path(folder), script, asked, free, flags.defaults(*groups))
-    run.refuse_other_run(*identity, advice=_how_to_train_on(Path(folder)))
+    run_folder.refuse_other_run(*identity, advice=_how_to_train_on(Path(folder)))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
-    th.manual_seed(int(run.generator(args.seed, 6).integers(2**62)))
+    th.manual_seed(int(random_streams.generator(args.seed, 6).integers(2**62)))
     return identity
 
 
@@ -153,7 +162,7 @@ def train(
 ) -> None:
     """Train to the end in a folder that is claimed; if asked to stop, save and stop.
 
-    A third request ends it without a save; see `run.StopSignal`.
+    A third request ends it without a save; see `command.StopSignal`.
 
     Args:
         loop: with its data.
@@ -175,8 +184,8 @@ def train(
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
         picture(missing=True)  # a kill may have come between this checkpoint and its picture
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
-    with run.StopSignal() as signal:
-        for _ in run.progress(loop.steps(), total=loop.max_steps or None, **bar):
+    with command.StopSignal() as signal:
+        for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
             picture()
             if _to_stop(loop, signal.asked):
                 logger.log(f"asked to stop after {loop.done} steps")
@@ -224,7 +233,7 @@ def _picture_if_due(
     if dist_util.rank() == 0 and not (missing and path.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = draw()
-        with run.atomic_write(path) as file:
+        with atomic_files.atomic_write(path) as file:
             picture.save(file, "png")
     dist_util.barrier()
 
@@ -250,7 +259,7 @@ def draw_samples(
     asked = args_to_dict(args, flags.defaults(DiffusionOptions))
     asked["timestep_respacing"] = str(steps)
     diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
-    noise = run.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
+    noise = random_streams.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
     conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
     with loop.averaged_weights() as model, execution.autocast(loop.device, args.precision):
         set_priority(model, "local")

@@ -21,7 +21,7 @@ from ..data import report
 from ..data.class_labels import class_names
 from ..data.image_files import first_of, list_image_files, load_tile, to_model_range
 from ..errors import ArgumentError
-from ..runtime import execution, run
+from ..runtime import atomic_files, execution, random_streams
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, GRID_COLUMNS = 32, 8
@@ -189,7 +189,7 @@ def translate(
     images = to_model_range(np.stack([source_tile(guided, item) for item in batch])).to(device)
     sources = {"y": th.tensor([item.source for item in batch], device=device)}
     targets = {"y": th.tensor([item.target for item in batch], device=device)}
-    diffusion.noise_like = run.ImageNoise(seed, [item.index for item in batch])
+    diffusion.noise_like = random_streams.ImageNoise(seed, [item.index for item in batch])
     with execution.autocast(device, precision):
         latents = diffusion.ddim_reverse_sample_loop(
             guided.model, images, clip_denoised, model_kwargs=sources
@@ -209,14 +209,14 @@ def save(folder: Path, item: Translation, image: th.Tensor) -> None:
     """Save one translated image [C, H, W] in the run folder."""
     path = folder / item.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with run.atomic_write(path) as file:
+    with atomic_files.atomic_write(path) as file:
         report.to_picture(report.to_uint8(image)).save(file, "png")
 
 
 def save_overview(folder: Path, guided: Guided, items: Sequence[Translation]) -> None:
     """Save translations.csv, a row per image, and the first pairs side by side in pairs.png."""
     columns = ["file_name", "source_file", "source", "target"]
-    with run.atomic_write(folder / "translations.csv", "w") as file:
+    with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(vars(item) for item in items)
@@ -224,6 +224,6 @@ def save_overview(folder: Path, guided: Guided, items: Sequence[Translation]) ->
     for item in items[:GRID_PAIRS]:
         source = source_tile(guided, item)
         tiles += [source, load_tile(folder / item.file_name, len(source), source.shape[-1])]
-    with run.atomic_write(folder / "pairs.png") as file:
+    with atomic_files.atomic_write(folder / "pairs.png") as file:
         rows = [tiles[i : i + GRID_COLUMNS] for i in range(0, len(tiles), GRID_COLUMNS)]
         report.grid(rows).save(file, "png")

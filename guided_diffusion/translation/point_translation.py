@@ -18,14 +18,14 @@ from ..config.synthetic_options import SyntheticModelOptions
 from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
 from ..models.domains import POINTS, Domain, load_domain
-from ..runtime import dist_util, execution, logger, run
+from ..runtime import atomic_files, dist_util, execution, logger, progress_bars, random_streams
 from ..runtime.work_sharing import Dealing
 from . import sequences
 from .walks import Engine
 
 RUNS = Path("results") / "synthetic"
 NETWORK = (SyntheticModelOptions, DiffusionOptions)
-SOURCE_STREAM = 21  # of `run.generator`
+SOURCE_STREAM = 21  # of `random_streams.generator`
 
 
 def run_of_task(task: int, folder: str | Path = "") -> Path:
@@ -79,7 +79,7 @@ def create_engine(args: argparse.Namespace) -> Engine:
 
 def source_points(args: argparse.Namespace) -> th.Tensor:
     """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = run.generator(args.seed, SOURCE_STREAM, args.source)
+    rng = random_streams.generator(args.seed, SOURCE_STREAM, args.source)
     return th.from_numpy(draw_points(args.num_samples, shape_of_task(args.source), rng))
 
 
@@ -96,7 +96,7 @@ def over_ranks(
     Returns:
         the tensors of all batches put together, [count, 2] each, on every rank.
     """
-    mine = run.progress(Dealing(range(count), batch_size), unit="batch")
+    mine = progress_bars.progress(Dealing(range(count), batch_size), unit="batch")
     moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
     parts: dict[int, list[np.ndarray]] = {}
     for found in dist_util.Ranks().gather(moved):
@@ -108,7 +108,7 @@ def over_ranks(
 def save(path: Path, arrays: Mapping[str, np.ndarray], titles: Sequence[str]) -> None:
     """Save sets of points as PATH.npz, and as a row of plots in PATH.png (rank 0)."""
     if dist_util.rank() == 0:
-        with run.atomic_write(path.with_suffix(".npz")) as file:
+        with atomic_files.atomic_write(path.with_suffix(".npz")) as file:
             np.savez(file, **arrays)
         panels = dict(zip(titles, arrays.values(), strict=True))
         plots.scatter_row(panels, path.with_suffix(".png"))

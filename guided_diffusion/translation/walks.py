@@ -27,7 +27,7 @@ from ..diffusion.solvers import PREDICTED, Multistep, Past
 from ..errors import ArgumentError
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
-from ..runtime import execution, run
+from ..runtime import atomic_files, execution
 
 CONVENTIONS = ("reference", "aligned")
 SOLVERS = ("ddim", "dpmpp")
@@ -147,7 +147,7 @@ def _refuse_unless_published(engine: Engine) -> None:
 
 
 def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
-    """Return the moves as they are; `run.progress` in its place shows a bar of them."""
+    """Return the moves as they are; `progress_bars.progress` in its place shows a bar of them."""
     return moves
 
 
@@ -283,7 +283,7 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
     elsewhere = ", or let TMPDIR name a folder with more"
-    file = run.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
+    file = atomic_files.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
     return np.memmap(file, np.float32, "r+", shape=shape)
 
 

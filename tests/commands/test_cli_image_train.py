@@ -25,7 +25,7 @@ from support.cli import (
     working_directory,
 )
 
-from guided_diffusion.runtime import run
+from guided_diffusion.runtime import command as command_frame
 
 CHECKPOINTS = {
     name.format(step)
@@ -286,11 +286,11 @@ def test_a_folder_without_a_checkpoint_is_nothing_to_start_from(runs, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(runs, tmp_path, monkeypatch):
-    interrupted = run.StopSignal()
-    monkeypatch.setattr(run, "StopSignal", lambda: interrupted)
+    interrupted = command_frame.StopSignal()
+    monkeypatch.setattr(command_frame, "StopSignal", lambda: interrupted)
     interrupted.asked = True
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
-    assert result.code == run.INTERRUPTED and (tmp_path / "model000001.pt").exists()
+    assert result.code == command_frame.INTERRUPTED and (tmp_path / "model000001.pt").exists()
     assert result.last == "interrupted; the same command again goes on"
     interrupted.asked = False
     succeed("image_train", *runs.training, "--out_dir", tmp_path)

@@ -21,7 +21,7 @@ from support.cli import (
 
 from guided_diffusion.data import low_res, report
 from guided_diffusion.image_datasets import fixed_images
-from guided_diffusion.runtime import run
+from guided_diffusion.runtime import random_streams
 
 TRAIN, SAMPLE = "super_res_train", "super_res_sample"
 SHAPE = "{}x16x16x3"
@@ -214,8 +214,8 @@ def test_small_images_are_taken_in_turn_with_noise_of_their_own(trained, base, e
 
 def test_noise_is_not_that_of_image_sample():
     drawn = [
-        run.ImageNoise(0, [5], purpose).draw((3, 8, 8))
-        for purpose in (run.ImageNoise.DRAWING, run.ImageNoise.ENLARGING)
+        random_streams.ImageNoise(0, [5], purpose).draw((3, 8, 8))
+        for purpose in (random_streams.ImageNoise.DRAWING, random_streams.ImageNoise.ENLARGING)
     ]
     assert abs(torch.corrcoef(torch.stack(drawn).flatten(1))[0, 1]) < 0.3
 

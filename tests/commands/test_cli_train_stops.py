@@ -8,7 +8,7 @@ import pytest
 from support.cli import call, read_csv, snapshot, succeed
 
 from guided_diffusion.models import checkpoint
-from guided_diffusion.runtime import run
+from guided_diffusion.runtime import command
 from guided_diffusion.training.loop_log import drop_later_rows
 
 
@@ -30,9 +30,9 @@ def signals_at(monkeypatch):
 @pytest.fixture
 def asked_at_once(monkeypatch):
     """The next training is asked to stop before its first step is done."""
-    stop = run.StopSignal()
+    stop = command.StopSignal()
     stop.asked = True
-    monkeypatch.setattr(run, "StopSignal", lambda: stop)
+    monkeypatch.setattr(command, "StopSignal", lambda: stop)
     return stop
 
 
@@ -42,7 +42,7 @@ def test_a_second_signal_does_not_break_the_last_save(
 ):
     signals_at("model000001.pt", number=number)
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
-    assert result.code == run.INTERRUPTED
+    assert result.code == command.INTERRUPTED
     assert result.last == "interrupted; the same command again goes on"
     assert "asked to stop after 1 steps" in result.out
     asked_at_once.asked = False
@@ -57,7 +57,7 @@ def test_two_signals_during_a_save_of_the_interval_end_it_with_that_save(
 ):
     signals_at("opt000004.pt", "ema_0.5_000004.pt")
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
-    assert result.code == run.INTERRUPTED and "interrupted;" in result.last
+    assert result.code == command.INTERRUPTED and "interrupted;" in result.last
     assert result.out.count("saved ") == 1
     assert (tmp_path / "model000004.pt").exists() and not (tmp_path / "model000005.pt").exists()
 
@@ -67,7 +67,7 @@ def test_a_third_signal_ends_at_once_and_what_it_left_goes_with_the_next_run(
 ):
     signals_at("opt000004.pt", "ema_0.5_000004.pt", "model000004.pt")
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
-    assert result.code == run.INTERRUPTED and result.last.startswith("interrupted at once")
+    assert result.code == command.INTERRUPTED and result.last.startswith("interrupted at once")
     assert {path.name for path in tmp_path.glob("*.pt")} == {"opt000004.pt", "ema_0.5_000004.pt"}
     flags = ["--out_dir", tmp_path, "--save_interval", 8]
     assert "from scratch" in succeed("image_train", *runs.training, *flags).out

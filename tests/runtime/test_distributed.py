@@ -126,8 +126,8 @@ def test_two_ranks_generate_what_one_process_does(launcher, runs, generated_alon
 
 SLOW_RANK_1 = f"""
 import runpy, sys
-from guided_diffusion import dealing, dist_util
-take = dealing.Dealing.__iter__
+from guided_diffusion import dist_util; from guided_diffusion.runtime import work_sharing
+take = work_sharing.Dealing.__iter__
 
 def slowly(self):
     for batch in take(self):
@@ -136,7 +136,7 @@ def slowly(self):
         yield batch
     dist_util._store.set("the other has done the rest", "")
 
-dealing.Dealing.__iter__ = slowly
+work_sharing.Dealing.__iter__ = slowly
 runpy.run_path("{ROOT}/scripts/{SEQUENCES}.py", run_name="__main__")
 """
 
@@ -245,7 +245,7 @@ def written_names(tree: ast.AST) -> set[str]:
 
 
 def test_no_code_writes_cuda_visible_devices():
-    files = [*(ROOT / "guided_diffusion").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    files = [*(ROOT / "guided_diffusion").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     assert len(files) > 25
     for path in files:
         names = written_names(ast.parse(path.read_text(encoding="utf-8")))
