@@ -4,7 +4,8 @@
 import argparse
 
 from ._porch import hand_on
-from .config.flags import add_dict_to_argparser, args_to_dict, defaults, str2bool
+from .config.parser import add_dict_to_argparser, args_to_dict, str2bool
+from .config.settings import defaults
 from .errors import ArgumentError, UserError
 from .models import script_util as room
 from .models.script_util import *

@@ -21,7 +21,7 @@ from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
 from ..runtime import random_streams
 from ..translation.sequences import ImageSequence, Recipe, Sequences
-from ..translation.walks import Predictor, translate
+from ..translation.walks import translate
 
 HYBRID = {"attention_kind": "hybrid"}
 # Flags of the training, by name of the model.
@@ -107,8 +107,8 @@ def mean_loss(
 
 def round_trip(source: Domain, images: th.Tensor, recipe: Recipe) -> float:
     """Return the PSNR in dB of images [N, C, H, W] after a walk to noise and back."""
-    predict = Predictor(source, recipe.engine, "global")
-    _, returned = translate(predict, predict, images, recipe.engine)
+    predict = recipe.predictor(source, "global")
+    _, returned = translate(predict, predict, images, recipe.walk)
     return psnr(returned.cpu(), images)
 
 

@@ -1,16 +1,15 @@
 """The time of one network: of a forward in its variants, and of training.
 
-A measurement takes the parsed flags of its group and the names of those given, and returns the
-record to keep. The network has fresh weights, which take the same time as trained ones; it has
-the demo's shape, unless a flag of the network is given.
+A measurement takes settings and returns the record to keep. The network has fresh weights, which
+take the same time as trained ones; it has the demo's shape, unless a setting of the network is
+given.
 """
 
-import argparse
 import atexit
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,23 +17,25 @@ from typing import Any
 
 import torch as th
 
-from ..config import flags
-from ..config.flags import args_to_dict, numbers
-from ..config.options import DiffusionOptions, ModelOptions, RunOptions, TrainOptions
+from ..config.network_settings import ModelSettings
+from ..config.parser import numbers
+from ..config.settings import joined
 from ..data.image_datasets import ImageDataset, load_data
 from ..data.image_files import list_image_files
-from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..generation import cost, demo
 from ..models.domains import load_domain
-from ..models.script_util import create_model_and_diffusion
+from ..models.script_util import build, build_network
 from ..networks.attention import HybridAttention
 from ..runtime import dist_util, execution, logger
-from ..training import training_run
+from ..runtime.settings import ExecutionSettings, RunSettings
+from ..training.settings import DenoisingSettings
+from ..training.training_run import Training
 from . import published, timing
+from .settings import ForwardTimingSettings, TrainTimingSettings
 from .timing import BASELINE, Timed
 
-NETWORK = (ModelOptions, DiffusionOptions)
 TRAINED = ("fp32", "bf16")  # precisions of our training
 NEVER = 10**9  # steps
 FORWARDS_OF_A_STEP = 3  # in FLOPs: forward, and backward to activations and to weights
@@ -48,7 +49,7 @@ class Variant:
         precision: "fp32" or "bf16".
         channels_last: layout of the memory; else NCHW.
         fused: attention, SiLU and enlarging convolutions by fused kernels; else as published.
-        flags: of the network, that differ from those asked for.
+        flags: settings of the network that differ from those asked for.
         blend: share of the windows in hybrid attention; None: as it starts.
     """
 
@@ -75,48 +76,58 @@ VARIANTS = {
 }
 
 
-def network_flags(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
-    """Return the flags of the network to time: those asked for, if any is given, or the demo's."""
-    asked = args_to_dict(args, flags.defaults(*NETWORK))
-    return asked if given & asked.keys() else load_domain(demo.PLACES["source_model"]).args
+def network_to_time(
+    network: ModelSettings, process: ProcessSettings
+) -> tuple[ModelSettings, ProcessSettings]:
+    """Return the network that was asked for, if a setting of it was given, or the demo's."""
+    if network.given or process.given:
+        return network, process
+    domain = load_domain(demo.PLACES["source_model"])
+    return domain.network, domain.process
 
 
-def forward(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+def forward(
+    asked: ForwardTimingSettings, network: ModelSettings, process: ProcessSettings
+) -> dict[str, Any]:
     """Time a forward in all variants, for each batch size.
 
     Raises:
-        UserError: if the flags do not fit.
+        UserError: if the settings do not fit.
     """
-    start, asked = time.perf_counter(), network_flags(args, given)
-    sizes = numbers("batch_sizes", args.batch_sizes)
+    start, (network, process) = time.perf_counter(), network_to_time(network, process)
+    sizes = numbers("batch_sizes", asked.batch_sizes)
     if min(sizes) < 1:
-        raise ArgumentError("batch_sizes", f"expected numbers above 0, got {args.batch_sizes}")
-    networks = {name: _network(asked, variant) for name, variant in VARIANTS.items()}
+        raise ArgumentError("batch_sizes", f"expected numbers above 0, got {asked.batch_sizes}")
+    shapes = {name: network.replace(**variant.flags) for name, variant in VARIANTS.items()}
+    networks = {
+        name: _network(shapes[name], process, variant) for name, variant in VARIANTS.items()
+    }
     peaks, rows = timing.matmul_peaks(dist_util.dev()), []
     for done, size in enumerate(sizes):
         contestants = {
-            name: partial(_forwards, networks[name], variant, *_inputs(asked, size))
+            name: partial(_forwards, networks[name], variant, *_inputs(network, size))
             for name, variant in VARIANTS.items()
         }
         once = sum(run(1).seconds for run in contestants.values())  # warms up, too
-        left = (args.budget - time.perf_counter() + start) / (len(sizes) - done)
-        repeats = timing.affordable(args, once, left, args.repeats)
+        left = (asked.budget - time.perf_counter() + start) / (len(sizes) - done)
+        repeats = timing.affordable(asked, once, left, asked.repeats)
         runs = timing.interleaved(
-            {name: partial(run, repeats) for name, run in contestants.items()}, args.rounds
+            {name: partial(run, repeats) for name, run in contestants.items()}, asked.rounds
         )
         for name, variant in VARIANTS.items():
-            flops = cost.flops(asked | variant.flags)
+            flops = cost.flops(shapes[name], process)
             row = timing.compared(runs, name, repeats * size, flops, peaks[variant.precision])
             rows.append({"name": name, "batch_size": size, **row})
-            if args.profile:
+            if asked.profile:
                 rows[-1]["operators"] = timing.operators(
                     partial(contestants[name], repeats), dist_util.dev()
                 )
-    return timing.record("forward", args, start, peaks, rows) | {"network": asked}
+    found = {"network": joined(network, process)}
+    return timing.record("forward", asked, start, peaks, rows) | found
 
 
-def _network(asked: dict[str, Any], variant: Variant) -> th.nn.Module:
-    network, _ = create_model_and_diffusion(**asked | variant.flags)
+def _network(shape: ModelSettings, process: ProcessSettings, variant: Variant) -> th.nn.Module:
+    network = build_network(shape, process.learn_sigma)
     layout = th.channels_last if variant.channels_last else th.contiguous_format
     for module in network.modules():
         if variant.blend is not None and isinstance(module, HybridAttention):
@@ -124,9 +135,9 @@ def _network(asked: dict[str, Any], variant: Variant) -> th.nn.Module:
     return network.to(dist_util.dev(), memory_format=layout).eval().requires_grad_(False)
 
 
-def _inputs(asked: dict[str, Any], size: int) -> tuple[th.Tensor, th.Tensor]:
-    side, device = asked["image_size"], dist_util.dev()
-    states = th.ones(size, asked["in_channels"], side, side, device=device)
+def _inputs(network: ModelSettings, size: int) -> tuple[th.Tensor, th.Tensor]:
+    side, device = network.image_size, dist_util.dev()
+    states = th.ones(size, network.in_channels, side, side, device=device)
     return states, th.zeros(size, dtype=th.long, device=device)
 
 
@@ -139,65 +150,72 @@ def _forwards(
         return timing.timed(lambda: [network(states, t) for _ in range(repeats)], states.device)
 
 
-def train(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+def train(
+    asked: TrainTimingSettings, network: ModelSettings, process: ProcessSettings
+) -> dict[str, Any]:
     """Time training steps by the published procedure and by our loop.
 
     Raises:
-        UserError: if the flags do not fit, or there are too few images for a batch.
+        UserError: if the settings do not fit, or there are too few images for a batch.
     """
-    start, asked = time.perf_counter(), network_flags(args, given)
-    args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
-    count = len(list_image_files(args.data_dir))
-    if count < args.batch_size:
+    start, (network, process) = time.perf_counter(), network_to_time(network, process)
+    asked = asked.replace(data_dir=asked.data_dir or str(demo.PLACES["data_dir"]))
+    count = len(list_image_files(asked.data_dir))
+    if count < asked.batch_size:
         raise ArgumentError(
-            "batch_size", f"expected at most the {count} images there are, got {args.batch_size}"
+            "batch_size", f"expected at most the {count} images there are, got {asked.batch_size}"
         )
     with (
         tempfile.TemporaryDirectory() as folder,
         timing.workers(
-            (BASELINE, *TRAINED), training, args, asked, folder, device=args.device
+            (BASELINE, *TRAINED), training, asked, network, process, folder, device=asked.device
         ) as workers,
     ):
         for worker in workers.values():
             worker.run(1)  # the first step allocates
         once = sum(worker.run(1).seconds for worker in workers.values())
-        left = args.budget - time.perf_counter() + start
-        steps = timing.affordable(args, once, left, args.steps)
+        left = asked.budget - time.perf_counter() + start
+        steps = timing.affordable(asked, once, left, asked.steps)
         runs = timing.interleaved(
-            {name: partial(worker.run, steps) for name, worker in workers.items()}, args.rounds
+            {name: partial(worker.run, steps) for name, worker in workers.items()}, asked.rounds
         )
         profiles = {
-            name: {"operators": worker.operators(steps)} if args.profile else {}
+            name: {"operators": worker.operators(steps)} if asked.profile else {}
             for name, worker in workers.items()
         }
-    peaks, flops = timing.matmul_peaks(dist_util.dev()), FORWARDS_OF_A_STEP * cost.flops(asked)
-    images, rows = steps * args.batch_size, []
+    peaks = timing.matmul_peaks(dist_util.dev())
+    flops = FORWARDS_OF_A_STEP * cost.flops(network, process)
+    images, rows = steps * asked.batch_size, []
     for name in runs:
         peak = peaks["bf16" if name == "bf16" else "fp32"]
         row = timing.compared(runs, name, images, flops, peak)
         rate = {"images_per_second": images / row["median"]}
         rows.append({"name": name} | rate | row | profiles[name])
-    return timing.record("train", args, start, peaks, rows) | {"network": asked, "steps": steps}
+    found = {"network": joined(network, process), "steps": steps}
+    return timing.record("train", asked, start, peaks, rows) | found
 
 
 def training(
-    name: str, args: argparse.Namespace, asked: dict[str, Any], folder: str
+    name: str,
+    asked: TrainTimingSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
+    folder: str,
 ) -> Callable[[int], None]:
     """Return what trains n steps more, by the published procedure or in a precision of ours.
 
     Args:
         name: `BASELINE` or one of `TRAINED`.
-        args: of the measurement.
-        asked: flags of network and process.
+        asked: settings of the measurement.
+        network: the network to train.
+        process: its process.
         folder: an empty one, which stays so.
     """
     logger.configure(folder, [])  # rows are gathered and dumped, to nowhere
-    network, diffusion = create_model_and_diffusion(**asked)
-    network.to(dist_util.dev())
     if name == BASELINE:
-        steps = _published_steps(network, diffusion, args, asked)
+        steps = _published_steps(asked, network, process)
     else:
-        steps = _our_steps(network, diffusion, args, asked | {"precision": name}, folder)
+        steps = _our_steps(name, asked, network, process, folder)
     atexit.register(steps.close)  # ended at the interpreter's end, it would miss what it imports
     return partial(_advance, steps)
 
@@ -208,29 +226,33 @@ def _advance(steps: Iterator[int], count: int) -> None:
 
 
 def _published_steps(
-    network: th.nn.Module, diffusion: GaussianDiffusion, args: argparse.Namespace, asked: dict
+    asked: TrainTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> Iterator[int]:
-    files, usual = list_image_files(args.data_dir), flags.defaults(TrainOptions)
-    dataset = ImageDataset(asked["image_size"], files, in_channels=asked["in_channels"])
-    data = published.batches(dataset, args.batch_size)
-    with published.arithmetic(network):
-        yield from published.train(network, diffusion, data, usual["lr"], float(usual["ema_rate"]))
+    usual = DenoisingSettings()
+    model, diffusion = build(network, process)
+    model.to(dist_util.dev())
+    files = list_image_files(asked.data_dir)
+    dataset = ImageDataset(network.image_size, files, in_channels=network.in_channels)
+    data = published.batches(dataset, asked.batch_size)
+    with published.arithmetic(model):
+        yield from published.train(model, diffusion, data, usual.lr, float(usual.ema_rate))
 
 
 def _our_steps(
-    network: th.nn.Module,
-    diffusion: GaussianDiffusion,
-    args: argparse.Namespace,
-    asked: dict[str, Any],
+    precision: str,
+    asked: TrainTimingSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
     folder: str,
 ) -> Iterator[int]:
-    usual = flags.defaults(TrainOptions, RunOptions) | asked
-    usual |= {"batch_size": args.batch_size, "save_interval": NEVER}
-    loop = training_run.create_loop(network, diffusion, argparse.Namespace(**usual), Path(folder))
-    loop.data = load_data(
-        data_dir=args.data_dir,
-        batch_size=args.batch_size,
-        image_size=asked["image_size"],
-        in_channels=asked["in_channels"],
+    loop = DenoisingSettings(batch_size=asked.batch_size, save_interval=NEVER)
+    execution = ExecutionSettings(precision=precision)
+    training = Training(loop, network, process, RunSettings(), execution)
+    trainer = training.create_loop(Path(folder))
+    trainer.data = load_data(
+        data_dir=asked.data_dir,
+        batch_size=asked.batch_size,
+        image_size=network.image_size,
+        in_channels=network.in_channels,
     )
-    return loop.steps()
+    return trainer.steps()

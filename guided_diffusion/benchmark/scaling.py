@@ -4,7 +4,6 @@ Each figure is that of the sampler's own script in processes of their own, on th
 Its images are copies of the demo's tiles. On two ranks and on one, each process has one thread.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -12,16 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.flags import numbers
+from ..config.parser import numbers
 from ..data.image_files import list_image_files
 from ..errors import ArgumentError, UserError
 from ..generation import demo
 from ..runtime import dist_util, run_folder
 from . import timing
+from .settings import ScalingSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "frequency_generating_m_samples.py"
 # Runs a script as a command would, and tells its peak of memory on the last line.
@@ -33,23 +33,23 @@ MEASURED = (
 )
 
 
-def scaling(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+def scaling(asked: ScalingSettings) -> dict[str, Any]:
     """Measure memory for several numbers of images, and time on one and on two ranks.
 
     Raises:
-        UserError: if the flags do not fit, or the sampler fails.
+        UserError: if the settings do not fit, or the sampler fails.
     """
-    start, counts = time.perf_counter(), numbers("counts", args.counts)
+    start, counts = time.perf_counter(), numbers("counts", asked.counts)
     if min(counts) < 1:
-        raise ArgumentError("counts", f"expected numbers above 0, got {args.counts}")
+        raise ArgumentError("counts", f"expected numbers above 0, got {asked.counts}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        tiles = _copy_tiles(place / "tiles", max(*counts, args.rank_images))
+        tiles = _copy_tiles(place / "tiles", max(*counts, asked.rank_images))
         runs = [
-            {n: _peak(args, tiles, n, place / f"memory{n}_{turn}") for n in counts}
-            for turn in range(args.rounds)
+            {n: _peak(asked, tiles, n, place / f"memory{n}_{turn}") for n in counts}
+            for turn in range(asked.rounds)
         ]
-        ranks = {n: _times(args, tiles, n, place / f"ranks{n}") for n in (1, 2)}
+        ranks = {n: _times(asked, tiles, n, place / f"ranks{n}") for n in (1, 2)}
     memory = {n: statistics.median(peaks[n] for peaks in runs) for n in counts}
     whole, made = ([ranks[n][key] for n in (1, 2)] for key in ("whole", "without_start"))
     return {
@@ -97,15 +97,15 @@ def _copy_tiles(folder: Path, count: int) -> Path:
     return folder
 
 
-def _peak(args: argparse.Namespace, tiles: Path, count: int, out_dir: Path) -> int:
+def _peak(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> int:
     program = [sys.executable, "-c", MEASURED]
-    return int(_run(program, _flags(args, tiles, count, out_dir)).split()[-1])
+    return int(_run(program, _flags(asked, tiles, count, out_dir)).split()[-1])
 
 
-def _times(args: argparse.Namespace, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:
+def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     program = [sys.executable, *(launcher if ranks > 1 else ())]
-    flags = _flags(args, tiles, args.rank_images, out_dir)
+    flags = _flags(asked, tiles, asked.rank_images, out_dir)
     seconds = []
     for _ in range(2):  # the second time everything is made already, and only the start is left
         begun = time.perf_counter()
@@ -114,17 +114,17 @@ def _times(args: argparse.Namespace, tiles: Path, ranks: int, out_dir: Path) -> 
     return {"whole": seconds[0], "without_start": seconds[0] - seconds[1]}
 
 
-def _flags(args: argparse.Namespace, tiles: Path, count: int, out_dir: Path) -> list[str]:
+def _flags(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> list[str]:
     places = {**demo.PLACES, "data_dir": tiles, "out_dir": out_dir}
-    asked = {
+    own = {
         "num_images": count,
-        "batch_size": args.batch_size,
-        "device": args.device,
+        "batch_size": asked.batch_size,
+        "device": asked.device,
         "preset": "draft",
-        "encode_steps": args.steps,
-        "decode_steps": args.steps,
+        "encode_steps": asked.steps,
+        "decode_steps": asked.steps,
     }
-    return [f"--{name}={value}" for name, value in {**places, **asked}.items()]
+    return [f"--{name}={value}" for name, value in {**places, **own}.items()]
 
 
 def _run(program: Sequence[str], flags: Sequence[str], **env: str) -> str:

@@ -10,9 +10,8 @@ how many these are come from the published search on the encoding of the preset 
 engines always run whole.
 """
 
-import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,29 +20,30 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ..config import flags
-from ..config.flags import args_to_dict
-from ..config.options import DiffusionOptions
-from ..config.translation_options import PRESETS
+from ..config.network_settings import ModelSettings
+from ..config.parser import names
 from ..data.image_files import list_image_files, load_tile, to_model_range
+from ..diffusion.settings import ProcessSettings
 from ..generation import cost, demo
 from ..models.domains import Domain, load_domain
-from ..models.script_util import create_gaussian_diffusion, create_model_and_diffusion
+from ..models.script_util import build, build_process
 from ..runtime import dist_util, execution
+from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import Dealing
-from ..translation import depth_policies, walks
+from ..translation import walks
+from ..translation.predictor import Predictor
 from ..translation.sequences import Recipe, Sequences
-from ..translation.walks import Engine
+from ..translation.settings import PRESETS, BatchSettings, DepthSettings, WalkSettings
 from . import published, timing
-from .network_timing import NETWORK
+from .settings import SequenceTimingSettings
 from .timing import BASELINE, Timed
 
-# What --engines can name: flags of the engine.
-ENGINES: dict[str, dict[str, Any]] = {
-    "fp32": {},
-    "bf16": {"precision": "bf16"},
-    "fast": {**PRESETS["fast"], "precision": "auto"},
-    "draft": {**PRESETS["draft"], "precision": "auto"},
+# What --engines can name: preset of the walks, and precision.
+ENGINES = {
+    "fp32": ("published", "fp32"),
+    "bf16": ("published", "bf16"),
+    "fast": ("fast", "auto"),
+    "draft": ("draft", "auto"),
 }
 
 
@@ -60,50 +60,55 @@ class Sequenced:
     forwards: int
 
 
-def sequence(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+def sequence(
+    asked: SequenceTimingSettings, network: ModelSettings, process: ProcessSettings
+) -> dict[str, Any]:
     """Time sequences by the published procedure and by our engines.
 
     Raises:
-        UserError: if the flags do not fit.
+        UserError: if the settings do not fit.
     """
     start = time.perf_counter()
-    names = (BASELINE, *flags.names("engines", args.engines, ENGINES))
-    args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
-    source, _ = domains(args, given)
-    whole, depths = source.diffusion.num_timesteps, search_depths(source, args)
-    images = dict.fromkeys(names, len(depths)) | ({BASELINE: 1} if args.budget else {})
-    with timing.workers(names, contestant, args, given, device=args.device) as workers:
+    engines = (BASELINE, *names("engines", asked.engines, ENGINES))
+    asked = asked.replace(data_dir=asked.data_dir or str(demo.PLACES["data_dir"]))
+    source, _ = domains(network, process)
+    whole, depths = source.diffusion.num_timesteps, search_depths(source, asked)
+    images = dict.fromkeys(engines, len(depths)) | ({BASELINE: 1} if asked.budget else {})
+    with timing.workers(
+        engines, contestant, asked, network, process, device=asked.device
+    ) as workers:
         fewest = min(whole, PROBED_LEVELS)
         probes = {
             name: partial(worker.run, fewest, shorter(depths[: images[name]], fewest, whole))
             for name, worker in workers.items()
         }
         *_, warm = [{name: probe() for name, probe in probes.items()} for _ in range(2)]
-        levels, rounds = plan(args, warm, fewest, whole, time.perf_counter() - start)
-        given_depths = shorter(depths, levels, whole) if args.budget else None
+        levels, rounds = plan(asked, warm, fewest, whole, time.perf_counter() - start)
+        given_depths = shorter(depths, levels, whole) if asked.budget else None
         runs = timing.interleaved(
             {
                 name: partial(worker.run, whole)
-                if few(name) or not args.budget
+                if few(name) or not asked.budget
                 else partial(worker.run, levels, given_depths[: images[name]])
                 for name, worker in workers.items()
             },
             rounds,
         )
-    peaks, flops = timing.matmul_peaks(dist_util.dev()), cost.flops(source.args)
-    rows = _rows(runs, depths if args.budget else None, whole, peaks, flops)
+    peaks, flops = timing.matmul_peaks(dist_util.dev()), cost.flops(source.network, source.process)
+    rows = _rows(runs, depths if asked.budget else None, whole, peaks, flops)
     found = {"images": len(depths), "levels": whole, "levels_timed": levels}
-    record = timing.record("sequence", args, start, peaks, rows)
+    record = timing.record("sequence", asked, start, peaks, rows)
     return record | found | {"rounds": rounds, "network": source.args}
 
 
-def search_depths(source: Domain, args: argparse.Namespace) -> Depths:
+def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     """Return the depths of each image that the published search finds on a short encoding."""
-    levels = source.diffusion.num_timesteps
-    engine = replace(Engine(max_batch=args.max_batch), **PRESETS["fast"]).within(levels)
-    clean = to_model_range(np.stack(tiles(source, args.data_dir, args.num_images)))
-    _, features = walks.encode(walks.Predictor(source, engine, "global"), clean, engine)
-    return [depth_policies.choose("add", curve, args.amount).values for curve in features]
+    walk = WalkSettings(preset="fast").resolved(source.diffusion.num_timesteps)
+    clean = to_model_range(np.stack(tiles(source, asked.data_dir, asked.num_images)))
+    encoder = Predictor(source, max_batch=asked.max_batch, priority="global")
+    _, features = walks.encode(encoder, clean, walk)
+    wanted = DepthSettings(asked.amount, "add")
+    return [wanted.choose(curve).values for curve in features]
 
 
 def tiles(source: Domain, data_dir: str, count: int | None = None) -> list[np.ndarray]:
@@ -119,46 +124,47 @@ def shorter(depths: Depths, levels: int, whole: int) -> Depths:
 
 def few(name: str) -> bool:
     """Whether an engine takes a few steps, and not all levels."""
-    return "encode_steps" in ENGINES.get(name, {})
+    return name in ENGINES and "encode_steps" in PRESETS[ENGINES[name][0]]
 
 
-def domains(args: argparse.Namespace, given: Set[str]) -> list[Domain]:
+def domains(network: ModelSettings, process: ProcessSettings) -> list[Domain]:
     """Return the domains of source and target, on the device."""
-    asked = args_to_dict(args, flags.defaults(*NETWORK))
-    if given & asked.keys():
-        return [_fresh(asked) for _ in range(2)]
+    if network.given or process.given:
+        return [_fresh(network, process) for _ in range(2)]
     places = (demo.PLACES[role] for role in ("source_model", "target_model"))
     return [load_domain(place, device=dist_util.dev()) for place in places]
 
 
-def _fresh(asked: dict[str, Any]) -> Domain:
-    model, diffusion = create_model_and_diffusion(**asked)
+def _fresh(network: ModelSettings, process: ProcessSettings) -> Domain:
+    model, diffusion = build(network, process)
     model.to(dist_util.dev(), memory_format=th.channels_last).eval().requires_grad_(False)
-    return Domain(model, diffusion, "fresh", Path("fresh weights"), asked)
+    return Domain(model, diffusion, "fresh", Path("fresh weights"), network, process)
 
 
 def on_levels(domain: Domain, levels: int) -> Domain:
     """Return a domain on so many of its levels, at even distances."""
     if levels == domain.diffusion.num_timesteps:
         return domain
-    asked = args_to_dict(argparse.Namespace(**domain.args), flags.defaults(DiffusionOptions))
-    asked |= {"steps": asked.pop("diffusion_steps"), "timestep_respacing": str(levels)}
-    return replace(domain, diffusion=create_gaussian_diffusion(**asked))
+    process = domain.process.replace(timestep_respacing=str(levels))
+    return replace(domain, diffusion=build_process(process))
 
 
 def contestant(
-    name: str, args: argparse.Namespace, given: Set[str]
+    name: str, asked: SequenceTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> Callable[[int, Depths | None], Sequenced]:
     """Return what makes sequences on so many levels; None: of all images, searching the depths."""
-    pair = domains(args, given)
+    pair = domains(network, process)
     if name == BASELINE:
-        images = tiles(pair[0], args.data_dir, args.num_images)
-        return partial(_published_sequences, pair, images, args.amount)
-    engine = replace(Engine(max_batch=args.max_batch), **ENGINES[name])
-    precision = execution.settle_precision(engine.precision, dist_util.dev())
-    engine = replace(engine, precision=precision)
-    recipe = Recipe(args.amount, batch_size=args.batch_size, engine=engine)
-    files = list_image_files(args.data_dir)[: args.num_images]
+        images = tiles(pair[0], asked.data_dir, asked.num_images)
+        return partial(_published_sequences, pair, images, asked.amount)
+    preset, precision = ENGINES[name]
+    recipe = Recipe(
+        DepthSettings(asked.amount),
+        WalkSettings(preset=preset).resolved(pair[0].diffusion.num_timesteps),
+        BatchSettings(asked.batch_size, asked.max_batch),
+        ExecutionSettings(precision=precision),
+    )
+    files = list_image_files(asked.data_dir)[: asked.num_images]
     return partial(_our_sequences, pair, files, recipe)
 
 
@@ -186,7 +192,7 @@ def _our_sequences(
     levels: int,
     depths: Depths | None = None,
 ) -> Sequenced:
-    recipe = replace(recipe, engine=recipe.engine.within(levels))
+    recipe = replace(recipe, walk=recipe.walk.within(levels))
     source, target = (on_levels(domain, levels) for domain in pair)
     sequences = Sequences(source, target, files, recipe)
     if depths is None:
@@ -198,39 +204,44 @@ def _our_sequences(
 
 def _walk(sequences: Sequences, depths: Depths) -> None:
     """Make what `sequences` would, but at given depths."""
-    engine = sequences.recipe.engine
-    for batch in Dealing(sequences.todo, sequences.recipe.batch_size):
+    walk = sequences.recipe.walk
+    for batch in Dealing(sequences.todo, sequences.recipe.batches.batch_size):
         clean = to_model_range(np.stack([sequences.tile(index) for index in batch]))
-        trajectory, _ = walks.encode(sequences.encoder, clean, engine)
+        trajectory, _ = walks.encode(sequences.encoder, clean, walk)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])
-        walks.decode(sequences.decoder, latents, sum((depths[i] for i in batch), ()), engine)
+        walks.decode(sequences.decoder, latents, sum((depths[i] for i in batch), ()), walk)
 
 
 def plan(
-    args: argparse.Namespace, warm: Mapping[str, Timed], fewest: int, whole: int, spent: float
+    asked: SequenceTimingSettings,
+    warm: Mapping[str, Timed],
+    fewest: int,
+    whole: int,
+    spent: float,
 ) -> tuple[int, int]:
     """Return levels and rounds that fit into the budget; at least the fewest, once.
 
     Args:
-        args: with `budget` (0: all levels), `rounds` and `amount`.
+        asked: budget (0: all levels), rounds and amount.
         warm: a run of each contestant on the fewest levels.
         fewest: those levels.
         whole: all levels.
         spent: seconds of the budget that are gone.
     """
-    if not args.budget:
-        return whole, args.rounds
+    if not asked.budget:
+        return whole, asked.rounds
     long = sum(one.seconds for name, one in warm.items() if not few(name))
-    short = sum(_whole_seconds(name, one, args.amount) for name, one in warm.items() if few(name))
-    left = args.budget - spent
-    rounds = max(1, min(args.rounds, int(left / (long + short))))
+    short = sum(_whole_seconds(name, one, asked.amount) for name, one in warm.items() if few(name))
+    left = asked.budget - spent
+    rounds = max(1, min(asked.rounds, int(left / (long + short))))
     levels = int(fewest * (left / rounds - short) / long)
     return max(fewest, min(whole, levels)), rounds
 
 
 def _whole_seconds(name: str, warm: Timed, amount: int) -> float:
     # At most: every image of the sequence decoded from full depth.
-    steps = ENGINES[name]["encode_steps"] + amount * ENGINES[name]["decode_steps"]
+    preset = PRESETS[ENGINES[name][0]]
+    steps = preset["encode_steps"] + amount * preset["decode_steps"]
     return warm.seconds * steps * len(warm.result.depths) / warm.result.forwards
 
 
@@ -251,7 +262,7 @@ def _rows(
     scales = {name: forwards[name] / made[name].forwards for name in runs}
     rows = []
     for name in runs:
-        precision = ENGINES.get(name, {}).get("precision", "fp32")
+        _, precision = ENGINES.get(name, ("", "fp32"))
         peak = peaks[execution.settle_precision(precision, dist_util.dev())]
         row = {
             "name": name,

@@ -5,48 +5,50 @@ and with the source model again. The converged engine is the multistep solver of
 every level; how far it is from itself on every second level tells what the comparison is worth.
 """
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch as th
 
-from ..config.flags import names
-from ..config.translation_options import GRIDS, PRESETS
+from ..config.parser import names
 from ..data.image_datasets import fixed_images
+from ..diffusion.schedules import GRIDS
 from ..evaluation.set_distances import psnr
 from ..generation import demo
 from ..models.domains import Domain, load_domain
 from ..runtime import dist_util, run_folder
-from ..translation.walks import Engine, Predictor, decode, encode
+from ..runtime.settings import ExecutionSettings
+from ..translation.predictor import Predictor
+from ..translation.settings import PRESETS, WalkSettings
+from ..translation.walks import decode, encode
+from .settings import BenchmarkSettings
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth
-CONVERGED = Engine("dpmpp", 3, level_convention="aligned", max_batch=16)
-PUBLISHED = Engine(max_batch=16)
+MAX_BATCH = 16
+CONVERGED = WalkSettings(solver="dpmpp", solver_order=3, level_convention="aligned")
 STEPS = (10, 20, 40, 100)
 HALF = "converged, half the steps"
 
 
-def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
+def quality(asked: BenchmarkSettings) -> dict[str, Any]:
     """Walk there and back with each engine, and print how near the ends come.
 
     Raises:
-        UserError: if the flags or the models do not fit.
+        UserError: if the settings or the models do not fit.
     """
-    grids = names("grids", args.grids, GRIDS) if args.grids else ()
-    demo.fill_in(args, set(demo.FLAGS))
-    places = args.source_model, args.target_model
+    grids = names("grids", asked.grids, GRIDS) if asked.grids else ()
+    asked = demo.with_places(asked)
+    places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    size, channels = source.args["image_size"], source.args["in_channels"]
-    tiles = fixed_images(args.data_dir, size, in_channels=channels)
-    images, _ = tiles.batch(range(min(args.num_images, len(tiles))))
+    size, channels = source.network.image_size, source.network.in_channels
+    tiles = fixed_images(asked.data_dir, size, in_channels=channels)
+    images, _ = tiles.batch(range(min(asked.num_images, len(tiles))))
     print("\n".join(_head(len(images))), flush=True)
     converged, rows = None, []
-    for name, engine in engines(grids, source.diffusion.num_timesteps):
-        row, decoded, returned = measure(source, target, images, engine)
+    for name, walk, precision in engines(grids, source.diffusion.num_timesteps):
+        row, decoded, returned = measure(source, target, images, walk, precision)
         converged = converged or decoded
         rows.append({"engine": name} | row)
         pairs = list(zip(decoded, converged, strict=True))  # of each depth
@@ -79,21 +81,23 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['engine']:38s} {row['forwards']:8.0f}  {near}  |  {back}  {row['seconds']:7.1f}"
 
 
-def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, Engine]]:
-    """Yield the engines to compare, by name; the converged one first."""
+def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, WalkSettings, str]]:
+    """Yield name, walks and precision of the engines to compare; the converged one first."""
     half = max(1, levels // 2)
-    yield "converged", CONVERGED
-    yield HALF, replace(CONVERGED, grid="time", encode_steps=half, decode_steps=half)
-    for name, preset in PRESETS.items():
-        engine = replace(PUBLISHED, **preset).within(levels)
-        yield name, engine
-        yield f"{name}, bf16", replace(engine, precision="bf16")
-        if engine.order > 1:
-            yield f"{name}, encoding by noise", replace(engine, encode_prediction="noise")
+    yield "converged", CONVERGED, "fp32"
+    halved = CONVERGED.replace(grid="time", encode_steps=half, decode_steps=half)
+    yield HALF, halved, "fp32"
+    for name in PRESETS:
+        walk = WalkSettings(preset=name).resolved(levels)
+        yield name, walk, "fp32"
+        yield f"{name}, bf16", walk, "bf16"
+        if walk.encoding.order > 1:
+            yield f"{name}, encoding by noise", walk.replace(encode_prediction="noise"), "fp32"
     for grid, order, steps in product(grids, (1, 2, 3), STEPS):
         if steps < levels:
             few = {"solver_order": order, "encode_steps": steps, "decode_steps": steps}
-            yield f"{grid}, order {order}, {steps} steps", replace(CONVERGED, grid=grid, **few)
+            walk = CONVERGED.replace(grid=grid, **few)
+            yield f"{grid}, order {order}, {steps} steps", walk, "fp32"
 
 
 def depths_of(domain: Domain) -> list[int]:
@@ -102,7 +106,7 @@ def depths_of(domain: Domain) -> list[int]:
 
 
 def measure(
-    source: Domain, target: Domain, images: th.Tensor, engine: Engine
+    source: Domain, target: Domain, images: th.Tensor, walk: WalkSettings, precision: str
 ) -> tuple[dict[str, Any], list[th.Tensor], list[th.Tensor]]:
     """Return cost, and the images [N, C, H, W] from each share of full depth, by target and source.
 
@@ -110,13 +114,16 @@ def measure(
     """
     count = len(images)
     depths = [depth for depth in depths_of(source) for _ in range(count)]
-    encoder = Predictor(source, engine, "global")
-    decoder, returner = (Predictor(domain, engine, "local") for domain in (target, source))
+    execution = ExecutionSettings(precision=precision)
+    encoder = Predictor(source, execution, MAX_BATCH, "global")
+    decoder, returner = (
+        Predictor(domain, execution, MAX_BATCH, "local") for domain in (target, source)
+    )
     start = time.perf_counter()
-    trajectory, _ = encode(encoder, images, engine)
+    trajectory, _ = encode(encoder, images, walk)
     latents = th.cat([trajectory.at(i % count, [d]) for i, d in enumerate(depths)])
-    decoded = decode(decoder, latents, depths, engine).split(count)
+    decoded = decode(decoder, latents, depths, walk).split(count)
     seconds = time.perf_counter() - start
-    returned = decode(returner, latents, depths, engine).split(count)
+    returned = decode(returner, latents, depths, walk).split(count)
     forwards = (encoder.forwards + decoder.forwards) / count
     return {"forwards": forwards, "seconds": seconds}, list(decoded), list(returned)

@@ -5,7 +5,6 @@ all of them; what counts is the ratio within a round, with the least and the lar
 Times are seconds of the wall clock, and a device is waited for before the clock is read.
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import resource
@@ -21,6 +20,7 @@ from typing import Any
 import torch as th
 
 from ..runtime import dist_util, run_folder
+from .settings import TimingSettings
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 BASELINE = "published"
@@ -88,18 +88,18 @@ def ratios(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float
     return {"min": min(each), "median": statistics.median(each), "max": max(each)}
 
 
-def affordable(args: argparse.Namespace, once: float, left: float, most: int) -> int:
+def affordable(asked: TimingSettings, once: float, left: float, most: int) -> int:
     """Return how many repeats a round can have within the budget; at least one.
 
     Args:
-        args: with `budget` and `rounds`.
+        asked: budget and rounds.
         once: seconds of one repeat by all contestants.
         left: seconds left of the budget.
         most: repeats without a budget.
     """
-    if not args.budget:
+    if not asked.budget:
         return most
-    return max(1, min(most, int(left / (args.rounds * once))))
+    return max(1, min(most, int(left / (asked.rounds * once))))
 
 
 def compared(
@@ -134,14 +134,14 @@ def compared(
 
 
 def record(
-    kind: str, args: argparse.Namespace, start: float, peaks: dict[str, float], rows: list[dict]
+    kind: str, asked: TimingSettings, start: float, peaks: dict[str, float], rows: list[dict]
 ) -> dict[str, Any]:
     """Return what to keep of a measurement that began at `start`; `rows` are its contestants'."""
     return {
         "measurement": kind,
-        "against": args.against,
-        "rounds": args.rounds,
-        "budget": args.budget,
+        "against": asked.against,
+        "rounds": asked.rounds,
+        "budget": asked.budget,
         "extrapolated": any(row.get("extrapolated", False) for row in rows),
         "rows": rows,
         "matmul_peak": peaks,

@@ -6,78 +6,79 @@ near the last image has come to the target. Without folders it draws tissue of t
 Running the same command again goes on where it stopped.
 """
 
-import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..benchmark import ablation
-from ..config import flags, tool_options
+from ..benchmark.settings import AblationSettings
 from ..data import report
 from ..data.image_datasets import fixed_images
 from ..errors import ArgumentError, UserError
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
-from ..runtime import atomic_files, command, dist_util, run_folder
+from ..runtime import atomic_files, dist_util, run_folder
+from ..runtime.command import command
 from ..translation.sequences import Recipe
-from ..translation.walks import Engine
+from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 PLACES = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
 NETWORK = "--num_res_blocks 1 --channel_mult 1,2,2 --num_head_channels 32 --dropout 0".split()
-SAME = "image_size num_channels attention_resolutions lr batch_size ema_rate precision seed device"
+OF_TRAININGS = (
+    "image_size num_channels attention_resolutions lr batch_size ema_rate precision seed device"
+).split()
 LOOP = "--augment dihedral --sample_interval 0 --log_interval 100 --save_interval 500".split()
-ENGINE = Engine("dpmpp", 3, 40, 40, level_convention="aligned", max_batch=64)
+WALK = WalkSettings(
+    solver="dpmpp", solver_order=3, encode_steps=40, decode_steps=40, level_convention="aligned"
+)
 SHOWN = 3  # source images of the picture
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and find or draw the images.
-    args = flags.create_parser(__doc__, tool_options.AblationOptions).parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    atomic_files.make_folder(Path(args.out_dir))
-    folders = find_folders(args)
+@command()
+def main(asked: AblationSettings) -> None:
+    """Train what is missing, and measure."""
+    # Find or draw the images.
+    atomic_files.make_folder(Path(asked.out_dir))
+    folders = find_folders(asked)
 
     # Train what is missing, several chains at once.
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda chain: train(chain, args, folders), ablation.trainings()))
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(lambda chain: train(chain, asked, folders), ablation.trainings()))
 
     # Measure every row on the held-out images.
-    sets = [fixed_images(folders[place], args.image_size) for place in PLACES]
-    batches = [images.batch(range(min(len(images), args.num_images)))[0] for images in sets]
-    extractor = create_extractor(args.features, "", dist_util.dev())
+    sets = [fixed_images(folders[place], asked.image_size) for place in PLACES]
+    batches = [images.batch(range(min(len(images), asked.num_images)))[0] for images in sets]
+    extractor = create_extractor(asked.features, "", dist_util.dev())
     tiles = [report.to_uint8(images) for images in batches]
     reference = ablation.features_of(extractor, tiles[1])
-    files = sets[2].local_images[: args.num_images]
+    files = sets[2].local_images[: asked.num_images]
     material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files, reference)
-    recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
+    recipe = Recipe(DepthSettings(asked.amount, "uniform"), WALK, BatchSettings(16, 64))
     table, pictures = [], []
     for row in ablation.ROWS:
         ends = [
-            load_domain(folder_of(args, name, domain), read_with, device=dist_util.dev())
+            load_domain(folder_of(asked, name, domain), read_with, device=dist_util.dev())
             for name, domain, read_with in row.ends
         ]
-        numbers, sequences = ablation.measure(*ends, material, recipe, extractor, args.seed)
+        numbers, sequences = ablation.measure(*ends, material, recipe, extractor, asked.seed)
         table.append({"name": row.name, **numbers})
         pictures.append(sequences[:SHOWN])
 
     # Print the table, and keep it with a picture.
-    limits = [ablation.distance(extractor, reference, tiles[k], args.seed) for k in (2, 3)]
+    limits = [ablation.distance(extractor, reference, tiles[k], asked.seed) for k in (2, 3)]
     print("\n".join(ablation.lines(table, limits)))
-    record = {"rows": table, "kid_of_sources_and_of_targets": limits, "args": vars(args)}
-    with atomic_files.atomic_write(Path(args.out_dir) / "ablation.json", "w") as file:
+    record = {"rows": table, "kid_of_sources_and_of_targets": limits, "args": asked.values()}
+    with atomic_files.atomic_write(Path(asked.out_dir) / "ablation.json", "w") as file:
         json.dump(record | run_folder.versions(), file, indent=2)
-    with atomic_files.atomic_write(Path(args.out_dir) / "ablation.png") as file:
+    with atomic_files.atomic_write(Path(asked.out_dir) / "ablation.png") as file:
         ablation.picture([row["name"] for row in table], pictures).save(file, "png")
 
 
-def find_folders(args: argparse.Namespace) -> dict[str, Path]:
+def find_folders(asked: AblationSettings) -> dict[str, Path]:
     """Return the folder of each place; drawn tissue where none is named."""
-    named = {place: Path(getattr(args, place)) for place in PLACES if getattr(args, place)}
+    named = {place: Path(getattr(asked, place)) for place in PLACES if getattr(asked, place)}
     if named and len(named) < len(PLACES):
         missing = next(place for place in PLACES if place not in named)
         raise ArgumentError(
@@ -87,7 +88,7 @@ def find_folders(args: argparse.Namespace) -> dict[str, Path]:
         )
     if named:
         return named
-    base = Path(args.out_dir) / "tissue"
+    base = Path(asked.out_dir) / "tissue"
     for name, count, seed in (("train", 250, 0), ("val", 60, 100000)):
         words = [
             "--stages",
@@ -99,34 +100,35 @@ def find_folders(args: argparse.Namespace) -> dict[str, Path]:
             "--num_images",
             count,
             "--image_size",
-            args.image_size,
+            asked.image_size,
         ]
-        command("make_tissue", *words, "--out_dir", base / name)
+        run_command("make_tissue", *words, "--out_dir", base / name)
     stages = [base / name / stage for name in ("train", "val") for stage in ("gland", "carcinoma")]
     return dict(zip(PLACES, stages, strict=True))
 
 
-def train(chain: list, args: argparse.Namespace, folders: dict[str, Path]) -> None:
+def train(chain: list, asked: AblationSettings, folders: dict[str, Path]) -> None:
     """Train the models of a chain, one after another, by the project's own command."""
     for name, domain, network, start in chain:
-        asked = flags.args_to_dict(args, SAME.split()) | network
-        asked["lr_anneal_steps"] = args.max_steps
-        asked["data_dir"] = folders["data_dir" if domain == "source" else "target_data_dir"]
-        asked["out_dir"] = folder_of(args, name, domain)
+        same = {flag: value for flag, value in asked.values().items() if flag in OF_TRAININGS}
+        own = same | network
+        own["lr_anneal_steps"] = asked.max_steps
+        own["data_dir"] = folders["data_dir" if domain == "source" else "target_data_dir"]
+        own["out_dir"] = folder_of(asked, name, domain)
         if "attention_kind" in network:
-            asked["attention_window"] = args.attention_window
+            own["attention_window"] = asked.attention_window
         if start:
-            asked["init_checkpoint"] = folder_of(args, start, "source")
-        words = [word for flag, value in asked.items() for word in (f"--{flag}", value)]
-        command("image_train", *NETWORK, *LOOP, *words)
+            own["init_checkpoint"] = folder_of(asked, start, "source")
+        words = [word for flag, value in own.items() for word in (f"--{flag}", value)]
+        run_command("image_train", *NETWORK, *LOOP, *words)
 
 
-def folder_of(args: argparse.Namespace, name: str, domain: str) -> Path:
+def folder_of(asked: AblationSettings, name: str, domain: str) -> Path:
     """Return the run folder of a model."""
-    return Path(args.out_dir) / "models" / f"{name}_{domain}"
+    return Path(asked.out_dir) / "models" / f"{name}_{domain}"
 
 
-def command(script: str, *words: object) -> None:
+def run_command(script: str, *words: object) -> None:
     """Run one of the scripts beside this one; its error ends this one too."""
     line = [sys.executable, "-m", "guided_diffusion", script, *map(str, words)]
     done = subprocess.run(line, capture_output=True, text=True)

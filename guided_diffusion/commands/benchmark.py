@@ -7,66 +7,63 @@ quality, which is meant where none is named, compares what each engine draws wit
 solution. Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
 """
 
-import argparse
+import functools
 import json
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..benchmark import network_timing, scaling, sequence_timing, solver_accuracy, timing
-from ..config import flags, tool_options
+from ..config.settings import Settings
 from ..errors import UserError
-from ..runtime import command, dist_util, logger
+from ..runtime import atomic_files, logger
+from ..runtime.command import STARTS_ANEW, Command, reported
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement: the groups of its flags, how it is made, and what is printed of it."""
+    """A measurement: what makes its record, and what is printed of that."""
 
-    groups: tuple[type, ...]
-    measure: Callable[[argparse.Namespace, Set[str]], dict[str, Any]]
-    table: Callable[[dict[str, Any]], list[str]]
+    measure: Callable[..., Record]
+    table: Callable[[Record], list[str]]
+
+    def command(self) -> Command:
+        """Return the command that makes the measurement."""
+
+        @functools.wraps(self.measure)
+        def body(*settings: Settings) -> None:
+            # Measure, and print the table.
+            out = settings[0].values()["out"]
+            atomic_files.refuse_unwritable(out, replacing=False)
+            record = self.measure(*settings)
+            print("\n".join(self.table(record)), flush=True)
+
+            # Keep the numbers.
+            if out:
+                with open(out, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                logger.log(f"appended to {out}")
+
+        return Command(body, interrupted=STARTS_ANEW, description=__doc__)
 
 
-NETWORK = network_timing.NETWORK
 MEASUREMENTS = {
-    "sequence": Measurement(
-        (tool_options.SequenceTimingOptions, *NETWORK), sequence_timing.sequence, timing.lines
-    ),
-    "train": Measurement(
-        (tool_options.TrainTimingOptions, *NETWORK), network_timing.train, timing.lines
-    ),
-    "forward": Measurement(
-        (tool_options.ForwardTimingOptions, *NETWORK), network_timing.forward, timing.lines
-    ),
-    "scaling": Measurement((tool_options.ScalingOptions,), scaling.scaling, scaling.lines),
-    "quality": Measurement(
-        (tool_options.BenchmarkOptions,), solver_accuracy.quality, solver_accuracy.lines
-    ),
+    "sequence": Measurement(sequence_timing.sequence, timing.lines),
+    "train": Measurement(network_timing.train, timing.lines),
+    "forward": Measurement(network_timing.forward, timing.lines),
+    "scaling": Measurement(scaling.scaling, scaling.lines),
+    "quality": Measurement(solver_accuracy.quality, solver_accuracy.lines),
 }
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Find out what to measure, and how.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    name, argv = chosen(argv)
-    measurement = MEASUREMENTS[name]
-    args = create_argparser(name).parse_args(argv)
-    tool_options.refuse_unwritable(args.out, replacing=False)
-    dist_util.setup_dist(device=args.device)
-
-    # Measure, and print the table.
-    record = measurement.measure(args, flags.given_flags(argv))
-    print("\n".join(measurement.table(record)), flush=True)
-
-    # Keep the numbers.
-    if args.out:
-        with open(args.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        logger.log(f"appended to {args.out}")
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command; words are those of the command line by default."""
+    with reported(STARTS_ANEW):
+        name, words = chosen(sys.argv[1:] if argv is None else argv)
+    MEASUREMENTS[name].command()(words, prog)
 
 
 def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -78,8 +75,3 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
             f"benchmark.py: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
         )
     return argv[0], list(argv[1:])
-
-
-def create_argparser(name: str = "quality") -> argparse.ArgumentParser:
-    """Return the parser of all flags of a measurement."""
-    return flags.create_parser(__doc__, *MEASUREMENTS[name].groups)

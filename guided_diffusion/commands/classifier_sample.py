@@ -6,80 +6,65 @@ the same command draws the others. The diffusion model may be class-conditional 
 the networks are read from the args.json beside each; those given here win.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from ..config import flags, options
-from ..runtime import atomic_files, command, dist_util, execution, logger
+from ..config.network_settings import ClassifierSettings, ModelSettings
+from ..config.parser import numbers
+from ..diffusion.settings import ProcessSettings
+from ..runtime.command import command
+from ..runtime.run_folder import output_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
-from ..sampling.guidance import Guided, load_guided
-
-GROUPS = (
-    options.SampleOptions,
-    options.GuidanceOptions,
-    options.ClassOptions,
-    options.ModelOptions,
-    options.ClassifierOptions,
-    options.DiffusionOptions,
-    options.RunOptions,
-)
-FREE = flags.free_flags(*GROUPS)
-DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
+from ..sampling.guidance import load_guided
+from ..sampling.settings import ClassSettings, GuidanceSettings, SampleSettings
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-
+@command()
+def main(
+    sample: SampleSettings,
+    guidance: GuidanceSettings,
+    wanted: ClassSettings,
+    network: ModelSettings,
+    classifier: ClassifierSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Draw the images that are missing."""
     # Load the networks, and see whether they know the classes.
-    guided = load_guided(vars(args), flags.given_flags(argv), dist_util.dev())
-    classes = flags.numbers("classes", args.classes) if args.classes else range(guided.num_classes)
+    guided = load_guided(
+        sample.model_path, guidance, network, classifier, process, execution.compile
+    )
+    every = range(guided.num_classes)
+    classes = numbers("classes", wanted.classes) if wanted.classes else every
     guided.check_classes("classes", classes)
-    labels = partial(new_images.random_labels, args.seed, classes=classes)
-    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier_samples")
-    atomic_files.make_folder(out_dir)
-    logger.configure(str(out_dir))
+    labels = partial(new_images.random_labels, run.seed, classes=classes)
+    domain = guided.domain
+    size, channels = domain.network.image_size, domain.network.in_channels
+
+    def draw(indices: Sequence[int]) -> torch.Tensor:
+        return new_images.draw(
+            domain,
+            (channels, size, size),
+            indices,
+            sample,
+            seed=run.seed,
+            precision=execution.precision,
+            model=guided.model,
+            cond_fn=guided.cond_fn,
+            model_kwargs={"y": torch.as_tensor(labels(indices), device=domain.device)},
+        )
 
     # Draw images on all ranks, and save them under upstream's name.
-    size, channels = (guided.domain.args[name] for name in ("image_size", "in_channels"))
-    fixed = {name: value for name, value in vars(args).items() if name not in FREE}
+    asked = sample, guidance, wanted, network, classifier, process, run, execution
     new_images.stream(
-        out_dir,
-        (args.num_samples, size, size, channels),
-        args.batch_size,
-        lambda indices: draw(guided, indices, labels(indices), args),
-        identity=fixed | guided.identity,
+        output_folder(run.out_dir, "results/classifier_samples"),
+        (sample.num_samples, size, size, channels),
+        sample.batch_size,
+        draw,
+        identity=main.deciding(*asked) | guided.identity,
         labels=labels,
-    )
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
-
-
-def draw(
-    guided: Guided, indices: Sequence[int], y: Sequence[int], args: argparse.Namespace
-) -> torch.Tensor:
-    """Return the images [N, C, H, W] of these indices, of classes y [N]."""
-    domain = guided.domain
-    return new_images.draw(
-        domain,
-        (domain.args["in_channels"], *[domain.args["image_size"]] * 2),
-        indices,
-        model=guided.model,
-        cond_fn=guided.cond_fn,
-        model_kwargs={"y": torch.as_tensor(y, device=domain.device)},
-        **flags.args_to_dict(args, DRAW_FLAGS),
     )

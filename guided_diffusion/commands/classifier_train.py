@@ -4,93 +4,64 @@ The class of an image is its file name up to the first _, and classes are number
 order. Running the same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from ..config import flags, options
-from ..config.flags import args_to_dict
+from ..config.network_settings import ClassifierSettings
 from ..data.image_datasets import load_data
-from ..diffusion.resample import create_named_schedule_sampler
-from ..errors import ArgumentError
-from ..models.domains import CLASSIFIER
-from ..models.script_util import create_classifier_and_diffusion
-from ..runtime import command, dist_util, execution, run_folder
-from ..training import training_run
+from ..data.settings import FolderSettings
+from ..diffusion.settings import ProcessSettings
+from ..runtime.command import command
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training.classifier_training import ClassifierLoop, check_data
+from ..training.settings import ClassifierTrainSettings, LoopSettings
+from ..training.training_run import Training, train
 
-GROUPS = (
-    options.ClassifierTrainOptions,
-    options.ClassifierOptions,
-    options.DiffusionOptions,
-    options.RunOptions,
+
+@command(
+    overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True},
 )
-LOOP_FLAGS = (
-    "batch_size microbatch lr log_interval save_interval resume_checkpoint weight_decay precision "
-    "seed noised eval_interval"
-).split()
-DATA_FLAGS = "batch_size image_size in_channels labels seed".split()
-
-
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags, join the other ranks, and see whether the run folder can be ours.
-    args = create_argparser().parse_args(argv)
-    if args.classifier_use_fp16 and args.precision != "fp32":
-        raise ArgumentError(
-            "precision", f"{args.precision} and --classifier_use_fp16 True exclude each other"
-        )
-    classes = check_data(args.data_dir, args.val_data_dir, args.num_classes, args.labels)
+def main(
+    loop: LoopSettings,
+    images: FolderSettings,
+    own: ClassifierTrainSettings,
+    network: ClassifierSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Train, resuming what the run folder holds."""
+    # Check the settings, and see whether the run folder can be ours.
+    training = Training(loop, network, process, run, execution)
+    classes = check_data(images.data_dir, own.val_data_dir, own.num_classes, images.labels)
     # More steps of a constant rate go on from where fewer ended.
-    free = set() if args.anneal_lr else {"iterations"}
-    identity = training_run.join("classifier_train", args, GROUPS, "results/classifier", free)
+    free = () if own.anneal_lr else ("iterations",)
+    folder = training.folder(main, "results/classifier", images, own, free=free)
 
     # Build everything that a wrong flag or a broken file can stop.
-    loop = create_loop(args, identity[0])
-    loop.data = load(args, args.data_dir, loop.resume_step, args.augment, args.random_crop)
-    if args.val_data_dir:
-        seen = loop.resume_step // args.eval_interval
-        loop.val_data = load(args, args.val_data_dir, seen, "none", False)
+    trainer = training.create_loop(
+        folder.path,
+        ClassifierLoop,
+        own.num_classes,
+        lr_anneal_steps=own.iterations if own.anneal_lr else 0,
+        max_steps=own.iterations,
+        noised=own.noised,
+        eval_interval=own.eval_interval,
+    )
+    load = partial(
+        load_data,
+        batch_size=loop.batch_size,
+        image_size=network.image_size,
+        in_channels=network.in_channels,
+        class_cond=True,
+        seed=run.seed,
+    )
+    trainer.data = load(start_step=trainer.resume_step, **images.values())
+    if own.val_data_dir:
+        unseen = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
+        seen = trainer.resume_step // own.eval_interval
+        trainer.val_data = load(start_step=seen, **unseen.values())
 
     # Claim the run folder and train.
-    run_folder.claim(*identity)
+    training.claim(folder)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-    training_run.train(loop, args, note=f"classes: {names}")
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)
-
-
-def create_loop(args: argparse.Namespace, out_dir: Path) -> ClassifierLoop:
-    """Return the loop of a fresh classifier, or of the one to go on with, without data."""
-    model, diffusion = create_classifier_and_diffusion(
-        **args_to_dict(args, CLASSIFIER.defaults()),
-        out_channels=args.num_classes,
-    )
-    execution.to_train(model, dist_util.dev(), args.precision, args.classifier_use_fp16)
-    return ClassifierLoop(
-        execution.compiled(model, args.compile),
-        diffusion,
-        data=(),
-        schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
-        use_fp16=args.classifier_use_fp16,
-        lr_anneal_steps=args.iterations if args.anneal_lr else 0,
-        max_steps=args.iterations,
-        out_dir=out_dir,
-        **args_to_dict(args, LOOP_FLAGS),
-    )
-
-
-def load(args: argparse.Namespace, folder: str, seen: int, augment: str, crop: bool):  # noqa: ANN201
-    """Return endless batches of a folder, from that after the batches seen."""
-    return load_data(
-        data_dir=folder,
-        class_cond=True,
-        start_step=seen,
-        augment=augment,
-        random_crop=crop,
-        **args_to_dict(args, DATA_FLAGS),
-    )
+    train(trainer, note=f"classes: {names}")

@@ -5,57 +5,63 @@ curves.png the feature along each image's encoding with those depths marked. An 
 once for all policies. Without models and data it uses the demo's.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..config import flags, tool_options
+from ..benchmark.settings import CompareDepthsSettings
 from ..data import plots, report
 from ..data.image_datasets import fixed_images
 from ..generation import demo
 from ..models.domains import load_domain
-from ..runtime import atomic_files, command, dist_util, logger, progress_bars
-from ..translation.depth_policies import POLICIES, Depths, choose
+from ..runtime import atomic_files, dist_util, logger, progress_bars
+from ..runtime.command import STARTS_ANEW, command
+from ..translation.depth_policies import POLICIES, Depths
+from ..translation.predictor import Predictor
 from ..translation.sequences import refuse_unequal
-from ..translation.walks import Engine, Predictor, decode, encode, encode_moves
+from ..translation.settings import DepthSettings, WalkSettings
+from ..translation.walks import decode, encode
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
+@command(interrupted=STARTS_ANEW)
+def main(asked: CompareDepthsSettings) -> None:
+    """Draw the two pictures."""
     # Load the models and the images.
-    args = create_argparser().parse_args(argv)
-    demo.fill_in(args, set(demo.FLAGS))
-    dist_util.setup_dist(device=args.device)
-    places = args.source_model, args.target_model
+    asked = demo.with_places(asked)
+    places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    size, channels = source.args["image_size"], source.args["in_channels"]
-    files = fixed_images(args.data_dir, size, in_channels=channels)
-    images, _ = files.batch(range(min(args.num_images, len(files))))
+    size, channels = source.network.image_size, source.network.in_channels
+    files = fixed_images(asked.data_dir, size, in_channels=channels)
+    images, _ = files.batch(range(min(asked.num_images, len(files))))
 
     # Check everything that can be wrong, before the first forward.
-    engine = Engine("dpmpp", 3, args.steps, args.steps, level_convention="aligned")
+    walk = WalkSettings(
+        solver="dpmpp",
+        solver_order=3,
+        encode_steps=asked.steps,
+        decode_steps=asked.steps,
+        level_convention="aligned",
+    )
+    policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
     refuse_unequal(source, target)
-    encode_moves(source.diffusion, engine)
-    choose("uniform", np.zeros((source.diffusion.num_timesteps, 1)), args.amount)
+    walk.check(source.diffusion)
+    policies["uniform"].check(source.diffusion.num_timesteps)
     plots.figure_class()
-    atomic_files.make_folder(Path(args.out_dir))
+    atomic_files.make_folder(Path(asked.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
     trajectory, features = encode(
-        Predictor(source, engine, "global"), images, engine, watch=progress_bars.inner_progress
+        Predictor(source, priority="global"), images, walk, watch=progress_bars.inner_progress
     )
-    chosen = [{p: choose(p, curve, args.amount) for p in POLICIES} for curve in features]
+    chosen = [{p: own.choose(curve) for p, own in policies.items()} for curve in features]
     depths = [depth for found in chosen for d in found.values() for depth in d.values]
     latents = [trajectory.at(i, d.values) for i, found in enumerate(chosen) for d in found.values()]
-    decoder = Predictor(target, engine, "local")
-    decoded = decode(decoder, torch.cat(latents), depths, engine, progress_bars.inner_progress)
+    decoder = Predictor(target, priority="local")
+    decoded = decode(decoder, torch.cat(latents), depths, walk, progress_bars.inner_progress)
 
     # Draw both pictures.
-    sheet, curves = (Path(args.out_dir) / name for name in ("depths.png", "curves.png"))
+    sheet, curves = (Path(asked.out_dir) / name for name in ("depths.png", "curves.png"))
     with atomic_files.atomic_write(sheet) as file:
         draw_sheet(images, decoded, chosen).save(file, "png")
     panels = {
@@ -64,11 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     plots.curve_row(panels, curves, "depth", "magnitude, mean of 18 bins")
     logger.log(f"look at {sheet} and {curves}")
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, tool_options.CompareDepthsOptions)
 
 
 def draw_sheet(

@@ -4,41 +4,39 @@ The network computes the same before and after. Where an args.json lies beside t
 with the new order is written beside the output.
 """
 
-import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import flags, tool_options
 from ..errors import ArgumentError, UserError
 from ..models import checkpoint, convert
-from ..runtime import atomic_files, command, logger, run_folder
+from ..models.settings import ConvertSettings
+from ..runtime import atomic_files, logger, run_folder
+from ..runtime.command import STARTS_ANEW, command
 
 SUFFIXES = (".pt", checkpoint.SAFETENSORS)
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags, the checkpoint, and the record of its network.
-    args = create_argparser().parse_args(argv)
-    validate(args)
-    file, output = checkpoint.weights_file(Path(args.model_path)), Path(args.output)
+@command(interrupted=STARTS_ANEW)
+def main(asked: ConvertSettings) -> None:
+    """Rewrite the checkpoint."""
+    # Read the checkpoint, and the record of its network.
+    refuse_missing_names(asked)
+    file, output = checkpoint.weights_file(Path(asked.model_path)), Path(asked.output)
     state, record = checkpoint.load_state(file), read_record(file.with_name("args.json"))
 
     # Rewrite both.
-    if args.attention_order != "keep":
-        layout = layout_of(file, record, args)
-        if layout.order != args.attention_order:
+    if asked.attention_order != "keep":
+        layout = layout_of(file, record, asked)
+        if layout.order != asked.attention_order:
             state = convert.swap_attention_order(state, layout)
         if record:
-            record["args"] = convert.record_order(record["args"], args.attention_order)
-    if args.dtype != "keep":
-        state = convert.cast(state, getattr(torch, args.dtype))
+            record["args"] = convert.record_order(record["args"], asked.attention_order)
+    if asked.dtype != "keep":
+        state = convert.cast(state, getattr(torch, asked.dtype))
 
     # Save both.
     refuse_overwriting(file, record, output)
@@ -50,21 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.log(f"saved {output}" + (" and the args.json beside it" if record else ""))
 
 
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, tool_options.ConvertOptions)
-
-
-def validate(args: argparse.Namespace) -> None:
+def refuse_missing_names(asked: ConvertSettings) -> None:
     """Stop on flags that cannot work, before anything is loaded."""
-    if not args.model_path:
+    if not asked.model_path:
         raise ArgumentError(
             "model_path", "expected a checkpoint or a training run folder, got none"
         )
-    if Path(args.output).suffix not in SUFFIXES:
+    if Path(asked.output).suffix not in SUFFIXES:
         names = " or ".join(SUFFIXES)
         raise ArgumentError(
-            "output", f"expected a file name that ends in {names}, got {args.output!r}"
+            "output", f"expected a file name that ends in {names}, got {asked.output!r}"
         )
 
 
@@ -74,18 +67,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def layout_of(
-    file: Path, record: dict[str, Any], args: argparse.Namespace
+    file: Path, record: dict[str, Any], asked: ConvertSettings
 ) -> convert.AttentionLayout:
     """Return what the projections of a file mean, by the flags, else by its args.json.
 
     Raises:
         UserError: where neither tells.
     """
-    heads = {f.name for f in dataclasses.fields(convert.AttentionLayout)} & vars(args).keys()
-    given = {name: getattr(args, name) for name in heads if getattr(args, name) != -1}
+    heads = {f.name for f in dataclasses.fields(convert.AttentionLayout)}
+    given = {name: v for name, v in asked.values().items() if name in heads and v != -1}
     if "num_heads" in given:
         given.setdefault("num_head_channels", -1)
-    order = {"order": args.input_order} if args.input_order else {}
+    order = {"order": asked.input_order} if asked.input_order else {}
     if record:
         return dataclasses.replace(convert.recorded_layout(record["args"]), **order, **given)
     counted = given.keys() & {"num_heads", "num_head_channels"}

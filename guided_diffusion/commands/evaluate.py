@@ -4,42 +4,37 @@ REF and SAMPLES are each an .npz (arr_0, images [N, H, W, C] uint8) or a folder 
 numbers stand with N and an interval; --out writes them as JSON.
 """
 
-import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from ..config import flags, tool_options
 from ..data.image_sets import ImageSet, open_set, refuse_unequal_sizes
 from ..evaluation import set_distances
 from ..evaluation.feature_extractors import create_extractor
-from ..runtime import atomic_files, command, dist_util, run_folder
+from ..evaluation.settings import EvaluateSettings
+from ..runtime import atomic_files, dist_util, run_folder
+from ..runtime.command import STARTS_ANEW, command
 
 NAMES = {"kid": "KID", "precision": "precision", "recall": "recall", "fid": "FID", "sfid": "sFID"}
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    args = create_argparser().parse_args(argv)
-    tool_options.refuse_unwritable(args.out)
-    dist_util.setup_dist(device=args.device)
-    device = dist_util.dev()
-
+@command(interrupted=STARTS_ANEW)
+def main(asked: EvaluateSettings) -> None:
+    """Compare the two sets."""
     # Open both sets and the network that looks at them.
+    atomic_files.refuse_unwritable(asked.out)
+    device = dist_util.dev()
     sets = [
-        open_set(path, name, args.image_size)
-        for path, name in ((args.reference, "REF"), (args.samples, "SAMPLES"))
+        open_set(asked.reference, "REF", asked.image_size),
+        open_set(asked.samples, "SAMPLES", asked.image_size),
     ]
     refuse_unequal_sizes(*sets)
-    extractor = create_extractor(args.features, args.weights, device)
+    extractor = create_extractor(asked.features, asked.weights, device)
 
     # Measure the sets and compare them.
     measured = [
-        set_distances.measure(images, extractor, args.batch_size, device) for images in sets
+        set_distances.measure(images, extractor, asked.batch_size, device) for images in sets
     ]
-    results = set_distances.evaluate(*measured, replicates=args.bootstrap, seed=args.seed)
+    results = set_distances.evaluate(*measured, replicates=asked.bootstrap, seed=asked.seed)
 
     # Print the numbers, and write them.
     pairs = list(zip(sets, measured, strict=True))
@@ -52,22 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "warnings": [
             text for pair in pairs for text in set_distances.warnings_of(*pair, extractor)
         ],
-        "args": vars(args),
+        "args": asked.values(),
         "versions": run_folder.versions(),
     }
     if dist_util.rank() == 0:
         print("\n".join(lines(report)))
-        if args.out:
-            with atomic_files.atomic_write(args.out, "w") as file:
+        if asked.out:
+            with atomic_files.atomic_write(asked.out, "w") as file:
                 json.dump(report, file, indent=2)
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    parser = flags.create_parser(__doc__, tool_options.EvaluateOptions)
-    parser.add_argument("reference", metavar="REF", help="images to be like: .npz or folder")
-    parser.add_argument("samples", metavar="SAMPLES", help="images to judge: .npz or folder")
-    return parser
 
 
 def describe(images: ImageSet, measured: set_distances.Measured) -> dict[str, Any]:

@@ -6,74 +6,82 @@ makes only what is missing. Flags of network and process are read from the args.
 model; those given here win, and the defaults below are for models without one.
 """
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import flags, options
-from ..config.flags import args_to_dict
-from ..config.translation_options import SequenceOptions, apply_preset
+from ..config.network_settings import ModelSettings
+from ..config.settings import defaults, joined
+from ..config.upstream import ADD_DEFAULTS
+from ..diffusion.settings import ProcessSettings
 from ..generation import demo, dry_run
 from ..generation.plan import Plan, Stage
 from ..generation.progress import Pace
 from ..generation.run import Generation
+from ..generation.settings import SequenceSettings
 from ..models.checkpoint import weights_file
-from ..models.domains import Domain, load_domain
-from ..runtime import command, dist_util, execution, logger, run_folder
-from ..training.loop_log import open_loop_log
+from ..models.domains import Domain, load_asked
+from ..runtime import dist_util, logger
+from ..runtime.command import command
+from ..runtime.execution import settle_precision
+from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.run_log import open_run_log
+from ..runtime.settings import ExecutionSettings, RunSettings
+from ..translation.sequences import Recipe
+from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
-NETWORK = (options.ModelOptions, options.DiffusionOptions)
-GROUPS = (SequenceOptions, options.RunOptions, *NETWORK)
-DEFAULTS, DEFAULTS_OF_MODELS = flags.defaults(*GROUPS), flags.defaults(*NETWORK)
+OF_MODELS = defaults(ModelSettings, ProcessSettings)
 # Encoding and decoding draw nothing; models are known by their digests, not by their places.
-FREE = flags.free_flags(*GROUPS) | {"seed", "source_model", "target_model", "stages"}
+FREE = {"seed", "source_model", "target_model", "stages"}
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags, fill in the demo where nothing is named, and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    given = flags.given_flags(argv)
-    if not args.stages:
-        demo.fill_in(args, given)
-    plan = Plan.of(args, given)
-    dist_util.setup_dist(device=args.device)
-
-    # Load the models, whose levels bound the steps of a preset.
-    domains = {stage.name: load(args, stage, given) for stage in plan.stages}
-    apply_preset(args, given, min(domain.diffusion.num_timesteps for domain in domains.values()))
-    asked = dict(vars(args))
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    out_dir = Path(args.out_dir or run_folder.default_folder(plan.name, asked, FREE, GROUPS))
+@command(overrides=ADD_DEFAULTS)
+def main(
+    asked: SequenceSettings,
+    depths: DepthSettings,
+    walk: WalkSettings,
+    batches: BatchSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
+) -> None:
+    """Make the sequences that are missing."""
+    # Fill in the demo where nothing is named, and load the models.
+    if not asked.stages:
+        filled = demo.fill_in(asked, depths, batches, execution)
+        asked, depths, batches, execution = filled
+    plan = Plan.of(asked)
+    domains = {
+        stage.name: load(stage, network, process, execution.compile) for stage in plan.stages
+    }
 
     # Check everything that can be wrong, before the first forward.
-    models = {name: domain.args | {"sha256": domain.sha256} for name, domain in domains.items()}
-    older = record(DEFAULTS, plan, dict.fromkeys(models, DEFAULTS_OF_MODELS))
-    identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, models), FREE, older)
-    run_folder.refuse_other_run(*identity)
-    generation = Generation(plan, domains, args, out_dir)
+    levels = min(domain.diffusion.num_timesteps for domain in domains.values())
+    recipe = Recipe(depths, walk.resolved(levels), batches, execution)
+    own = asked, depths, recipe.walk, batches, run, execution, network, process
+    folder = run_folder(joined(*own), plan, domains)
+    folder.refuse_other_run()
+    generation = Generation(plan, domains, recipe, asked, folder.path)
     dist_util.everywhere(generation.open_every_image)
 
     # Say what it would cost, if that is the question.
-    if args.dry_run:
+    if asked.dry_run:
         return dry_run.show(generation)
 
     # Claim the run folder, and find out what an earlier run left to do.
-    run_folder.claim(*identity)
-    open_loop_log(out_dir, together=False)
+    precision = settle_precision(execution.precision, dist_util.dev())
+    folder.claim(precision=precision)
+    open_run_log(folder.path, together=False)
     generation.prepare()
 
     # Make the sequences of this rank.
-    logger.log(f"{len(generation)} of {generation.count} sequences to make in {args.precision}")
+    logger.log(f"{len(generation)} of {generation.count} sequences to make in {precision}")
     pace = Pace(direction.sequences for direction in generation.directions)
     for direction, sequence in generation:
         direction.exporter.save(sequence)
-        failed, depths = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
-        logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": depths})
+        failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
+        logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
         logger.logkvs(generation.where(direction) | pace.after())
         logger.dumpkvs()
         if failed:
@@ -88,26 +96,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.log(f"look at {shown}")
 
 
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, overrides=options.ADD_DEFAULTS)
-
-
-def load(args: argparse.Namespace, stage: Stage, given: set[str]) -> Domain:
+def load(stage: Stage, network: ModelSettings, process: ProcessSettings, compile: bool) -> Domain:
     """Load the model of a stage; flags on the command line go before those of its training."""
     file = weights_file(Path(stage.model), stage.key.replace(".", " "))
-    own = args_to_dict(args, DEFAULTS_OF_MODELS)
-    override = {name: value for name, value in own.items() if name in given}
-    domain = load_domain(file, override, stage.name, dist_util.dev(), own | stage.assumed)
-    execution.compiled(domain.model, args.compile, static=True)
-    return domain
+    return load_asked(
+        str(file),
+        network,
+        process,
+        label=stage.name,
+        compile=compile,
+        static=True,
+        assumed=stage.assumed,
+    )
+
+
+def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:
+    """Return the folder of the run, which is not claimed yet.
+
+    Args:
+        asked: {name: value} of all settings, with demo and preset resolved.
+        plan: stages and pairs of them.
+        domains: model of each stage.
+    """
+    free = main.free | FREE
+    path = Path(asked["out_dir"] or default_folder(plan.name, asked, free, main.defaults))
+    models = {name: domain.identity for name, domain in domains.items()}
+    older = record(main.defaults, plan, dict.fromkeys(models, OF_MODELS))
+    return RunFolder(path, main.name, record(asked, plan, models), free, older)
 
 
 def record(
     asked: Mapping[str, Any], plan: Plan, models: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what decides the files of a run: its own flags, and those that its models have."""
-    own = {name: value for name, value in asked.items() if name not in DEFAULTS_OF_MODELS}
+    """Return what decides the files of a run: its own settings, and those that its models have."""
+    own = {name: value for name, value in asked.items() if name not in OF_MODELS}
     # The text of --stages has places in it, which may change; the names may not.
     names = {"stages.names": plan.name if asked["stages"] else ""}
     of_models = {

@@ -5,68 +5,51 @@ the number of processes. A killed run keeps what it measured; the same command m
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..config import flags, options
+from ..config.network_settings import ModelSettings
+from ..config.upstream import DEFAULT_SETS
 from ..data.image_datasets import fixed_images
+from ..diffusion.settings import ProcessSettings
 from ..models.domains import load_asked
-from ..runtime import (
-    atomic_files,
-    command,
-    dist_util,
-    execution,
-    logger,
-    partial_results,
-    run_folder,
-)
+from ..runtime import atomic_files, dist_util, logger, partial_results
+from ..runtime.command import command
+from ..runtime.run_folder import fingerprint, output_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import likelihood
-
-GROUPS = (
-    options.LikelihoodOptions,
-    options.ModelOptions,
-    options.DiffusionOptions,
-    options.RunOptions,
-)
-FREE = flags.free_flags(*GROUPS)
+from ..sampling.settings import LikelihoodSettings
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-
+@command(sets=DEFAULT_SETS)
+def main(
+    asked: LikelihoodSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Measure the images that are missing."""
     # Load the model and list the images.
-    domain = load_asked(args, argv)
-    size, class_cond, channels = (
-        domain.args[name] for name in ("image_size", "class_cond", "in_channels")
-    )
-    images = fixed_images(args.data_dir, size, class_cond, channels)
-    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/nll")
-    atomic_files.make_folder(out_dir)
-    logger.configure(str(out_dir))
+    domain = load_asked(asked.model_path, network, process, compile=execution.compile)
+    own = domain.network
+    images = fixed_images(asked.data_dir, own.image_size, own.class_cond, own.in_channels)
+    out_dir = output_folder(run.out_dir, "results/nll")
 
     # Measure images on all ranks, with the mean so far.
-    count = min(args.num_samples, len(images))
-    fixed = {name: value for name, value in vars(args).items() if name not in FREE}
-    identity = fixed | domain.args | {"sha256": domain.sha256, "files": images.local_images}
-    partial = out_dir / f".image_nll_{run_folder.fingerprint(identity)}.partial.npy"
-    how = flags.args_to_dict(args, ("seed", "clip_denoised", "precision"))
+    count = min(asked.num_samples, len(images))
+    identity = main.deciding(asked, network, process, run, execution) | domain.identity
+    digest = fingerprint(identity | {"files": images.local_images})
+    partial = out_dir / f".image_nll_{digest}.partial.npy"
     for measured in partial_results.fill(
         partial,
         likelihood.fields(domain.diffusion.num_timesteps),
         count,
-        args.batch_size,
-        lambda indices: likelihood.measure(domain, images, indices, **how),
+        asked.batch_size,
+        lambda indices: likelihood.measure(
+            domain, images, indices, run.seed, asked.clip_denoised, execution.precision
+        ),
     ):
         log_mean(measured)
 
@@ -75,11 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         save(out_dir, measured)
         partial.unlink()
     dist_util.barrier()
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
 def log_mean(measured: np.ndarray) -> None:

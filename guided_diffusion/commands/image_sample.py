@@ -5,70 +5,55 @@ killed run keeps its finished images, and the same command draws the others.
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from ..config import flags, options
-from ..models.domains import Domain, load_asked
-from ..runtime import atomic_files, command, dist_util, execution, logger
+from ..config.network_settings import ModelSettings
+from ..config.upstream import DEFAULT_SETS
+from ..diffusion.settings import ProcessSettings
+from ..models.domains import load_asked
+from ..runtime.command import command
+from ..runtime.run_folder import output_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
-
-GROUPS = (
-    options.SampleOptions,
-    options.ModelOptions,
-    options.DiffusionOptions,
-    options.RunOptions,
-)
-FREE = flags.free_flags(*GROUPS)
-DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
+from ..sampling.settings import SampleSettings
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-
+@command(sets=DEFAULT_SETS)
+def main(
+    sample: SampleSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Draw the images that are missing."""
     # Load the model; flags on the command line go before those of its training.
-    domain = load_asked(args, argv)
-    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
-    atomic_files.make_folder(out_dir)
-    logger.configure(str(out_dir))
+    domain = load_asked(sample.model_path, network, process, compile=execution.compile)
+    size, channels = domain.network.image_size, domain.network.in_channels
+    class_cond = domain.network.class_cond
+    labels = partial(new_images.random_labels, run.seed)
+
+    def draw(indices: Sequence[int]) -> torch.Tensor:
+        y = torch.from_numpy(labels(indices)).to(domain.device)
+        return new_images.draw(
+            domain,
+            (channels, size, size),
+            indices,
+            sample,
+            seed=run.seed,
+            precision=execution.precision,
+            model_kwargs={"y": y} if class_cond else None,
+        )
 
     # Draw images on all ranks, and save them under upstream's name.
-    size, channels = domain.args["image_size"], domain.args["in_channels"]
-    fixed = {name: value for name, value in vars(args).items() if name not in FREE}
     new_images.stream(
-        out_dir,
-        (args.num_samples, size, size, channels),
-        args.batch_size,
-        lambda indices: draw(domain, indices, args),
-        identity=fixed | domain.args | {"sha256": domain.sha256},
-        labels=partial(new_images.random_labels, args.seed) if domain.args["class_cond"] else None,
-    )
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
-
-
-def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:
-    """Return the images [N, C, H, W] of these indices."""
-    y = torch.from_numpy(new_images.random_labels(args.seed, indices)).to(domain.device)
-    return new_images.draw(
-        domain,
-        (domain.args["in_channels"], *[domain.args["image_size"]] * 2),
-        indices,
-        model_kwargs={"y": y} if domain.args["class_cond"] else None,
-        **flags.args_to_dict(args, DRAW_FLAGS),
+        output_folder(run.out_dir, "results/samples"),
+        (sample.num_samples, size, size, channels),
+        sample.batch_size,
+        draw,
+        identity=main.deciding(sample, network, process, run, execution) | domain.identity,
+        labels=labels if class_cond else None,
     )

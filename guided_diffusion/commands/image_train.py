@@ -3,57 +3,67 @@
 Running the same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
-import argparse
-from collections.abc import Sequence
-from functools import partial
-
 import torch
 from PIL import Image
 
-from ..config import flags, options
-from ..config.flags import args_to_dict
+from ..config.network_settings import NUM_CLASSES, ModelSettings
+from ..config.upstream import DEFAULT_SETS
 from ..data import report
 from ..data.image_datasets import load_data
-from ..models.script_util import NUM_CLASSES, create_model_and_diffusion
-from ..runtime import command, run_folder
-from ..training import training_run
-from ..training.train_util import TrainLoop
-
-NETWORK = (options.ModelOptions, options.DiffusionOptions)
-GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
-GRID_IMAGES = 16
-DATA_FLAGS = (
-    "data_dir batch_size image_size class_cond labels in_channels random_crop augment seed".split()
+from ..data.settings import FolderSettings
+from ..diffusion.settings import ProcessSettings
+from ..runtime.command import command
+from ..runtime.settings import ExecutionSettings, RunSettings
+from ..training.settings import DenoisingSettings, GridSettings
+from ..training.training_run import (
+    Pictures,
+    Training,
+    default_folder,
+    refuse_labels_of_no_use,
+    train,
 )
 
+GRID_IMAGES = 16
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags, join the other ranks, and see whether the run folder can be ours.
-    args = create_argparser().parse_args(argv)
-    default = training_run.default_folder("train", args.data_dir)
-    identity = training_run.begin("image_train", args, GROUPS, default)
+
+@command(
+    sets=DEFAULT_SETS,
+)
+def main(
+    loop: DenoisingSettings,
+    images: FolderSettings,
+    grid: GridSettings,
+    network: ModelSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Train, resuming what the run folder holds."""
+    # Check the settings, and see whether the run folder can be ours.
+    refuse_labels_of_no_use(images, network.class_cond)
+    training = Training(loop, network, process, run, execution)
+    default = default_folder("train", images.data_dir)
+    folder = training.folder(main, default, images, grid)
 
     # Build everything that a wrong flag or a broken file can stop.
-    network = create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))
-    loop = training_run.create_loop(*network, args, identity[0])
-    loop.data = load_data(start_step=loop.resume_step, **args_to_dict(args, DATA_FLAGS))
+    trainer = training.create_loop(folder.path)
+    trainer.data = load_data(
+        batch_size=loop.batch_size,
+        image_size=network.image_size,
+        class_cond=network.class_cond,
+        in_channels=network.in_channels,
+        seed=run.seed,
+        start_step=trainer.resume_step,
+        **images.values(),
+    )
 
     # Claim the run folder and train, with a grid of samples every so often.
-    run_folder.claim(*identity)
-    training_run.train(loop, args, partial(draw_grid, loop, args))
+    def draw_grid() -> Image.Image:
+        shape = (GRID_IMAGES, network.in_channels, network.image_size, network.image_size)
+        classes = {"y": torch.arange(GRID_IMAGES) % NUM_CLASSES} if network.class_cond else {}
+        drawn = training.draw_samples(trainer, shape, classes, grid.sample_steps)
+        return report.square_grid(report.to_uint8(drawn))
 
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
-
-
-def draw_grid(loop: TrainLoop, args: argparse.Namespace) -> Image.Image:
-    """Return a grid of samples."""
-    shape = (GRID_IMAGES, args.in_channels, args.image_size, args.image_size)
-    classes = {"y": torch.arange(GRID_IMAGES) % NUM_CLASSES} if args.class_cond else {}
-    return report.square_grid(
-        report.to_uint8(training_run.draw_samples(loop, args, shape, classes))
-    )
+    training.claim(folder)
+    pictures = Pictures.of(draw_grid, grid, loop)
+    train(trainer, pictures, labelled=images if network.class_cond else None)

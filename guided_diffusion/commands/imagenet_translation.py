@@ -7,63 +7,69 @@ command again makes only what is missing. Flags of the networks are read from th
 each; those given here win.
 """
 
-import argparse
-import sys
-from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..config import flags, options
-from ..config.flags import args_to_dict
-from ..config.translation_options import ClassTranslationOptions
+from ..config.network_settings import ClassifierSettings, ModelSettings
+from ..config.parser import numbers
+from ..config.settings import defaults, joined
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
-from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
+from ..runtime import dist_util, logger, progress_bars
+from ..runtime.command import command
+from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.work_sharing import Dealing
 from ..sampling.guidance import Guided, load_guided
+from ..sampling.settings import GuidanceSettings
 from ..translation import class_translation
-
-NETWORKS = (options.ModelOptions, options.ClassifierOptions, options.DiffusionOptions)
-GROUPS = (
-    ClassTranslationOptions,
-    options.GuidanceOptions,
-    *NETWORKS,
-    options.RunOptions,
-)
-FREE = flags.free_flags(*GROUPS)
-DEFAULTS = {"classifier_path": "./models/imagenet/256x256_classifier.pt"}  # as published
-WHICH_FLAGS = "source target label_map num_images".split()
-HOW_FLAGS = "clip_denoised eta seed precision".split()
+from ..translation.settings import ClassTranslationSettings
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    default = run_folder.default_folder("class_translation", vars(args), FREE, GROUPS)
-    out_dir = Path(args.out_dir or default)
-
+@command(overrides={"classifier_path": "./models/imagenet/256x256_classifier.pt"})  # as published
+def main(
+    asked: ClassTranslationSettings,
+    guidance: GuidanceSettings,
+    network: ModelSettings,
+    classifier: ClassifierSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Translate the images that are missing."""
     # Check everything that can be wrong, before the first forward.
-    items = class_translation.list_translations(args.val_dir, **args_to_dict(args, WHICH_FLAGS))
-    guided = load(args, flags.given_flags(argv))
+    items = class_translation.list_translations(
+        asked.val_dir, asked.source, asked.target, asked.label_map, asked.num_images
+    )
+    networks = network, classifier, process
+    guided = load_guided(asked.model_path, guidance, *networks, execution.compile)
+    refuse_other_classes(guided, asked)
     for item in items:
         class_translation.source_tile(guided, item)
-    identity = (out_dir, "imagenet_translation", record(args, guided), FREE)
-    run_folder.refuse_other_run(*identity)
+    everything = joined(asked, guidance, *networks, run, execution)
+    of_networks = defaults(*map(type, networks))
+    own = {name: value for name, value in everything.items() if name not in of_networks}
+    default = default_folder("class_translation", everything, main.free, main.defaults)
+    out_dir = Path(run.out_dir or default)
+    folder = RunFolder(out_dir, main.name, own | guided.identity, main.free)
+    folder.refuse_other_run()
 
     # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
-    run_folder.claim(*identity)
+    folder.claim()
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
-    mine = Dealing(todo, args.batch_size)
+    mine = Dealing(todo, asked.batch_size)
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
     for batch in progress_bars.progress(mine, unit="batch"):
-        images = class_translation.translate(guided, batch, **args_to_dict(args, HOW_FLAGS))
+        images = class_translation.translate(
+            guided,
+            batch,
+            clip_denoised=asked.clip_denoised,
+            eta=asked.eta,
+            seed=run.seed,
+            precision=execution.precision,
+        )
         for item, image in zip(batch, images, strict=True):
             class_translation.save(out_dir, item, image)
 
@@ -74,30 +80,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.log(f"look at {out_dir / 'pairs.png'}")
 
 
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, overrides=DEFAULTS)
+def refuse_other_classes(guided: Guided, asked: ClassTranslationSettings) -> None:
+    """Stop if the networks do not know the classes.
 
-
-def load(args: argparse.Namespace, given: Collection[str]) -> Guided:
-    """Load the networks, and check that they know the classes."""
-    guided = load_guided(vars(args), given, dist_util.dev())
-    if not guided.domain.args["class_cond"]:
+    Raises:
+        UserError: naming the flag or the checkpoint.
+    """
+    if not guided.domain.network.class_cond:
         raise UserError(
             f"{guided.domain.origin}: expected a class-conditional model (--class_cond True)"
         )
-    found = guided.classifier and guided.classifier.args["out_channels"]
-    if found and "out_channels" in given and args.out_channels != found:
+    found = guided.classifier and guided.classifier.num_classes
+    if found and "out_channels" in asked.given and asked.out_channels != found:
         raise ArgumentError(
             "out_channels",
-            f"{guided.classifier.origin} knows {found} classes, got {args.out_channels}",
+            f"{guided.classifier.origin} knows {found} classes, got {asked.out_channels}",
         )
-    for flag in ("source", "target"):
-        guided.check_classes(flag, flags.numbers(flag, getattr(args, flag)))
-    return guided
-
-
-def record(args: argparse.Namespace, guided: Guided) -> dict[str, Any]:
-    """Return what decides the files of a run: its own flags, and those that its networks have."""
-    of_networks = flags.defaults(*NETWORKS)
-    return {k: v for k, v in vars(args).items() if k not in of_networks} | guided.identity
+    for name, text in (("source", asked.source), ("target", asked.target)):
+        guided.check_classes(name, numbers(name, text))

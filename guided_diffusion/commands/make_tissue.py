@@ -3,31 +3,30 @@
 index.csv lists every file with its seed and its severity. The same command draws the same tiles.
 """
 
-import argparse
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from ..config import flags, tool_options
 from ..data.drawn_tissue import draw_tile
+from ..data.settings import TissueSettings
 from ..errors import ArgumentError
-from ..runtime import atomic_files, command, progress_bars, random_streams
+from ..runtime import atomic_files, progress_bars, random_streams
+from ..runtime.command import STARTS_ANEW, command
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    args = create_argparser().parse_args(argv)
-    tiles = list(plan(args))
-    folder = Path(args.out_dir)
+@command(interrupted=STARTS_ANEW)
+def main(asked: TissueSettings) -> None:
+    """Draw every tile."""
+    tiles = list(plan(asked))
+    folder = Path(asked.out_dir)
 
     # Refuse a folder with other pictures, which would be taken for some of this run.
-    if not args.out_dir:
+    if not asked.out_dir:
         raise ArgumentError("out_dir", "expected a folder to write to, got none")
     others = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.png")}
     others -= {file for file, _, _ in tiles}
@@ -39,27 +38,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Draw every tile, and list them last: the list stands for a finished run.
     for file, seed, severity in progress_bars.progress(tiles, unit="tile"):
         (folder / file).parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_tile(seed, severity, args.image_size)).save(folder / file)
+        Image.fromarray(draw_tile(seed, severity, asked.image_size)).save(folder / file)
     with atomic_files.atomic_write(folder / "index.csv", "w") as stream:
         csv.writer(stream).writerows([("file", "seed", "severity"), *tiles])
 
 
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, tool_options.TissueOptions)
-
-
-def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
+def plan(asked: TissueSettings) -> Iterator[tuple[str, int, float]]:
     """Yield file, seed and severity of each tile; stages take seeds in turn and share no tissue."""
-    chosen = read_stages(args.stages) if args.stages else {f"{args.severity:g}": args.severity}
-    for index in range(args.num_images):
+    chosen = read_stages(asked.stages) if asked.stages else {f"{asked.severity:g}": asked.severity}
+    for index in range(asked.num_images):
         for turn, (name, middle) in enumerate(chosen.items()):
-            seed = args.seed + index * len(chosen) + turn
-            ends = (middle - args.severity_spread, middle + args.severity_spread)
+            seed = asked.seed + index * len(chosen) + turn
+            ends = (middle - asked.severity_spread, middle + asked.severity_spread)
             severity = random_streams.generator(seed, SEVERITY_STREAM).uniform(
                 max(0, ends[0]), min(1, ends[1])
             )
-            folder = f"{name}/" if args.stages else ""
+            folder = f"{name}/" if asked.stages else ""
             yield f"{folder}{name}_{index:05d}.png", seed, round(severity, 6)
 
 

@@ -1,31 +1,36 @@
 """Does measured severity rise along the sequences of a run on drawn tissue?
 
-Reads the manifest, measures each picture (nuclear area fraction, see guided_diffusion/tissue.py)
-and prints the mean severity at every step and the Spearman correlation of step and severity.
+Reads the manifest, measures each picture (nuclear area fraction, see data/drawn_tissue.py) and
+prints the mean severity at every step and the Spearman correlation of step and severity.
 """
 
 import csv
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..config.flags import create_parser
+from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
 from ..data.report import by_direction
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
-from ..runtime import command
+from ..runtime.command import STARTS_ANEW, command
 
 
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
+@dataclasses.dataclass(frozen=True)
+class SeveritySettings(Settings):
+    """The sequences to measure."""
+
+    folder: str = setting("", "folder that holds manifest.csv", place="folder")
+
+
+@command(interrupted=STARTS_ANEW)
+def main(asked: SeveritySettings) -> None:
+    """Measure every picture."""
     # Read the manifest.
-    parser = create_parser(__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds manifest.csv")
-    folder = parser.parse_args(argv).folder
+    folder = Path(asked.folder)
     rows = read_manifest(folder)
 
     # Measure every picture: one row of severities per sequence.

@@ -6,84 +6,64 @@ run keeps its finished images, and the same command draws the others.
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from ..config import flags, options
+from ..config.network_settings import SuperResSettings
+from ..config.upstream import DEFAULT_SETS
 from ..data.image_datasets import ImageDataset
-from ..data.low_res import BaseSamples, open_base_samples
+from ..data.low_res import open_base_samples
+from ..diffusion.settings import ProcessSettings
 from ..models.checkpoint import digest
-from ..models.domains import SUPER_RES, Domain, load_asked
-from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
+from ..models.domains import SUPER_RES, load_asked
+from ..runtime.command import command
+from ..runtime.random_streams import ImageNoise
+from ..runtime.run_folder import output_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
-
-GROUPS = (
-    options.SampleOptions,
-    options.EnlargeOptions,
-    options.SuperResOptions,
-    options.DiffusionOptions,
-    options.RunOptions,
-)
-FREE = flags.free_flags(*GROUPS)
-DRAW_FLAGS = "seed use_ddim clip_denoised precision".split()
+from ..sampling.settings import EnlargeSettings, SampleSettings
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-
+@command(sets=DEFAULT_SETS)
+def main(
+    sample: SampleSettings,
+    small: EnlargeSettings,
+    network: SuperResSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Enlarge the images that are missing."""
     # Load the model and the small images.
-    domain = load_asked(args, argv, SUPER_RES)
-    small, *others = (domain.args[k] for k in ("small_size", "class_cond", "in_channels"))
-    base = open_base_samples(args.base_samples, small, *others)
-    if "num_samples" not in flags.given_flags(argv):
-        args.num_samples = min(args.num_samples, len(base))
-    out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/super_res_samples")
-    atomic_files.make_folder(out_dir)
-    logger.configure(str(out_dir))
+    compile = execution.compile
+    domain = load_asked(sample.model_path, network, process, kind=SUPER_RES, compile=compile)
+    own = domain.network
+    base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
+    if "num_samples" not in sample.given:
+        sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
+    images = base.local_images if isinstance(base, ImageDataset) else digest(small.base_samples)
+
+    def draw(indices: Sequence[int]) -> torch.Tensor:
+        low_res, conditions = base.batch([index % len(base) for index in indices])
+        conditions = conditions | {"low_res": low_res}
+        return new_images.draw(
+            domain,
+            (own.in_channels, own.large_size, own.large_size),
+            indices,
+            sample,
+            seed=run.seed,
+            precision=execution.precision,
+            model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
+            purpose=ImageNoise.ENLARGING,
+        )
 
     # Enlarge images on all ranks, and save them under upstream's name.
-    size, channels = domain.args["large_size"], domain.args["in_channels"]
-    fixed = {name: value for name, value in vars(args).items() if name not in FREE}
-    images = base.local_images if isinstance(base, ImageDataset) else digest(args.base_samples)
+    asked = main.deciding(sample, small, network, process, run, execution)
     new_images.stream(
-        out_dir,
-        (args.num_samples, size, size, channels),
-        args.batch_size,
-        lambda indices: draw(domain, base, indices, args),
-        identity=fixed | domain.args | {"sha256": domain.sha256, "images": images},
-    )
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
-
-
-def draw(
-    domain: Domain,
-    base: BaseSamples | ImageDataset,
-    indices: Sequence[int],
-    args: argparse.Namespace,
-) -> torch.Tensor:
-    """Return the images [N, C, H, W] of these indices."""
-    low_res, conditions = base.batch([index % len(base) for index in indices])
-    conditions = conditions | {"low_res": low_res}
-    return new_images.draw(
-        domain,
-        (domain.args["in_channels"], *[domain.args["large_size"]] * 2),
-        indices,
-        model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
-        purpose=random_streams.ImageNoise.ENLARGING,
-        **flags.args_to_dict(args, DRAW_FLAGS),
+        output_folder(run.out_dir, "results/super_res_samples"),
+        (sample.num_samples, own.large_size, own.large_size, own.in_channels),
+        sample.batch_size,
+        draw,
+        identity=asked | domain.identity | {"images": images},
     )

@@ -4,59 +4,76 @@ The small images that it learns to enlarge are the large ones averaged over area
 same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
-import argparse
-from collections.abc import Sequence
-from functools import partial
-
 from PIL import Image
 
-from ..config import flags, options
-from ..config.flags import args_to_dict
+from ..config.network_settings import SuperResSettings
+from ..config.upstream import DEFAULT_SETS
 from ..data import low_res, report
-from ..data.image_datasets import ImageDataset, fixed_images, load_data
-from ..models.script_util import sr_create_model_and_diffusion
-from ..runtime import command, run_folder
-from ..training import training_run
-from ..training.train_util import TrainLoop
+from ..data.image_datasets import fixed_images, load_data
+from ..data.settings import FolderSettings
+from ..diffusion.settings import ProcessSettings
+from ..runtime.command import command
+from ..runtime.settings import ExecutionSettings, RunSettings
+from ..training.settings import DenoisingSettings, GridSettings
+from ..training.training_run import (
+    Pictures,
+    Training,
+    default_folder,
+    refuse_labels_of_no_use,
+    train,
+)
 
-NETWORK = (options.SuperResOptions, options.DiffusionOptions)
-GROUPS = (options.TrainOptions, *NETWORK, options.RunOptions)
 GRID_IMAGES = 8
-DATA_FLAGS = "data_dir batch_size class_cond labels in_channels random_crop augment seed".split()
 
 
-@command.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags, join the other ranks, and see whether the run folder can be ours.
-    args = create_argparser().parse_args(argv)
-    default = training_run.default_folder("super_res_train", args.data_dir)
-    identity = training_run.begin("super_res_train", args, GROUPS, default)
+@command(
+    sets=DEFAULT_SETS,
+)
+def main(
+    loop: DenoisingSettings,
+    images: FolderSettings,
+    grid: GridSettings,
+    network: SuperResSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Train, resuming what the run folder holds."""
+    # Check the settings, and see whether the run folder can be ours.
+    refuse_labels_of_no_use(images, network.class_cond)
+    training = Training(loop, network, process, run, execution)
+    default = default_folder("super_res_train", images.data_dir)
+    folder = training.folder(main, default, images, grid)
 
     # Build everything that a wrong flag or a broken file can stop.
-    network = sr_create_model_and_diffusion(**args_to_dict(args, flags.defaults(*NETWORK)))
-    loop = training_run.create_loop(*network, args, identity[0])
-    asked = args_to_dict(args, DATA_FLAGS) | {"image_size": args.large_size}
-    batches = load_data(start_step=loop.resume_step, **asked)
-    loop.data = low_res.with_low_res(batches, args.small_size)
+    trainer = training.create_loop(folder.path)
+    batches = load_data(
+        batch_size=loop.batch_size,
+        image_size=network.large_size,
+        class_cond=network.class_cond,
+        in_channels=network.in_channels,
+        seed=run.seed,
+        start_step=trainer.resume_step,
+        **images.values(),
+    )
+    trainer.data = low_res.with_low_res(batches, network.small_size)
     shown = fixed_images(
-        args.data_dir, args.large_size, args.class_cond, args.in_channels, labels=args.labels
+        images.data_dir,
+        network.large_size,
+        network.class_cond,
+        network.in_channels,
+        labels=images.labels,
     )
 
     # Claim the run folder and train, with a grid of samples every so often.
-    run_folder.claim(*identity)
-    training_run.train(loop, args, partial(draw_grid, loop, args, shown))
+    def draw_grid() -> Image.Image:
+        # A row for each of the first images: small, enlarged, as it was.
+        first = shown.batch(range(min(GRID_IMAGES, len(shown))))
+        large, conditions = next(low_res.with_low_res([first], network.small_size))
+        drawn = training.draw_samples(trainer, large.shape, conditions, grid.sample_steps)
+        small = low_res.pixelated(conditions["low_res"], network.large_size)
+        return report.grid(list(zip(*map(report.to_uint8, (small, drawn, large)), strict=True)))
 
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
-
-
-def draw_grid(loop: TrainLoop, args: argparse.Namespace, images: ImageDataset) -> Image.Image:
-    """Return a grid with a row for each of the first images: small, enlarged, as it was."""
-    first = images.batch(range(min(GRID_IMAGES, len(images))))
-    large, conditions = next(low_res.with_low_res([first], args.small_size))
-    drawn = training_run.draw_samples(loop, args, large.shape, conditions)
-    small = low_res.pixelated(conditions["low_res"], args.large_size)
-    return report.grid(list(zip(*map(report.to_uint8, (small, drawn, large)), strict=True)))
+    training.claim(folder)
+    pictures = Pictures.of(draw_grid, grid, loop)
+    train(trainer, pictures, labelled=images if network.class_cond else None)

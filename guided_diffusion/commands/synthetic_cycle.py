@@ -5,52 +5,61 @@ which a point keeps its colour. Flags of network and process are read from the a
 each model.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..config import flags, options, synthetic_options
+from ..config.network_settings import PointNetworkSettings
+from ..config.settings import joined
 from ..data import plots
-from ..models.domains import Domain
-from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
+from ..diffusion.settings import ProcessSettings
+from ..runtime import logger, progress_bars
+from ..runtime.command import STARTS_ANEW, command
+from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..translation import point_translation
-from ..translation.walks import Predictor, translate
+from ..translation.predictor import Predictor
+from ..translation.settings import PointTranslationSettings, WalkSettings
+from ..translation.walks import translate
 
-GROUPS = (synthetic_options.SyntheticBridgeOptions, *point_translation.NETWORK, options.RunOptions)
 
-
-@command.command(interrupted=command.STARTS_ANEW)
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with the given flags, those of the command line by default."""
-    # Read the flags and join the other ranks.
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = create_argparser().parse_args(argv)
-    plots.figure_class()
-    dist_util.setup_dist(device=args.device)
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    free = flags.free_flags(*GROUPS)
-    name = f"cycle_{args.source}_{args.target}"
-    out_dir = Path(args.out_dir or run_folder.default_folder(name, vars(args), free, GROUPS))
-
+@command(interrupted=STARTS_ANEW)
+def main(
+    asked: PointTranslationSettings,
+    network: PointNetworkSettings,
+    process: ProcessSettings,
+    run: RunSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Move the points."""
     # Load the models and claim the run folder.
-    source, target = point_translation.load_pair(args, flags.given_flags(argv))
-    run_folder.claim(out_dir, "synthetic_cycle", vars(args), free)
-    logger.configure(str(out_dir))
+    plots.figure_class()
+    everything = joined(asked, network, process, run, execution)
+    name = f"cycle_{asked.source}_{asked.target}"
+    default = default_folder(name, everything, main.free, main.defaults)
+    source, target = point_translation.load_pair(asked, network, process, execution.compile)
+    folder = RunFolder(Path(run.out_dir or default), main.name, everything, main.free)
+    folder.claim()
+    logger.configure(str(folder.path))
 
-    # Move the points there and back.
-    points = point_translation.source_points(args)
+    # Move the points there and back; a batch goes in one forward.
+    points = point_translation.source_points(asked, run.seed)
+    walk = WalkSettings(level_convention=asked.level_convention)
+    ends = [Predictor(domain, execution, asked.batch_size) for domain in (source, target)]
+
+    def there_and_back(batch: Sequence[int]) -> list[torch.Tensor]:
+        there = translate(*ends, points[batch], walk, progress_bars.inner_progress)
+        back = translate(*ends[::-1], there[1], walk, progress_bars.inner_progress)
+        return [*there, *back]
+
     latents, moved, latents_back, returned = point_translation.over_ranks(
-        args.num_samples,
-        args.batch_size,
-        lambda batch: there_and_back(source, target, points[batch], args),
+        asked.num_samples, asked.batch_size, there_and_back
     )
 
     # Save the points and their plots, and say how far apart start and end are.
     point_translation.save(
-        out_dir / name,
+        folder.path / name,
         {
             "source": points.numpy(),
             "latent": latents,
@@ -62,21 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for key, value in point_translation.round_trip(points.numpy(), returned).items():
         logger.logkv(f"{key}_distance", value)
-    logger.logkv("points", args.num_samples)
+    logger.logkv("points", asked.num_samples)
     logger.logkv("steps", source.diffusion.num_timesteps)
     logger.dumpkvs()
-
-
-def there_and_back(
-    source: Domain, target: Domain, points: torch.Tensor, args: argparse.Namespace
-) -> list[torch.Tensor]:
-    """Return noise and points at the target, then noise and points back at the source."""
-    engine = point_translation.create_engine(args)
-    ends = [Predictor(domain, engine) for domain in (source, target)]
-    there = translate(*ends, points, engine, progress_bars.inner_progress)
-    return [*there, *translate(*ends[::-1], there[1], engine, progress_bars.inner_progress)]
-
-
-def create_argparser() -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
-    return flags.create_parser(__doc__, *GROUPS)

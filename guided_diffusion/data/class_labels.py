@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.options import NUM_CLASSES
+from ..config.network_settings import NUM_CLASSES
 from ..errors import ArgumentError
 from ..runtime import atomic_files, dist_util, logger
 from .image_files import list_image_files

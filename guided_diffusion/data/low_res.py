@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from ..config.options import NUM_CLASSES
+from ..config.network_settings import NUM_CLASSES
 from ..errors import ArgumentError
 from .image_datasets import Batch, ImageDataset, fixed_images
 from .image_files import to_model_range

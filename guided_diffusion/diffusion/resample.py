@@ -17,25 +17,6 @@ import torch.distributed as dist
 from .forward_process import ForwardProcess
 
 
-def create_named_schedule_sampler(name: str, diffusion: ForwardProcess) -> ScheduleSampler:
-    """Build a sampler by name.
-
-    Args:
-        name: `uniform` or `loss-second-moment`.
-        diffusion: the process whose timesteps are drawn.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name == "uniform":
-        return UniformSampler(diffusion)
-    if name == "loss-second-moment":
-        return LossSecondMomentResampler(diffusion)
-    raise ValueError(
-        f"schedule sampler: expected 'uniform' or 'loss-second-moment', found {name!r}"
-    )
-
-
 class ScheduleSampler(ABC):
     """A distribution over timesteps."""
 
@@ -199,3 +180,22 @@ class LossSecondMomentResampler(LossAwareSampler):
 
     def _warmed_up(self) -> bool:
         return bool((self._loss_counts == self.history_per_term).all())
+
+
+SCHEDULE_SAMPLERS = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentResampler}
+
+
+def create_named_schedule_sampler(name: str, diffusion: ForwardProcess) -> ScheduleSampler:
+    """Build a sampler by name.
+
+    Args:
+        name: one of `SCHEDULE_SAMPLERS`.
+        diffusion: the process whose timesteps are drawn.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in SCHEDULE_SAMPLERS:
+        known = " or ".join(map(repr, SCHEDULE_SAMPLERS))
+        raise ValueError(f"schedule sampler: expected {known}, found {name!r}")
+    return SCHEDULE_SAMPLERS[name](diffusion)

@@ -72,6 +72,9 @@ def betas_for_alpha_bar(
     return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)
 
 
+GRIDS = ("time", "quadratic", "logsnr", "mixed")
+
+
 def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarray:
     """Timesteps for a walk of few moves, from 0 to T - 1.
 

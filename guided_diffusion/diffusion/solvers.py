@@ -228,3 +228,6 @@ def _difference_weights(
         ]
     usable = h.abs() <= _LONGEST * gap.abs()  # False where a level is missing
     return [torch.where(usable & torch.isfinite(weight), weight, 0.0) for weight in weights]
+
+
+SOLVERS = {"ddim": lambda order, predicts: Multistep(1, predicts), "dpmpp": Multistep}

@@ -6,18 +6,20 @@ and a bound.
 """
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch as th
 
+from ..config.network_settings import ModelSettings
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..models.script_util import create_model_and_diffusion
+from ..diffusion.settings import ProcessSettings
+from ..models.script_util import build_network
 from ..translation import depth_policies
+from ..translation.moves import decode_moves, encode_moves
 from ..translation.sequences import Recipe
-from ..translation.walks import Engine, decode_moves, encode_moves
+from ..translation.settings import WalkSettings
 from .export import array_entries
 
 PACKED = 0.7  # size of a PNG of tissue over that of its pixels
@@ -51,38 +53,42 @@ def forwards(source: GaussianDiffusion, target: GaussianDiffusion, recipe: Recip
     Args:
         source: process that encodes.
         target: process that decodes.
-        recipe: how.
+        recipe: depths, walks, batches and arithmetic.
     """
-    evenly = depth_policies.uniform(np.empty((target.num_timesteps, 1)), recipe.amount).values
-    decoding = decoding_forwards(target, recipe.engine, evenly)
-    full = recipe.amount * len(decode_moves(target, recipe.engine))
+    amount, walk = recipe.depths.amount, recipe.walk
+    evenly = depth_policies.uniform(np.empty((target.num_timesteps, 1)), amount).values
+    decoding = decoding_forwards(target, walk, evenly)
+    full = amount * len(decode_moves(target, walk))
     return Forwards(
-        len(encode_moves(source, recipe.engine)),
+        len(encode_moves(source, walk)),
         decoding,
-        decoding if recipe.depth_policy == "uniform" else full,
+        decoding if recipe.depths.depth_policy == "uniform" else full,
     )
 
 
-def decoding_forwards(diffusion: GaussianDiffusion, engine: Engine, depths: Sequence[int]) -> int:
+def decoding_forwards(
+    diffusion: GaussianDiffusion, walk: WalkSettings, depths: Sequence[int]
+) -> int:
     """Return the forwards of decoding one image from each depth: a move for each level below."""
-    visited = [move.depth for move in decode_moves(diffusion, engine)[1:]]
+    visited = [move.depth for move in decode_moves(diffusion, walk)[1:]]
     return sum(sum(level < d for level in [*visited, 0]) for d in depths)
 
 
-def flops(args: Mapping[str, Any]) -> int:
+def flops(network: ModelSettings, process: ProcessSettings) -> int:
     """Return the FLOPs of one forward, without allocating the network.
 
     Args:
-        args: the flags of network and process, as in `Domain.args`.
+        network: settings of the network.
+        process: settings of the process.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    side = args["image_size"]
     # On "meta" attention is counted as its two products; the counter knows no fused one of a CPU.
     with th.device("meta"), th.no_grad(), FlopCounterMode(display=False) as counter:
-        network, _ = create_model_and_diffusion(**{**args, "use_fp16": False})
-        labels = {"y": th.zeros(1, dtype=th.long)} if args["class_cond"] else {}
-        network.eval()(th.empty(1, args["in_channels"], side, side), th.zeros(1), **labels)
+        model = build_network(network.replace(use_fp16=False), process.learn_sigma)
+        labels = {"y": th.zeros(1, dtype=th.long)} if network.class_cond else {}
+        images = th.empty(1, network.in_channels, network.image_size, network.image_size)
+        model.eval()(images, th.zeros(1), **labels)
     return counter.get_total_flops()
 
 

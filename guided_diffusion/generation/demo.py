@@ -1,9 +1,11 @@
 """The small models and drawn tiles of `assets/demo`, on which the sampler runs by default."""
 
-import argparse
 from pathlib import Path
+from typing import Any
 
+from ..config.settings import Group, Settings
 from ..errors import ArgumentError
+from .settings import SequenceSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo"
 PLACES = {
@@ -22,19 +24,18 @@ FLAGS = {
 }
 
 
-def fill_in(args: argparse.Namespace, given: set[str]) -> None:
+def with_places(asked: Group) -> Group:
     """Name the demo's models and tiles where no model and no data is named.
 
     Args:
-        args: the sampler's flags, changed in place.
-        given: names of the flags on the command line, which stay.
+        asked: settings with the fields of `PLACES`.
 
     Raises:
-        UserError: if only a part of the three is named.
+        ArgumentError: if only a part of the three places is named.
     """
-    named = {name for name in PLACES if getattr(args, name)}
+    named = {name for name in PLACES if getattr(asked, name)}
     if named == set(PLACES):
-        return
+        return asked
     if named:
         missing = set(PLACES) - named
         raise ArgumentError(
@@ -42,8 +43,27 @@ def fill_in(args: argparse.Namespace, given: set[str]) -> None:
             f"expected together with --{min(named)}, got none; give all of "
             "--source_model, --target_model and --data_dir, or none for the demo",
         )
-    for name, value in (FLAGS | PLACES).items():
-        if name not in given or name in PLACES:
-            setattr(args, name, str(value) if name in PLACES else value)
-    if getattr(args, "bidirectional", False) and not args.target_data_dir:
-        args.target_data_dir = str(WAY_BACK)
+    return asked.replace(**{name: str(path) for name, path in PLACES.items()})
+
+
+def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
+    """Return the sampler's settings with the demo's values, where the demo is what it runs on.
+
+    Args:
+        asked: settings of the sequences.
+        *others: further settings, which get the demo's values where they were not given.
+
+    Raises:
+        ArgumentError: if only a part of models and data is named.
+    """
+    placed = with_places(asked)
+    if placed is asked:
+        return asked, *others
+    if placed.bidirectional and not placed.target_data_dir:
+        placed = placed.replace(target_data_dir=str(WAY_BACK))
+    filled = []
+    for group in (placed, *others):
+        own = group.values().keys() - group.given
+        chosen = {name: value for name, value in FLAGS.items() if name in own}
+        filled.append(group.replace(**chosen))
+    return tuple(filled)

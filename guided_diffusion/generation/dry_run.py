@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch as th
 
 from ..runtime import dist_util
-from ..translation.walks import Predictor
+from ..translation.predictor import Predictor
 from . import cost
 from .run import Direction, Generation
 
@@ -53,22 +53,24 @@ class Job:
         self.plan = cost.forwards(source.diffusion, target.diffusion, recipe)
         self.forwards = self.left * self.plan.total
         self.bound = self.left * (self.plan.encoding + self.plan.bound)
-        self.flops = cost.flops(source.args), cost.flops(target.args)
+        self.flops = (*(cost.flops(domain.network, domain.process) for domain in (source, target)),)
         self.all_flops = self.left * (
             self.plan.encoding * self.flops[0] + self.plan.decoding * self.flops[1]
         )
         height, width, channels = self.sequences.tile(0).shape
         self.shape = channels, height, width
-        common = recipe.amount, self.shape, exporter.count
+        common = recipe.depths.amount, self.shape, exporter.count
         self.array_bytes = cost.array_bytes(exporter.arrays, *common)
         self.picture_bytes = cost.picture_bytes(*common)
 
     def seconds(self) -> float:
         """Return what one rank would take, by the batches that it would make at full size."""
         sequences, recipe = self.sequences, self.sequences.recipe
-        batch = max(1, min(recipe.batch_size, self.left))
+        batch = max(1, min(recipe.batches.batch_size, self.left))
         encoding = self._per_image(sequences.encoder, batch) * self.plan.encoding
-        decoding = self._per_image(sequences.decoder, batch * recipe.amount) * self.plan.decoding
+        decoding = (
+            self._per_image(sequences.decoder, batch * recipe.depths.amount) * self.plan.decoding
+        )
         return self.left * (encoding + decoding)
 
     def _per_image(self, predict: Predictor, count: int) -> float:

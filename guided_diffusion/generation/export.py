@@ -30,9 +30,9 @@ class Exporter:
 
     Args:
         folder: translation_<source>_<target>.
-        names: of source and target domain.
-        recipe: how the sequences are made.
-        count: source images of all ranks.
+        names: names of source and target domain.
+        recipe: depths, walks, batches and arithmetic.
+        count: number of source images of all ranks.
         save_npy: write source.npy, target.npy and diffway.npy.
         save_latents: write latent.npy.
         provenance: facts for every row and picture, such as the checkpoints.
@@ -86,7 +86,7 @@ class Exporter:
         # Pictures that were deleted are made again; latents stand nowhere else.
         if "latent" in self.arrays and not (self.folder / "latent.npy").exists():
             return {}
-        found = complete_sequences(self._all_rows(), self.recipe.amount)
+        found = complete_sequences(self._all_rows(), self.recipe.depths.amount)
         return {
             index: rows
             for index, rows in found.items()
@@ -137,7 +137,7 @@ class Exporter:
         # Arrays that were deleted, from the pictures and the manifest.
         if not names:
             return
-        for index, sequence in complete_sequences(rows, self.recipe.amount).items():
+        for index, sequence in complete_sequences(rows, self.recipe.depths.amount).items():
             tiles = [report.read_tile(self.folder / row["file_name"]) for row in sequence]
             channels_first = np.moveaxis(np.stack(tiles), -1, 1)
             depths = np.array([int(row["depth"]) for row in sequence[1:]])
@@ -164,9 +164,9 @@ class Exporter:
             "source_file": sequence.source_file,
             "source": self.names[0],
             "target": self.names[1],
-            "depth_policy": self.recipe.depth_policy,
+            "depth_policy": self.recipe.depths.depth_policy,
             "depth_fallback": str(sequence.depths.fallback),
-            "level_convention": self.recipe.engine.level_convention,
+            "level_convention": self.recipe.walk.level_convention,
             **self.provenance,
         }
         return [
@@ -234,7 +234,7 @@ class Exporter:
         Args:
             tile_shape: (C, H, W).
         """
-        entries = array_entries(self.recipe.amount, tile_shape)
+        entries = array_entries(self.recipe.depths.amount, tile_shape)
         for name in self.arrays:
             self._open_array(name, entries[name])
 

@@ -4,15 +4,15 @@ Two stages are the flags of source and target; more, those of `--stages`. A pair
 stage to another, so that both directions, or many stages, are a longer list and nothing else.
 """
 
-import argparse
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ArgumentError
+from .settings import SequenceSettings
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
-# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
+# The channel order that ADD reads a checkpoint in, by its role; for one without asked.json.
 ORDER = {"source": True, "target": False}
 
 
@@ -25,7 +25,7 @@ class Stage:
         model: its checkpoint or training run folder.
         data_dir: folder of its images, from which sequences can start.
         flag: what names that folder, for messages.
-        key: under which args.json records the model.
+        key: under which asked.json records the model.
         assumed: flags of a checkpoint that has none beside it.
     """
 
@@ -50,34 +50,33 @@ class Plan:
         return "_to_".join(stage.name for stage in self.stages)
 
     @classmethod
-    def of(cls, args: argparse.Namespace, given: Set[str]) -> "Plan":
-        """Return the plan that parsed flags ask for.
+    def of(cls, asked: SequenceSettings) -> "Plan":
+        """Return the plan that settings ask for.
 
         Args:
-            args: the sampler's flags.
-            given: names of the flags on the command line.
+            asked: settings of the sequences.
 
         Raises:
             UserError: if the flags do not go together, or a name cannot stand in files.
         """
-        if args.pairs == "all" and not args.stages:
+        if asked.pairs == "all" and not asked.stages:
             raise ArgumentError("pairs", "expected together with --stages, got all without it")
-        stages = _listed(args, given) if args.stages else _two(args)
-        last = len(stages) if args.pairs == "all" else 1
+        stages = _listed(asked) if asked.stages else _two(asked)
+        last = len(stages) if asked.pairs == "all" else 1
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
-        if args.bidirectional:
+        if asked.bidirectional:
             pairs += [(b, a) for a, b in pairs]
         _refuse_shared_folders(pairs)
         return cls(tuple(stages), tuple(pairs))
 
 
-def _two(args: argparse.Namespace) -> list[Stage]:
-    check_names(args.source, args.target)
-    if args.target_data_dir and not args.bidirectional:
+def _two(asked: SequenceSettings) -> list[Stage]:
+    check_names(asked.source, asked.target)
+    if asked.target_data_dir and not asked.bidirectional:
         raise ArgumentError(
             "target_data_dir", "expected together with --bidirectional True, got it alone"
         )
-    if args.bidirectional and not args.target_data_dir:
+    if asked.bidirectional and not asked.target_data_dir:
         raise ArgumentError(
             "bidirectional",
             "expected together with --target_data_dir, the images that the way "
@@ -85,9 +84,9 @@ def _two(args: argparse.Namespace) -> list[Stage]:
         )
     return [
         Stage(
-            getattr(args, role),
-            getattr(args, f"{role}_model"),
-            getattr(args, place),
+            getattr(asked, role),
+            getattr(asked, f"{role}_model"),
+            getattr(asked, place),
             place,
             f"{role}_model",
             {"use_new_attention_order": ORDER[role]},
@@ -96,31 +95,31 @@ def _two(args: argparse.Namespace) -> list[Stage]:
     ]
 
 
-def _listed(args: argparse.Namespace, given: Set[str]) -> list[Stage]:
+def _listed(asked: SequenceSettings) -> list[Stage]:
     for name in OF_TWO:
-        if name in given:
+        if name in asked.given:
             raise ArgumentError(
                 name,
                 "expected without --stages, which names every stage and its model; "
                 "images lie in a subfolder of --data_dir for each",
             )
-    if not args.data_dir:
+    if not asked.data_dir:
         raise ArgumentError(
             "data_dir",
             "expected a folder with a subfolder of images for each of --stages, got none",
         )
-    parts = [part.strip().partition("=") for part in args.stages.split(",")]
+    parts = [part.strip().partition("=") for part in asked.stages.split(",")]
     names = [name for name, _, _ in parts]
     if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
         raise ArgumentError(
             "stages",
             "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            f"a checkpoint or training run folder, got {args.stages!r}",
+            f"a checkpoint or training run folder, got {asked.stages!r}",
         )
     for name in names:
         check_name(name, "stages")
     return [
-        Stage(name, model, f"{args.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}")
+        Stage(name, model, f"{asked.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}")
         for name, _, model in parts
     ]
 

@@ -4,7 +4,6 @@ A direction goes from one stage to another and has a folder of its own, complete
 directions also have, at the top of the run folder, one manifest, one contact sheet and one page.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..runtime import atomic_files, dist_util, progress_bars
 from ..translation.sequences import ImageSequence, Recipe, Sequences
 from .export import Exporter, Row, write_manifest
 from .plan import Plan, folder_name
+from .settings import SequenceSettings
 
 
 @dataclass
@@ -45,7 +45,8 @@ class Generation:
     Args:
         plan: where to go.
         domains: model of each stage, by name.
-        args: the sampler's flags.
+        recipe: depths, walks, batches and arithmetic.
+        asked: images to use and files to write.
         out_dir: the run folder; nothing is written there before `prepare`.
 
     Raises:
@@ -53,13 +54,18 @@ class Generation:
     """
 
     def __init__(
-        self, plan: Plan, domains: Mapping[str, Domain], args: argparse.Namespace, out_dir: Path
+        self,
+        plan: Plan,
+        domains: Mapping[str, Domain],
+        recipe: Recipe,
+        asked: SequenceSettings,
+        out_dir: Path,
     ) -> None:
-        self.out_dir, self.recipe = out_dir, Recipe.of(args)
+        self.out_dir, self.recipe = out_dir, recipe
         starts = {source.name: source for source, _ in plan.pairs}
         files = {
             name: first_of(
-                list_image_files(stage.data_dir, flag=stage.flag), args.num_images, stage.data_dir
+                list_image_files(stage.data_dir, flag=stage.flag), asked.num_images, stage.data_dir
             )
             for name, stage in starts.items()
         }
@@ -75,8 +81,8 @@ class Generation:
                 names,
                 self.recipe,
                 len(tiles),
-                save_npy=args.save_npy,
-                save_latents=args.save_latents,
+                save_npy=asked.save_npy,
+                save_latents=asked.save_latents,
                 part=dist_util.rank(),
                 provenance={"source_model": str(source.origin), "target_model": str(target.origin)},
                 stages=[stage.name for stage in plan.stages],

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch as th
 
-from ..config.flags import defaults
-from ..config.options import ModelOptions
+from ..config.network_settings import ModelSettings
+from ..config.settings import defaults
 from ..errors import ArgumentError
 from ..networks.attention import QKVOrder, count_heads, reorder_rows
 from .mismatch import State
@@ -85,7 +85,7 @@ def recorded_layout(args: Record) -> AttentionLayout:
     if "classifier_width" in args:
         return AttentionLayout(order, num_head_channels=CLASSIFIER_HEAD_CHANNELS)
     names = ("num_heads", "num_heads_upsample", "num_head_channels")
-    return AttentionLayout(order, *((defaults(ModelOptions) | args)[name] for name in names))
+    return AttentionLayout(order, *((defaults(ModelSettings) | args)[name] for name in names))
 
 
 def record_order(args: Record, order: QKVOrder) -> dict[str, Any]:

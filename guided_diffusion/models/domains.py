@@ -1,35 +1,33 @@
 """Domains: a trained network with the process it was trained for, rebuilt from its `args.json`.
 
-`load_domain` takes a checkpoint file or a training run folder; the flags of the training lie
-beside the weights, and those of the command line override them.
+`load_domain` takes a checkpoint file or a training run folder. The settings of the training lie
+beside the weights; those that are given go before them.
 """
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch as th
 
-from ..config.flags import args_to_dict, defaults, given_flags
-from ..config.options import ClassifierOptions, DiffusionOptions, ModelOptions, SuperResOptions
-from ..config.synthetic_options import SyntheticModelOptions
+from ..config.network_settings import (
+    ClassifierSettings,
+    ModelSettings,
+    PointNetworkSettings,
+    SuperResSettings,
+)
+from ..config.settings import Settings, defaults, fields_of, joined
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, execution, logger, run_folder
-from .checkpoint import digest, fill, load_state, load_weights, weights_file
-from .mismatch import CLASSIFIER_SIGNS, number_of_classes, shape_of
-from .script_util import (
-    create_classifier_and_diffusion,
-    create_model_and_diffusion,
-    create_model_and_diffusion_2d,
-    sr_create_model_and_diffusion,
-)
+from .checkpoint import digest, fill, load_state, weights_file
+from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
+from .script_util import NUM_CLASSES, build
 
-# Flags that a trained model may be used with at other values.
+# Settings that a trained model may be used with at other values.
 FREE_OF_TRAINING = {
     "timestep_respacing",
     "use_fp16",
@@ -42,40 +40,29 @@ FREE_OF_TRAINING = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A family of networks with their processes.
+    """A family of networks.
 
     Attributes:
-        script: name of the command that trains them.
-        defaults: returns their flags.
-        create: returns network and process of such flags.
-        flag: that names its path, if it is the same in every command.
+        settings: group that describes a network of the family.
+        command: name of the command that trains them.
+        signs: what a state dict tells of each setting.
+        flag: name of the flag for its path, if it is the same in every command.
     """
 
-    script: str
-    defaults: Callable[[], dict[str, Any]]
-    create: Callable[..., tuple[th.nn.Module, SpacedDiffusion]]
+    settings: type[Settings]
+    command: str
+    signs: SignsOfFlags = SIGNS_OF_FLAGS
     flag: str = ""
 
+    def defaults(self) -> dict[str, Any]:
+        """Return {name: default} of the settings of a network and its process."""
+        return defaults(self.settings, ProcessSettings)
 
-IMAGE = Kind(
-    "image_train", partial(defaults, ModelOptions, DiffusionOptions), create_model_and_diffusion
-)
-SUPER_RES = Kind(
-    "super_res_train",
-    partial(defaults, SuperResOptions, DiffusionOptions),
-    sr_create_model_and_diffusion,
-)
-POINTS = Kind(
-    "synthetic_train",
-    partial(defaults, SyntheticModelOptions, DiffusionOptions),
-    create_model_and_diffusion_2d,
-)
-CLASSIFIER = Kind(
-    "classifier_train",
-    partial(defaults, ClassifierOptions, DiffusionOptions),
-    create_classifier_and_diffusion,
-    "classifier_path",
-)
+
+IMAGE = Kind(ModelSettings, "image_train")
+SUPER_RES = Kind(SuperResSettings, "super_res_train")
+POINTS = Kind(PointNetworkSettings, "synthetic_train")
+CLASSIFIER = Kind(ClassifierSettings, "classifier_train", CLASSIFIER_SIGNS, "classifier_path")
 
 
 @dataclass
@@ -87,22 +74,37 @@ class Domain:
         diffusion: the process it was trained for, respaced as asked.
         label: name of the domain.
         origin: the checkpoint file.
-        args: the flags that model and diffusion were built from.
+        network: settings that the network was built from.
+        process: settings that the process was built from.
         sha256: digest of the checkpoint file, in hexadecimal.
+        num_classes: number of classes that a classifier tells apart; None: no classifier.
     """
 
     model: th.nn.Module
     diffusion: SpacedDiffusion
     label: str
     origin: Path
-    args: dict[str, Any]
+    network: Any
+    process: ProcessSettings
     sha256: str = ""
+    num_classes: int | None = None
 
     @property
     def device(self) -> th.device:
         """Where the network computes; the CPU for one without parameters."""
         first = next(self.model.parameters(), None)
         return th.device("cpu") if first is None else first.device
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """{name: value} of all that network and process were built from."""
+        classes = {} if self.num_classes is None else {"out_channels": self.num_classes}
+        return joined(self.network, self.process) | classes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """{name: value} of all that decides what the model computes: `args`, and the weights."""
+        return self.args | {"sha256": self.sha256}
 
 
 def load_domain(
@@ -115,64 +117,90 @@ def load_domain(
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
+    How many classes and image channels a classifier has is read from its weights.
+
     Args:
-        path: file, or folder of which the newest averaged weights are taken.
-        flags: model and diffusion flags that override those of `args.json`.
+        path: file, or folder, from which the newest averaged weights are taken.
+        flags: {name: value} of settings that override those of `args.json`.
         label: name of the domain; empty: the name of the run folder.
         device: where the model goes.
-        assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+        assumed: {name: value} for a checkpoint without `args.json`; None: upstream's defaults.
         kind: what is expected there.
 
     Raises:
-        UserError: if the path, the file or the flags do not fit.
+        UserError: if the path, the file or the settings do not fit.
     """
     file = weights_file(Path(path))
     recorded = _recorded_args(file, kind, assumed or {})
+    for name in dict(flags or {}).keys() - recorded.keys():
+        raise ArgumentError(name, f"no setting of such a model; it has {', '.join(recorded)}")
     args = recorded | dict(flags or {})
     changed = _changes(file, recorded, args)
-    for change in changed.values():
-        logger.warn(f"{file}: trained with {change}")
+    if kind is not CLASSIFIER:
+        for change in changed.values():
+            logger.warn(f"{file}: trained with {change}")
+    state = load_state(file)
+    classes = _classes(file, state, args) if kind is CLASSIFIER else None
     betas_of_flags(args["noise_schedule"], args["diffusion_steps"], "diffusion_steps", False)
-    model, diffusion = kind.create(**args)
-    load_weights(model, file, changed=changed)
-    _make_ready(model, device, args["use_fp16"])
-    return Domain(model, diffusion, label or file.parent.name, file, args, digest(file))
+    network = _settings(kind.settings, args)
+    process = _settings(ProcessSettings, args)
+    model, diffusion = build(network, process, classes or NUM_CLASSES)
+    fill(model, state, file, kind.signs, changed)
+    _make_ready(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
+    name = label or file.parent.name
+    return Domain(model, diffusion, name, file, network, process, digest(file), classes)
 
 
-def load_classifier(
-    path: str | Path,
-    flags: Mapping[str, Any] | None = None,
-    device: th.device | str = "cpu",
+def load_asked(
+    path: str,
+    network: Settings,
+    process: ProcessSettings,
+    *,
+    kind: Kind = IMAGE,
+    label: str = "",
+    flag: str = "model_path",
+    compile: bool = False,
+    static: bool = False,
     assumed: Mapping[str, Any] | None = None,
 ) -> Domain:
-    """Load a noisy-image classifier from a checkpoint file or a training run folder.
-
-    How many classes and image channels it has is read from its weights, and stands in `args` as
-    `out_channels` and `in_channels`.
+    """Load the domain that a command was asked for onto this rank's device.
 
     Args:
-        path: file, or folder of which the newest weights are taken.
-        flags: classifier and diffusion flags that override those of `args.json`.
-        device: where the classifier goes.
-        assumed: flags of a checkpoint without `args.json`; None: upstream's defaults.
+        path: checkpoint file or training run folder; empty is a mistake.
+        network: settings of the command; those given go before those of the training, all
+            describe a checkpoint without a record.
+        process: settings of the command, likewise.
+        kind: what is expected there.
+        label: name of the domain; empty: the name of the run folder.
+        flag: name of the flag for the path.
+        compile: whether the network is compiled.
+        static: whether it will meet few shapes of input; see `execution.compiled`.
+        assumed: {name: value} of settings that go before those of the command for a checkpoint
+            without a record.
 
     Raises:
-        UserError: if the path, the file or the flags do not fit.
+        UserError: if there is none, or the settings do not fit it.
     """
-    file = weights_file(Path(path))
-    recorded = _recorded_args(file, CLASSIFIER, assumed or {})
-    args = recorded | dict(flags or {})
-    changed, state = _changes(file, recorded, args), load_state(file)
-    channels = shape_of(state, "input_blocks.0.0.weight")
-    classes = number_of_classes(state)
+    if not path:
+        raise ArgumentError(flag, "expected a checkpoint or a training run folder, got none")
+    override = network.given_values() | process.given_values()
+    supposed = joined(network, process) | dict(assumed or {})
+    domain = load_domain(path, override, label, dist_util.dev(), supposed, kind)
+    execution.compiled(domain.model, compile, static=static)
+    return domain
+
+
+def _settings(group: type[Settings], args: Mapping[str, Any]) -> Any:
+    return group(**{field.name: args[field.name] for field in fields_of(group)})
+
+
+def _classes(file: Path, state: Mapping[str, th.Tensor], args: dict[str, Any]) -> int:
+    """Return the number of classes of a classifier, and enter its channels into its settings."""
+    channels, classes = shape_of(state, "input_blocks.0.0.weight"), number_of_classes(state)
     if classes is None or len(channels) != 4:
         raise UserError(f"{file}: expected a classifier of images, got other weights")
-    args |= {"in_channels": channels[1], "out_channels": classes}
-    betas_of_flags(args["noise_schedule"], args["diffusion_steps"], "diffusion_steps", False)
-    model, diffusion = CLASSIFIER.create(**args)
-    fill(model, state, file, CLASSIFIER_SIGNS, changed)
-    _make_ready(model, device, args["classifier_use_fp16"])
-    return Domain(model, diffusion, file.parent.name, file, args, digest(file))
+    args["in_channels"] = channels[1]
+    return classes
 
 
 def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) -> None:
@@ -195,38 +223,16 @@ def _changes(file: Path, trained: Mapping[str, Any], used: Mapping[str, Any]) ->
     }
 
 
-def load_asked(args: argparse.Namespace, argv: Iterable[str], kind: Kind = IMAGE) -> Domain:
-    """Load the domain of `--model_path` onto this rank's device.
-
-    Args:
-        args: flags of a command, those of `kind` among them.
-        argv: its command line; flags that stand there go before those of the training.
-        kind: what is expected there.
-
-    Raises:
-        UserError: if there is none, or the flags do not fit it.
-    """
-    if not args.model_path:
-        raise ArgumentError(
-            "model_path", "expected a checkpoint or a training run folder, got none"
-        )
-    asked = args_to_dict(args, kind.defaults())
-    override = {name: asked[name] for name in asked.keys() & given_flags(argv)}
-    domain = load_domain(args.model_path, override, "", dist_util.dev(), asked, kind)
-    execution.compiled(domain.model, args.compile)
-    return domain
-
-
 def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:
     known, path = kind.defaults(), file.parent / "args.json"
     record = run_folder.read_args(path) if path.exists() else {}
     script = str(record.get("script", ""))
-    if script == kind.script:
+    if script == kind.command:
         return known | {k: v for k, v in record["args"].items() if k in known}
     if script.endswith("_train"):
         raise UserError(
             f"{file}: checkpoint and flags describe different networks: those of {script} and "
-            f"of {kind.script}{f' (check --{kind.flag})' if kind.flag else ''}"
+            f"of {kind.command}{f' (check --{kind.flag})' if kind.flag else ''}"
         )
     # The record of a sampler that wrote into this folder tells nothing of the weights.
     args = known | {k: v for k, v in assumed.items() if k in known}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config.flags import numbers
+from ..config.parser import numbers
 from ..errors import ArgumentError
 
 # Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).

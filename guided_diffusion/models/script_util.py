@@ -1,24 +1,32 @@
-"""Assemble networks and diffusion processes from flags, with upstream's names and defaults."""
+"""Build networks and processes from settings.
 
-import inspect
-from collections.abc import Callable, Mapping
+`build` takes typed settings. Upstream's `create_*` and `*_defaults` are faces of it: the published
+names, order and defaults of the parameters, and nothing else. Parameters that upstream lacks go by
+keyword.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
-from ..config.flags import defaults
-from ..config.options import (
+import torch as th
+
+from ..config.network_settings import (
     NUM_CLASSES,
-    ClassifierOptions,
-    DiffusionOptions,
-    ModelOptions,
-    SuperResOptions,
+    ClassifierSettings,
+    ModelSettings,
+    NetworkSettings,
+    PointNetworkSettings,
+    SuperResSettings,
 )
-from ..config.synthetic_options import SyntheticModelOptions
+from ..config.settings import Settings, defaults
 from ..diffusion import gaussian_diffusion as gd
 from ..diffusion.respace import SpacedDiffusion, space_timesteps
 from ..diffusion.schedules import betas_of_flags
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
+from .faces import defaults_for, face
 from .network_arguments import (
     SUPER_RES_CHANNEL_MULT,
     attention_factors,
@@ -31,368 +39,302 @@ from .network_arguments import (
 CLASSIFIER_HEAD_CHANNELS = 64
 
 
-def defaults_for(create: Callable, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of upstream's parameters of a `create_*`; ours are keyword-only.
+def build(
+    network: Settings, process: ProcessSettings, num_classes: int = NUM_CLASSES
+) -> tuple[th.nn.Module, SpacedDiffusion]:
+    """Build a network and the process that it is trained for.
 
     Args:
-        create: takes upstream's parameters by place.
-        known: {flag: default} of these and of others.
+        network: settings of the network; their type tells which network it is.
+        process: settings of the process.
+        num_classes: classes that a classifier tells apart, or that a class-conditional network
+            knows.
+
+    Raises:
+        ArgumentError: if a size, a width or an attention resolution does not fit.
     """
-    return {name: known[name] for name in inspect.getfullargspec(create).args}
+    return build_network(network, process.learn_sigma, num_classes), build_process(process)
+
+
+def build_network(
+    network: Settings, learn_sigma: bool = False, num_classes: int = NUM_CLASSES
+) -> Any:
+    """Build a network from its settings; see `build`.
+
+    Args:
+        network: settings of the network.
+        learn_sigma: whether the network predicts the variance too.
+        num_classes: number of classes.
+    """
+    return BUILDERS[type(network)](network, learn_sigma, num_classes)
+
+
+def _unet(network: ModelSettings, learn_sigma: bool, num_classes: int) -> UNetModel:
+    return built(
+        UNetModel,
+        **_common(network, network.image_size, learn_sigma, num_classes),
+        channel_mult=channel_mults(network.channel_mult, network.image_size, network.num_channels),
+        use_new_attention_order=network.use_new_attention_order,
+        hybrid=hybrid(network.attention_kind, network.attention_window, network.attention_priority),
+    )
+
+
+def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -> SuperResModel:
+    side = network.large_size
+    if network.small_size > side:
+        raise ArgumentError(
+            "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
+        )
+    mults = channel_mults(
+        network.channel_mult,
+        side,
+        network.num_channels,
+        SUPER_RES_CHANNEL_MULT,
+        size_flag="large_size",
+    )
+    common = _common(network, side, learn_sigma, num_classes)
+    return built(SuperResModel, **common, channel_mult=mults)
+
+
+def _common(
+    network: NetworkSettings, side: int, learn_sigma: bool, num_classes: int
+) -> dict[str, Any]:
+    return {
+        "image_size": side,
+        "in_channels": network.in_channels,
+        "model_channels": width(network.num_channels),
+        "out_channels": network.in_channels * (2 if learn_sigma else 1),
+        "num_res_blocks": network.num_res_blocks,
+        "attention_resolutions": attention_factors(network.attention_resolutions, side),
+        "dropout": network.dropout,
+        "num_classes": num_classes if network.class_cond else None,
+        "use_checkpoint": network.use_checkpoint,
+        "use_fp16": network.use_fp16,
+        "num_heads": network.num_heads,
+        "num_head_channels": network.num_head_channels,
+        "num_heads_upsample": network.num_heads_upsample,
+        "use_scale_shift_norm": network.use_scale_shift_norm,
+        "resblock_updown": network.resblock_updown,
+    }
+
+
+def _classifier(
+    network: ClassifierSettings, learn_sigma: bool, num_classes: int
+) -> EncoderUNetModel:
+    side = network.image_size
+    return built(
+        EncoderUNetModel,
+        image_size=side,
+        in_channels=network.in_channels,
+        model_channels=width(network.classifier_width, "classifier_width"),
+        out_channels=num_classes,
+        num_res_blocks=network.classifier_depth,
+        attention_resolutions=attention_factors(network.classifier_attention_resolutions, side),
+        channel_mult=channel_mults(
+            network.classifier_channel_mult, side, network.classifier_width, prefix="classifier_"
+        ),
+        use_fp16=network.classifier_use_fp16,
+        num_head_channels=CLASSIFIER_HEAD_CHANNELS,
+        use_scale_shift_norm=network.classifier_use_scale_shift_norm,
+        resblock_updown=network.classifier_resblock_updown,
+        use_new_attention_order=network.classifier_use_new_attention_order,
+        pool=network.classifier_pool,
+    )
+
+
+def _points(network: PointNetworkSettings, learn_sigma: bool, num_classes: int) -> SyntheticModel:
+    return SyntheticModel(
+        network.in_channels,
+        width(network.num_channels),
+        network.in_channels * (2 if learn_sigma else 1),
+        network.num_res_blocks,
+        network.dropout,
+        network.use_checkpoint,
+        network.use_fp16,
+    )
+
+
+BUILDERS: dict[type, Callable[[Any, bool, int], Any]] = {
+    ModelSettings: _unet,
+    SuperResSettings: _super_res,
+    ClassifierSettings: _classifier,
+    PointNetworkSettings: _points,
+}
+
+
+def build_process(process: ProcessSettings) -> SpacedDiffusion:
+    """Build a process from its settings.
+
+    Raises:
+        ArgumentError: if the schedule has not so few steps, or the respacing asks for more steps
+            than there are.
+    """
+    if process.use_kl:
+        loss_type = gd.LossType.RESCALED_KL
+    else:
+        rescaled = process.rescale_learned_sigmas
+        loss_type = gd.LossType.RESCALED_MSE if rescaled else gd.LossType.MSE
+    if process.learn_sigma:
+        var_type = gd.ModelVarType.LEARNED_RANGE
+    else:
+        small = process.sigma_small
+        var_type = gd.ModelVarType.FIXED_SMALL if small else gd.ModelVarType.FIXED_LARGE
+    steps, respacing = process.diffusion_steps, process.timestep_respacing
+    betas = betas_of_flags(process.noise_schedule, steps)
+    try:
+        use_timesteps = space_timesteps(steps, respacing or [steps])
+    except ValueError as error:
+        reason = str(error).removeprefix("timestep respacing: ")
+        raise ArgumentError("timestep_respacing", reason) from None
+    start = process.predict_xstart
+    return SpacedDiffusion(
+        use_timesteps=use_timesteps,
+        betas=betas,
+        model_mean_type=gd.ModelMeanType.START_X if start else gd.ModelMeanType.EPSILON,
+        model_var_type=var_type,
+        loss_type=loss_type,
+        rescale_timesteps=process.rescale_timesteps,
+    )
+
+
+_NETWORK = "image_size class_cond learn_sigma num_channels num_res_blocks"
+_HEADS = "num_heads num_head_channels num_heads_upsample attention_resolutions dropout"
+_PROCESS = (
+    "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
+    "rescale_learned_sigmas"
+)
+_BODY = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
+_HYBRID = {"attention_kind": "standard", "attention_window": 4, "attention_priority": "global"}
+_CLASSIFIER = (
+    "image_size classifier_use_fp16 classifier_width classifier_depth "
+    "classifier_attention_resolutions classifier_use_scale_shift_norm "
+    "classifier_resblock_updown classifier_pool"
+)
+_OF_CLASSIFIER = {
+    "in_channels": 3,
+    "out_channels": NUM_CLASSES,
+    "classifier_channel_mult": "",
+    "classifier_use_new_attention_order": False,
+}
+
+
+def _build_classifier(
+    network: ClassifierSettings, process: ProcessSettings, out_channels: int
+) -> tuple[th.nn.Module, SpacedDiffusion]:
+    return build(network, process, out_channels)
+
+
+create_model_and_diffusion = face(
+    "create_model_and_diffusion",
+    "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
+    build,
+    (ModelSettings, ProcessSettings),
+    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order",
+    {"in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False, **_HYBRID},
+)
+create_model = face(
+    "create_model",
+    "Build the network of images (see `ModelSettings`).",
+    build_network,
+    (ModelSettings,),
+    "image_size num_channels num_res_blocks channel_mult='' learn_sigma=False class_cond=False "
+    "use_checkpoint=False attention_resolutions='16' num_heads=1 num_head_channels=-1 "
+    "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
+    "use_fp16=False use_new_attention_order=False",
+    {"in_channels": 3, "num_classes": NUM_CLASSES, **_HYBRID},
+)
+create_classifier_and_diffusion = face(
+    "create_classifier_and_diffusion",
+    "Build the noisy-image classifier and the process whose noise it reads.",
+    _build_classifier,
+    (ClassifierSettings, ProcessSettings),
+    f"{_CLASSIFIER} learn_sigma {_PROCESS}",
+    {**_OF_CLASSIFIER, "sigma_small": False},
+)
+create_classifier = face(
+    "create_classifier",
+    "Build the noisy-image classifier (see `ClassifierSettings`).",
+    lambda network, out_channels: build_network(network, num_classes=out_channels),
+    (ClassifierSettings,),
+    _CLASSIFIER,
+    _OF_CLASSIFIER,
+)
+sr_create_model_and_diffusion = face(
+    "sr_create_model_and_diffusion",
+    "Build the super-resolution network and its process (see `SuperResSettings`).",
+    build,
+    (SuperResSettings, ProcessSettings),
+    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY}",
+    {"channel_mult": "", "in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False},
+)
+sr_create_model = face(
+    "sr_create_model",
+    "Build the super-resolution network; `small_size` is the side of its low_res input.",
+    build_network,
+    (SuperResSettings,),
+    "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
+    "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
+    "dropout resblock_updown use_fp16",
+    {"num_classes": NUM_CLASSES, "channel_mult": "", "in_channels": 3},
+)
+create_model_and_diffusion_2d = face(
+    "create_model_and_diffusion_2d",
+    "Build the network of points and its process (see `PointNetworkSettings`).",
+    build,
+    (PointNetworkSettings, ProcessSettings),
+    f"learn_sigma num_channels num_res_blocks dropout {_PROCESS} use_checkpoint use_fp16 "
+    "in_channels=2",
+    {"sigma_small": False},
+)
+
+
+create_gaussian_diffusion = face(
+    "create_gaussian_diffusion",
+    "Build a process (see `ProcessSettings`); `steps` is its `diffusion_steps`.",
+    lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
+    (ProcessSettings,),
+    "",
+    {
+        "steps": 1000,
+        "learn_sigma": False,
+        "sigma_small": False,
+        "noise_schedule": "linear",
+        "use_kl": False,
+        "predict_xstart": False,
+        "rescale_timesteps": False,
+        "rescale_learned_sigmas": False,
+        "timestep_respacing": "",
+    },
+)
 
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
-    return {k: v for k, v in defaults(DiffusionOptions).items() if k != "sigma_small"}
+    return {k: v for k, v in defaults(ProcessSettings).items() if k != "sigma_small"}
 
 
 def classifier_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the classifier flags."""
-    return defaults_for(create_classifier, defaults(ClassifierOptions))
+    return defaults_for(create_classifier, defaults(ClassifierSettings))
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the network and diffusion flags."""
-    return defaults_for(create_model_and_diffusion, defaults(ModelOptions, DiffusionOptions))
+    return defaults_for(create_model_and_diffusion, defaults(ModelSettings, ProcessSettings))
 
 
 def model_and_diffusion_defaults_2d() -> dict[str, Any]:
     """Return DDIB's defaults of the network and diffusion flags for points."""
-    return defaults_for(
-        create_model_and_diffusion_2d, defaults(SyntheticModelOptions, DiffusionOptions)
-    )
+    known = defaults(PointNetworkSettings, ProcessSettings)
+    return defaults_for(create_model_and_diffusion_2d, known)
 
 
 def classifier_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the classifier and diffusion flags."""
-    known = defaults(ClassifierOptions, DiffusionOptions)
+    known = defaults(ClassifierSettings, ProcessSettings)
     return defaults_for(create_classifier_and_diffusion, known)
 
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the super-resolution flags."""
-    return defaults_for(sr_create_model_and_diffusion, defaults(SuperResOptions, DiffusionOptions))
-
-
-def create_model_and_diffusion(
-    image_size: int,
-    class_cond: bool,
-    learn_sigma: bool,
-    num_channels: int,
-    num_res_blocks: int,
-    channel_mult: str,
-    num_heads: int,
-    num_head_channels: int,
-    num_heads_upsample: int,
-    attention_resolutions: str,
-    dropout: float,
-    diffusion_steps: int,
-    noise_schedule: str,
-    timestep_respacing: str,
-    use_kl: bool,
-    predict_xstart: bool,
-    rescale_timesteps: bool,
-    rescale_learned_sigmas: bool,
-    use_checkpoint: bool,
-    use_scale_shift_norm: bool,
-    resblock_updown: bool,
-    use_fp16: bool,
-    use_new_attention_order: bool,
-    *,
-    in_channels: int = 3,
-    num_classes: int = NUM_CLASSES,
-    sigma_small: bool = False,
-    attention_kind: str = "standard",
-    attention_window: int = 4,
-    attention_priority: str = "global",
-) -> tuple[UNetModel, SpacedDiffusion]:
-    """Return the network and the process that the flags describe (see `ModelOptions`)."""
-    flags = dict(locals())
-    return _call(create_model, flags), _diffusion(flags)
-
-
-def _call(create: Callable, flags: dict[str, Any]) -> Any:
-    return create(**{k: flags[k] for k in inspect.signature(create).parameters if k in flags})
-
-
-def _diffusion(flags: dict[str, Any]) -> SpacedDiffusion:
-    return _call(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
-
-
-def create_model(
-    image_size: int,
-    num_channels: int,
-    num_res_blocks: int,
-    channel_mult: str = "",
-    learn_sigma: bool = False,
-    class_cond: bool = False,
-    use_checkpoint: bool = False,
-    attention_resolutions: str = "16",
-    num_heads: int = 1,
-    num_head_channels: int = -1,
-    num_heads_upsample: int = -1,
-    use_scale_shift_norm: bool = False,
-    dropout: float = 0,
-    resblock_updown: bool = False,
-    use_fp16: bool = False,
-    use_new_attention_order: bool = False,
-    *,
-    in_channels: int = 3,
-    num_classes: int = NUM_CLASSES,
-    attention_kind: str = "standard",
-    attention_window: int = 4,
-    attention_priority: str = "global",
-) -> UNetModel:
-    """Return the network of one domain.
-
-    Raises:
-        ValueError: if a size, a width or an attention resolution does not fit, naming the argument.
-    """
-    return built(
-        UNetModel,
-        image_size=image_size,
-        in_channels=in_channels,
-        model_channels=width(num_channels),
-        out_channels=in_channels * (2 if learn_sigma else 1),
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=attention_factors(attention_resolutions, image_size),
-        dropout=dropout,
-        channel_mult=channel_mults(channel_mult, image_size, num_channels),
-        num_classes=num_classes if class_cond else None,
-        use_checkpoint=use_checkpoint,
-        use_fp16=use_fp16,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown=resblock_updown,
-        use_new_attention_order=use_new_attention_order,
-        hybrid=hybrid(attention_kind, attention_window, attention_priority),
-    )
-
-
-def create_classifier_and_diffusion(
-    image_size: int,
-    classifier_use_fp16: bool,
-    classifier_width: int,
-    classifier_depth: int,
-    classifier_attention_resolutions: str,
-    classifier_use_scale_shift_norm: bool,
-    classifier_resblock_updown: bool,
-    classifier_pool: str,
-    learn_sigma: bool,
-    diffusion_steps: int,
-    noise_schedule: str,
-    timestep_respacing: str,
-    use_kl: bool,
-    predict_xstart: bool,
-    rescale_timesteps: bool,
-    rescale_learned_sigmas: bool,
-    *,
-    in_channels: int = 3,
-    out_channels: int = NUM_CLASSES,
-    classifier_channel_mult: str = "",
-    classifier_use_new_attention_order: bool = False,
-    sigma_small: bool = False,
-) -> tuple[EncoderUNetModel, SpacedDiffusion]:
-    """Return the noisy-image classifier and the process whose noise it reads."""
-    flags = dict(locals())
-    return _call(create_classifier, flags), _diffusion(flags)
-
-
-def create_classifier(
-    image_size: int,
-    classifier_use_fp16: bool,
-    classifier_width: int,
-    classifier_depth: int,
-    classifier_attention_resolutions: str,
-    classifier_use_scale_shift_norm: bool,
-    classifier_resblock_updown: bool,
-    classifier_pool: str,
-    *,
-    in_channels: int = 3,
-    out_channels: int = NUM_CLASSES,
-    classifier_channel_mult: str = "",
-    classifier_use_new_attention_order: bool = False,
-) -> EncoderUNetModel:
-    """Return the noisy-image classifier."""
-    return built(
-        EncoderUNetModel,
-        image_size=image_size,
-        in_channels=in_channels,
-        model_channels=width(classifier_width, "classifier_width"),
-        out_channels=out_channels,
-        num_res_blocks=classifier_depth,
-        attention_resolutions=attention_factors(classifier_attention_resolutions, image_size),
-        channel_mult=channel_mults(
-            classifier_channel_mult, image_size, classifier_width, prefix="classifier_"
-        ),
-        use_fp16=classifier_use_fp16,
-        num_head_channels=CLASSIFIER_HEAD_CHANNELS,
-        use_scale_shift_norm=classifier_use_scale_shift_norm,
-        resblock_updown=classifier_resblock_updown,
-        use_new_attention_order=classifier_use_new_attention_order,
-        pool=classifier_pool,
-    )
-
-
-def sr_create_model_and_diffusion(
-    large_size: int,
-    small_size: int,
-    class_cond: bool,
-    learn_sigma: bool,
-    num_channels: int,
-    num_res_blocks: int,
-    num_heads: int,
-    num_head_channels: int,
-    num_heads_upsample: int,
-    attention_resolutions: str,
-    dropout: float,
-    diffusion_steps: int,
-    noise_schedule: str,
-    timestep_respacing: str,
-    use_kl: bool,
-    predict_xstart: bool,
-    rescale_timesteps: bool,
-    rescale_learned_sigmas: bool,
-    use_checkpoint: bool,
-    use_scale_shift_norm: bool,
-    resblock_updown: bool,
-    use_fp16: bool,
-    *,
-    channel_mult: str = "",
-    in_channels: int = 3,
-    num_classes: int = NUM_CLASSES,
-    sigma_small: bool = False,
-) -> tuple[SuperResModel, SpacedDiffusion]:
-    """Return the super-resolution network and its process (see `SuperResOptions`)."""
-    flags = dict(locals())
-    return _call(sr_create_model, flags), _diffusion(flags)
-
-
-def sr_create_model(
-    large_size: int,
-    small_size: int,
-    num_channels: int,
-    num_res_blocks: int,
-    learn_sigma: bool,
-    class_cond: bool,
-    use_checkpoint: bool,
-    attention_resolutions: str,
-    num_heads: int,
-    num_head_channels: int,
-    num_heads_upsample: int,
-    use_scale_shift_norm: bool,
-    dropout: float,
-    resblock_updown: bool,
-    use_fp16: bool,
-    *,
-    num_classes: int = NUM_CLASSES,
-    channel_mult: str = "",
-    in_channels: int = 3,
-) -> SuperResModel:
-    """Return the super-resolution network; `small_size` is the side of its low_res input.
-
-    Raises:
-        ValueError: if a size, a width or an attention resolution does not fit, naming the argument.
-    """
-    if not 0 < small_size <= large_size:
-        raise ArgumentError(
-            "small_size", f"expected 1 to large_size {large_size}, got {small_size}"
-        )
-    return built(
-        SuperResModel,
-        image_size=large_size,
-        in_channels=in_channels,
-        model_channels=width(num_channels),
-        out_channels=in_channels * (2 if learn_sigma else 1),
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=attention_factors(attention_resolutions, large_size),
-        dropout=dropout,
-        channel_mult=channel_mults(
-            channel_mult, large_size, num_channels, SUPER_RES_CHANNEL_MULT, size_flag="large_size"
-        ),
-        num_classes=num_classes if class_cond else None,
-        use_checkpoint=use_checkpoint,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown=resblock_updown,
-        use_fp16=use_fp16,
-    )
-
-
-def create_model_and_diffusion_2d(
-    learn_sigma: bool,
-    num_channels: int,
-    num_res_blocks: int,
-    dropout: float,
-    diffusion_steps: int,
-    noise_schedule: str,
-    timestep_respacing: str,
-    use_kl: bool,
-    predict_xstart: bool,
-    rescale_timesteps: bool,
-    rescale_learned_sigmas: bool,
-    use_checkpoint: bool,
-    use_fp16: bool,
-    in_channels: int = 2,
-    *,
-    sigma_small: bool = False,
-) -> tuple[SyntheticModel, SpacedDiffusion]:
-    """Return the network of points and its process."""
-    flags = dict(locals())
-    out_channels = in_channels * (2 if learn_sigma else 1)
-    model = SyntheticModel(
-        in_channels,
-        width(num_channels),
-        out_channels,
-        num_res_blocks,
-        dropout,
-        use_checkpoint,
-        use_fp16,
-    )
-    return model, _diffusion(flags)
-
-
-def create_gaussian_diffusion(
-    *,
-    steps: int = 1000,
-    learn_sigma: bool = False,
-    sigma_small: bool = False,
-    noise_schedule: str = "linear",
-    use_kl: bool = False,
-    predict_xstart: bool = False,
-    rescale_timesteps: bool = False,
-    rescale_learned_sigmas: bool = False,
-    timestep_respacing: str = "",
-) -> SpacedDiffusion:
-    """Return the process that the flags describe (see `DiffusionOptions`).
-
-    Raises:
-        ValueError: if there is no such schedule, not of so few steps, or the respacing asks for
-            more steps than there are.
-    """
-    if use_kl:
-        loss_type = gd.LossType.RESCALED_KL
-    else:
-        loss_type = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
-    if learn_sigma:
-        var_type = gd.ModelVarType.LEARNED_RANGE
-    else:
-        var_type = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
-    betas = betas_of_flags(noise_schedule, steps)
-    try:
-        use_timesteps = space_timesteps(steps, timestep_respacing or [steps])
-    except ValueError as error:
-        reason = str(error).removeprefix("timestep respacing: ")
-        raise ArgumentError("timestep_respacing", reason) from None
-    return SpacedDiffusion(
-        use_timesteps=use_timesteps,
-        betas=betas,
-        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
-        model_var_type=var_type,
-        loss_type=loss_type,
-        rescale_timesteps=rescale_timesteps,
-    )
+    return defaults_for(sr_create_model_and_diffusion, defaults(SuperResSettings, ProcessSettings))

@@ -32,6 +32,8 @@ QKVOrder = Literal["legacy", "new"]
 Priority = Literal["global", "local"]
 
 # Where the share of attention in windows starts, of the sets of weights that a block can hold.
+KINDS = ("standard", "hybrid")  # attention between all positions, or blended with windows
+
 STARTS: dict[str, dict[Priority, float]] = {
     "global": {"global": 0.0},
     "local": {"local": 1.0},

@@ -108,3 +108,26 @@ def _make(folder: Path, flag: str) -> None:
         raise ArgumentError(
             flag, f"expected a folder to write to, got {folder} ({error.strerror})"
         ) from None
+
+
+def refuse_unwritable(out: str, replacing: bool = True) -> None:
+    """Stop if the file of `--out` could not be written at the end; leaves nothing behind.
+
+    Args:
+        out: the file; empty: none.
+        replacing: it will be written beside and renamed; else appended to, if it is there.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    path = Path(out)
+    try:
+        if out and path.exists():
+            open(path, "ab").close()
+        if out and (replacing or not path.exists()):
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ArgumentError(
+            "out",
+            f"expected a file in a folder that can be written to, got {out!r} ({error.strerror})",
+        ) from None

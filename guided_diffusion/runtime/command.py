@@ -1,24 +1,22 @@
-"""How a command starts and ends: mistakes in one line, exit codes, signals."""
+"""How a command starts and ends: settings, ranks, mistakes in one line, exit codes, signals."""
 
+import argparse
 import contextlib
-import functools
+import inspect
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..config.parser import Sets, create_parser, parse
+from ..config.settings import Settings, defaults, free_settings, joined
 from ..errors import UserError
 from . import dist_util, logger
 
 INTERRUPTED = 130  # exit code, as shells have it
-
-
 GOES_ON = "interrupted; the same command again goes on"
-
-
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
-
-
 AT_ONCE = (
     "interrupted at once, without what was not yet saved; the same command again goes on from the "
     "last save"
@@ -54,36 +52,108 @@ class StopSignal:
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def command(
-    main: Callable[[Sequence[str] | None], None] | None = None, *, interrupted: str = GOES_ON
-) -> Callable[..., Any]:
-    """Turn user mistakes of a script's main into one line on stderr and exit code 2.
+@contextlib.contextmanager
+def reported(interrupted: str = GOES_ON) -> Iterator[None]:
+    """Turn mistakes of the user into one line on stderr and exit code 2, and clean up at the end.
 
     Args:
-        main: of the script; None: to decorate it with what follows.
-        interrupted: the line of an interruption, by whether the command goes on from what is there.
+        interrupted: line for an interruption; it says whether the command goes on from what is
+            there.
     """
-    if main is None:
-        return functools.partial(command, interrupted=interrupted)
+    try:
+        yield
+    except UserError as error:
+        print("error:", *error.report.splitlines(), file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except OSError as error:  # a full disk, a folder without permission
+        if error.strerror is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted, file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        with contextlib.suppress(OSError):  # the disk may be full
+            logger.reset()
+        dist_util.cleanup()
 
-    def wrapped(argv: Sequence[str] | None = None) -> None:
-        try:
-            main(argv)
-        except UserError as error:
-            print("error:", *error.report.splitlines(), file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
-        except OSError as error:  # a full disk, a folder without permission
-            if error.strerror is None:
-                raise
-            place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt as error:
-            print(str(error) or interrupted, file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED) from None
-        finally:
-            with contextlib.suppress(OSError):  # the disk may be full
-                logger.reset()
-            dist_util.cleanup()
 
-    return wrapped
+class Command:
+    """A command: its settings, and the frame in which its body runs.
+
+    Call it with words, or without for those of the command line. It parses them, joins the other
+    ranks if it has a setting `device`, runs the body on typed settings, and cleans up.
+
+    Args:
+        body: takes an instance of each group of settings; its annotations name the groups.
+        overrides: {name: default} of this command where it differs from its groups.
+        sets: {name: defaults} that a flag `--defaults` chooses from.
+        interrupted: line for an interruption.
+        description: what help says first; empty: the docstring of the body's module.
+
+    Attributes:
+        name: name of the command, which run folders record.
+        description: docstring of its module.
+        groups: groups of its settings, in the order in which the body takes them.
+    """
+
+    def __init__(
+        self,
+        body: Callable[..., None],
+        overrides: Mapping[str, Any] | None = None,
+        sets: Sets | None = None,
+        interrupted: str = GOES_ON,
+        description: str = "",
+    ) -> None:
+        self.body, self.interrupted = body, interrupted
+        hints = typing.get_type_hints(body)
+        self.groups: tuple[type[Settings], ...] = tuple(
+            hints[name] for name in inspect.signature(body).parameters
+        )
+        self.overrides, self.sets = overrides or {}, sets or {}
+        self.name = body.__module__.rpartition(".")[2]
+        self.description = description or body.__globals__["__doc__"] or ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """{name: default} of all settings, as their groups have them."""
+        return defaults(*self.groups)
+
+    @property
+    def free(self) -> frozenset[str]:
+        """Names of the settings that may differ when a run is continued."""
+        return free_settings(*self.groups)
+
+    def deciding(self, *settings: Settings) -> dict[str, Any]:
+        """Return {name: value} of the settings that may not differ when a run is continued."""
+        return {name: value for name, value in joined(*settings).items() if name not in self.free}
+
+    def parser(self, prog: str | None = None) -> argparse.ArgumentParser:
+        """Return the parser of the command, which shows `prog` as its name."""
+        options = {"overrides": self.overrides, "sets": self.sets, "prog": prog}
+        return create_parser(self.description, *self.groups, **options)
+
+    def parse(self, argv: Sequence[str] | None = None, prog: str | None = None) -> tuple[Any, ...]:
+        """Return an instance of each group of settings, read from words."""
+        options = {"overrides": self.overrides, "sets": self.sets, "prog": prog}
+        return parse(argv, self.description, *self.groups, **options)
+
+    def __call__(self, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+        """Run the command; words are those of the command line by default."""
+        with reported(self.interrupted):
+            settings = self.parse(argv, prog)
+            devices = [group.device for group in settings if hasattr(group, "device")]
+            if devices:
+                dist_util.setup_dist(device=devices[0])
+            self.body(*settings)
+
+
+def command(**options: Any) -> Callable[[Callable[..., None]], Command]:
+    """Make a command of the function below, whose parameters are annotated with its settings.
+
+    Args:
+        **options: `overrides`, `sets` and `interrupted`, see `Command`.
+    """
+    return lambda body: Command(body, **options)

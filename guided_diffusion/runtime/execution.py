@@ -1,6 +1,7 @@
 """How a network is executed: in which precision, compiled or not, and how it gets its data."""
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -13,8 +14,9 @@ _SHAPES = 64  # of the inputs of both networks, before torch gives up compiling 
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
 
 
+@functools.cache
 def settle_precision(precision: str, device: th.device) -> str:
-    """Return "fp32" or "bf16" for a `--precision`: what `auto` comes to on this machine."""
+    """Return "fp32" or "bf16" for a precision: what `auto` comes to on this machine."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -34,7 +36,7 @@ def training_layout(
 
     Args:
         device_type: "cuda", "cpu", ...
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "auto".
         use_fp16: upstream's float16 recipe.
     """
     as_it_is, last = th.preserve_format, th.channels_last
@@ -49,13 +51,14 @@ def to_train(
     network: th.nn.Module, device: th.device, precision: str, use_fp16: bool
 ) -> th.nn.Module:
     """Move a network to a device, in the memory layout in which it is trained there."""
-    layout, _ = training_layout(device.type, precision, use_fp16)
+    layout, _ = training_layout(device.type, settle_precision(precision, device), use_fp16)
     return network.to(device, memory_format=layout)
 
 
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
-    """Return the context in which a network of the given `--precision` runs."""
-    return th.autocast(device.type, dtype=th.bfloat16, enabled=precision == "bf16")
+    """Return the context in which a network of a precision, which may be `auto`, runs."""
+    half = settle_precision(precision, device) == "bf16"
+    return th.autocast(device.type, dtype=th.bfloat16, enabled=half)
 
 
 def upload(tensor: th.Tensor, device: th.device) -> th.Tensor:

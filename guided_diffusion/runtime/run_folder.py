@@ -3,28 +3,24 @@
 To resume a run, run the same command again; a folder that was made by other flags is refused.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch as th
 
-from ..config import flags
 from ..errors import ArgumentError, UserError
-from . import atomic_files, dist_util
+from . import atomic_files, dist_util, logger
 
 VERSION = "0.1.0"
-
-
+RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
-
-
 WEIGHTS = ".sha256"  # end of the names under which a record tells the weights of its models
 
 
@@ -38,16 +34,23 @@ def versions() -> dict[str, str]:
     }
 
 
-def default_folder(name: str, args: dict[str, Any], free: set[str], groups: Sequence[type]) -> Path:
-    """Return results/<name>_<digest of the flags that decide>: a folder for each choice.
+def default_folder(
+    name: str, asked: Mapping[str, Any], free: Collection[str], defaults: Mapping[str, Any]
+) -> Path:
+    """Return results/<name>_<digest of the settings that decide>: a folder for each choice.
 
-    Flags at the defaults of their groups have no part in it: a flag more changes no folder.
+    Settings at their defaults have no part in the digest: one more setting changes no folder.
+
+    Args:
+        name: beginning of the folder's name.
+        asked: {name: value} of the settings.
+        free: names of settings that do not decide.
+        defaults: {name: default}.
     """
-    defaults = flags.defaults(*groups)
     fixed = {
-        flag: value
-        for flag, value in args.items()
-        if flag not in free and (flag not in defaults or value != defaults[flag])
+        setting: value
+        for setting, value in asked.items()
+        if setting not in free and (setting not in defaults or value != defaults[setting])
     }
     return Path("results") / f"{name}_{fingerprint(fixed)}"
 
@@ -57,32 +60,88 @@ def fingerprint(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def claim(
-    folder: Path,
-    script: str,
-    args: dict[str, Any],
-    free: set[str],
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Make a run folder ours: write `args.json`, or check that it asks for the same.
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds one run of one command.
 
-    Call it when nothing can go wrong any more, so that a mistake leaves no folder behind.
+    Attributes:
+        path: the folder, which need not exist.
+        command: name of the command.
+        asked: {name: value} of all that decides what the run makes, as args.json records it.
+        free: names among them that may differ when the run is continued.
+        older: what a record means that lacks a name, because it is older than a setting.
+        advice: what else a user can do where a record differs.
+    """
+
+    path: Path
+    command: str
+    asked: Mapping[str, Any]
+    free: Collection[str] = frozenset()
+    older: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    advice: str = ""
+
+    def refuse_other_run(self) -> None:
+        """Stop if the folder holds a run that was asked otherwise; writes nothing.
+
+        Raises:
+            UserError: naming each difference.
+        """
+        if not (self.path / RECORD).exists():
+            return
+        record = read_args(self.path / RECORD)
+        if record.get("script") != self.command:
+            raise ArgumentError(
+                "out_dir",
+                f"{self.path} holds a run of {record.get('script')!r}, not of {self.command!r}; "
+                "choose another folder",
+            )
+        before = {**self.older, **record["args"]}
+        differing = {
+            name: difference(name, before[name], value)
+            for name, value in self.asked.items()
+            if name in before and name not in self.free and not _same(name, before[name], value)
+        }
+        if differing:
+            alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
+            raise ArgumentError(
+                "out_dir",
+                f"{self.path} holds a run of other {alike} ({'; '.join(differing.values())}); "
+                f"give the same {alike} to continue it, or another folder{self.advice}",
+            )
+
+    def claim(self, **resolved: Any) -> None:
+        """Make the folder ours: write args.json, or check that it asks for the same.
+
+        Call it when nothing can go wrong any more, so that a mistake leaves no folder behind.
+
+        Args:
+            **resolved: what settings came to on this machine, such as the precision for `auto`;
+                recorded beside what was asked.
+
+        Raises:
+            UserError: if the folder holds a run that was asked otherwise.
+        """
+        record = {"script": self.command, "args": dict(self.asked), "resolved": resolved}
+        atomic_files.make_folder(self.path)
+        self.refuse_other_run()
+        dist_util.once(lambda: _remove_partial_files(self.path))
+        dist_util.once(lambda: _write_record(self.path / RECORD, record | {"versions": versions()}))
+
+
+def output_folder(out_dir: str, default: str | Path) -> Path:
+    """Make the folder that a command without a record writes to, and log there.
 
     Args:
-        folder: the run folder; made where absent.
-        script: name of the command.
-        args: its flags.
-        free: names of flags that may differ when a run is continued.
-        defaults: what a record means that is older than a flag.
+        out_dir: the folder; empty: the environment's OPENAI_LOGDIR.
+        default: the folder where neither names one.
 
     Raises:
-        UserError: if the folder holds a run of other flags, naming each difference.
+        UserError: if nothing can be written there.
     """
-    record = {"script": script, "args": args, "versions": versions()}
+    folder = Path(out_dir or os.getenv("OPENAI_LOGDIR") or default)
     atomic_files.make_folder(folder)
-    refuse_other_run(folder, script, args, free, defaults)
-    dist_util.once(lambda: _remove_partial_files(folder))
-    dist_util.once(lambda: _write_record(folder / "args.json", record))
+    logger.configure(str(folder))
+    return folder
 
 
 def _remove_partial_files(folder: Path) -> None:
@@ -103,57 +162,23 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
             json.dump(record, file, indent=2)
 
 
-def refuse_other_run(
-    folder: Path,
-    script: str,
-    args: dict[str, Any],
-    free: set[str],
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-    advice: str = "",
-) -> None:
-    """Stop if a folder holds a run of other flags; writes nothing.
-
-    Args:
-        folder: the run folder, which need not exist.
-        script: name of the command.
-        args: its flags.
-        free: names of flags that may differ when a run is continued.
-        defaults: what a record means that is older than a flag.
-        advice: what else can be done where flags differ.
-
-    Raises:
-        UserError: naming each difference.
-    """
-    if not (folder / "args.json").exists():
-        return
-    record = read_args(folder / "args.json")
-    if record.get("script") != script:
-        raise ArgumentError(
-            "out_dir",
-            f"{folder} holds a run of {record.get('script')!r}, not of {script!r}; "
-            "choose another folder",
-        )
-    before = {**defaults, **record["args"]}
-    differing = {
-        name: _difference(name, before[name], args[name])
-        for name in args
-        if name in before and name not in free and not _same(name, before[name], args[name])
-    }
-    if differing:
-        alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
-        raise ArgumentError(
-            "out_dir",
-            f"{folder} holds a run of other {alike} ({'; '.join(differing.values())}); "
-            f"give the same {alike} to continue it, or another folder{advice}",
-        )
+PER_STEP = "batch_size x processes"  # entry of a record: examples per step of all ranks
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
-    if not name.endswith(WEIGHTS):
-        return f"--{name} was {before!r}, is {now!r}"
-    role, _, stage = name.removesuffix(WEIGHTS).partition(".")
+def difference(name: str, before: Any, now: Any) -> str:
+    """Say how an entry of a record differs, in words of the flags that the user knows."""
+    owner, _, flag = name.rpartition(".")
+    role, _, stage = owner.partition(".")
     model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"
-    return f"the weights of {model} have changed since, sha256 {before:.8} then and {now:.8} now"
+    if name.endswith(WEIGHTS):
+        return (
+            f"the weights of {model} have changed since, sha256 {before:.8} then and {now:.8} now"
+        )
+    if name == "stages.names":
+        return f"the names in --stages were {before!r}, are {now!r}"
+    if name == PER_STEP:
+        return f"--batch_size times the number of processes was {before!r}, is {now!r}"
+    return f"--{flag}{f' of {model}' if owner else ''} was {before!r}, is {now!r}"
 
 
 def _same(name: str, one: Any, other: Any) -> bool:

@@ -7,17 +7,19 @@ model and to the classifier alike, as the samplers' `model_kwargs`.
 Reference: arXiv:2105.05233, section 4.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 
+from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..diffusion.reverse_process import CondFn, Model
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
-from ..models.domains import CLASSIFIER, IMAGE, Domain, load_classifier, load_domain
-from ..runtime import execution
+from ..models.domains import CLASSIFIER, Domain, load_asked
+from .settings import GuidanceSettings
 
 
 def classifier_gradient(classifier: Model, scale: float = 1.0) -> CondFn:
@@ -55,7 +57,7 @@ class Guided:
     @property
     def model(self) -> Model:
         """The diffusion model as one that takes labels, if only to pass over them."""
-        if self.domain.args["class_cond"]:
+        if self.domain.network.class_cond:
             return self.domain.model
         return lambda x, t, y=None: self.domain.model(x, t)
 
@@ -72,7 +74,7 @@ class Guided:
             f"{role}.{name}": value
             for role, network in networks.items()
             if network is not None
-            for name, value in (network.args | {"sha256": network.sha256}).items()
+            for name, value in network.identity.items()
         }
 
     def check_classes(self, flag: str, classes: Sequence[int]) -> None:
@@ -92,45 +94,53 @@ class Guided:
     @property
     def num_classes(self) -> int:
         """How many classes all networks know that are told one."""
-        known = [self.domain.model.num_classes] if self.domain.args["class_cond"] else []
-        return min(known + ([self.classifier.args["out_channels"]] if self.classifier else []))
+        known = [self.domain.model.num_classes] if self.domain.network.class_cond else []
+        return min(known + ([self.classifier.num_classes] if self.classifier else []))
 
 
-def load_guided(flags: Mapping[str, Any], given: Collection[str], device: th.device) -> Guided:
-    """Load a diffusion model and its classifier as the flags of a command ask for.
+def load_guided(
+    model_path: str,
+    guidance: GuidanceSettings,
+    network: ModelSettings,
+    classifier: ClassifierSettings,
+    process: ProcessSettings,
+    compile: bool = False,
+) -> Guided:
+    """Load a diffusion model and its classifier onto this rank's device.
+
+    Settings that were given go before those of the trainings; see `load_asked`.
 
     Args:
-        flags: all flags, `model_path`, `classifier_path` and `classifier_scale` among them.
-        given: names of those on the command line, which go before those of the trainings.
-        device: where the networks go.
+        model_path: checkpoint or training run folder of the diffusion model.
+        guidance: the classifier and the strength of the guidance.
+        network: settings of the diffusion model.
+        classifier: settings of the classifier.
+        process: settings of the process of both.
+        compile: whether the networks are compiled.
 
     Raises:
         UserError: if a file is missing, or the networks do not fit each other.
     """
-    if not flags["model_path"]:
-        raise ArgumentError(
-            "model_path", "expected a checkpoint or a training run folder, got none"
-        )
-    own = {name: flags[name] for name in IMAGE.defaults()}
-    override = {name: value for name, value in own.items() if name in given}
-    domain = load_domain(flags["model_path"], override, "", device, assumed=own)
-    execution.compiled(domain.model, flags["compile"])
-    if not flags["classifier_path"]:
-        if domain.args["class_cond"]:
+    domain = load_asked(model_path, network, process, compile=compile)
+    if not guidance.classifier_path:
+        if domain.network.class_cond:
             return Guided(domain, None)
         raise ArgumentError(
             "classifier_path",
             "expected a classifier, or a class-conditional --model_path; "
             f"{domain.origin} knows no classes",
         )
-    own = {name: flags[name] for name in CLASSIFIER.defaults()}
-    override = {name: value for name, value in own.items() if name in given}
-    # A classifier without a record of its own: one made for this diffusion model.
-    assumed = own | {name: value for name, value in domain.args.items() if name in own}
-    classifier = load_classifier(flags["classifier_path"], override, device, assumed)
-    execution.compiled(classifier.model, flags["compile"])
-    _refuse_unequal(classifier, domain)
-    return Guided(domain, classifier, flags["classifier_scale"])
+    judge = load_asked(
+        guidance.classifier_path,
+        classifier,
+        process,
+        kind=CLASSIFIER,
+        compile=compile,
+        # A classifier without a record of its own is one made for this diffusion model.
+        assumed=domain.args,
+    )
+    _refuse_unequal(judge, domain)
+    return Guided(domain, judge, guidance.classifier_scale)
 
 
 def _refuse_unequal(classifier: Domain, domain: Domain) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ..config.options import NUM_CLASSES
+from ..config.network_settings import NUM_CLASSES
 from ..data import report
 from ..diffusion.reverse_process import CondFn, Model, ModelKwargs
 from ..models.domains import Domain
@@ -24,6 +24,7 @@ from ..runtime import (
     random_streams,
     run_folder,
 )
+from .settings import SampleSettings
 
 GRID_IMAGES = 64
 
@@ -85,10 +86,9 @@ def draw(
     domain: Domain,
     shape: Sequence[int],
     indices: Sequence[int],
+    sample: SampleSettings,
     *,
     seed: int,
-    use_ddim: bool = False,
-    clip_denoised: bool = True,
     precision: str = "fp32",
     model: Model | None = None,
     cond_fn: CondFn = None,
@@ -100,11 +100,10 @@ def draw(
     Args:
         domain: the diffusion model.
         shape: (C, H, W).
-        indices: which images, n of them.
+        indices: numbers of the images, n of them.
+        sample: sampler, and whether implied clean images are limited to [-1, 1].
         seed: base seed.
-        use_ddim: deterministic DDIM instead of ancestral sampling.
-        clip_denoised: limit each implied clean image to [-1, 1].
-        precision: "fp32" or "bf16" arithmetic of the network.
+        precision: "fp32", "bf16" or "auto", arithmetic of the network.
         model: what is asked in place of the domain's network; None: that.
         cond_fn: gradient of log p(y | x) to steer by.
         model_kwargs: further keywords of the network and of cond_fn, on its device.
@@ -116,13 +115,13 @@ def draw(
     noise = random_streams.ImageNoise(seed, indices, purpose)
     domain.diffusion.noise_like = noise
     start = noise.draw(shape)
-    loop = domain.diffusion.ddim_sample_loop if use_ddim else domain.diffusion.p_sample_loop
+    loop = domain.diffusion.ddim_sample_loop if sample.use_ddim else domain.diffusion.p_sample_loop
     with execution.autocast(domain.device, precision):
         return loop(
             model or domain.model,
             start.shape,
             start,
-            clip_denoised=clip_denoised,
+            clip_denoised=sample.clip_denoised,
             cond_fn=cond_fn,
             model_kwargs=model_kwargs,
             device=domain.device,

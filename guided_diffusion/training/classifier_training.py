@@ -15,7 +15,7 @@ from ..data.image_files import list_image_files
 from ..errors import ArgumentError
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
-from .loop_log import log_loss_dict
+from .loss_log import log_loss_dict
 from .train_util import Batch, Conditions, TrainLoop
 
 _VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`

@@ -26,7 +26,7 @@ from ..networks.nn import update_ema
 from ..runtime import dist_util, execution, logger
 from . import starting_weights, step_draws
 from .fp16_util import MixedPrecisionTrainer
-from .loop_log import log_loss_dict
+from .loss_log import log_loss_dict
 from .resume import (
     ema_rates,
     find_ema_checkpoint,
@@ -67,7 +67,7 @@ class TrainLoop:
         lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
         out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
             where, as upstream, nothing but `resume_checkpoint` is looked for.
-        precision: "fp32" or "bf16" (autocast).
+        precision: "fp32", "bf16" (autocast) or "auto".
         seed: of timesteps and noise.
         max_steps: stop after this many steps; 0: no end.
     """
@@ -113,12 +113,12 @@ class TrainLoop:
         self.lr_anneal_steps = lr_anneal_steps
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
         self.sync_cuda = th.cuda.is_available()  # for upstream's users
-        self.precision = precision
         self.seed = seed
         self.out_dir, self._goes_on = Path(out_dir or get_blob_logdir()), bool(out_dir)
         self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
         self.device = next(model.parameters()).device
-        _, self.layout = execution.training_layout(self.device.type, precision, use_fp16)
+        self.precision = execution.settle_precision(precision, self.device)
+        _, self.layout = execution.training_layout(self.device.type, self.precision, use_fp16)
         self.global_batch = batch_size * dist_util.world_size()
 
         self.resume_checkpoint, self.init_checkpoint = resume_checkpoint or "", init_checkpoint

@@ -1,136 +1,187 @@
 """What training commands share: the run folder, the loop, and a picture of samples every so often.
 
-A command calls `begin`, builds network and process, calls `create_loop` and gives it data, claims
-the run folder, and calls `train`. Until the claim nothing is written.
+A command makes a `Training` of its settings, takes its run folder and its loop, gives the loop
+data, claims the folder, and calls `train`. Until the claim nothing is written.
 """
 
-import argparse
-import functools
 import os
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from PIL import Image
 
-from ..config import flags
-from ..config.flags import args_to_dict
-from ..config.options import DiffusionOptions
+from ..config.settings import Settings, joined
 from ..data.class_labels import record_classes
-from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..data.settings import FolderSettings
 from ..diffusion.resample import create_named_schedule_sampler
 from ..diffusion.schedules import betas_of_flags
+from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..models.checkpoint import checkpoint_files
-from ..models.script_util import create_gaussian_diffusion
+from ..models.script_util import NUM_CLASSES, build, build_process
 from ..networks.attention import set_priority
-from ..runtime import (
-    atomic_files,
-    command,
-    dist_util,
-    execution,
-    logger,
-    progress_bars,
-    random_streams,
-    run_folder,
-)
-from .loop_log import drop_later_rows, open_loop_log
+from ..runtime import atomic_files, dist_util, execution, logger, progress_bars, random_streams
+from ..runtime.command import Command, StopSignal
+from ..runtime.run_folder import PER_STEP, RunFolder
+from ..runtime.run_log import drop_later_rows, open_run_log
+from ..runtime.settings import ExecutionSettings, RunSettings
 from .resume import remove_unfinished
+from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .train_util import TrainLoop, ema_rates
 
-Identity = tuple[Path, str, dict[str, Any], set[str], dict[str, Any]]
 
-PER_STEP = "batch_size x processes"
-_LOOP_FLAGS = (
-    "batch_size microbatch lr ema_rate log_interval save_interval use_fp16 fp16_scale_growth "
-    "weight_decay lr_anneal_steps precision seed max_steps resume_checkpoint init_checkpoint"
-).split()
+@dataclass(frozen=True)
+class Training:
+    """What a training command was asked for.
 
-
-def begin(
-    script: str, args: argparse.Namespace, groups: Sequence[type], default: str | Path
-) -> Identity:
-    """Check the flags, join the other ranks, and see whether the run folder can be ours.
-
-    Args:
-        script: name of the command.
-        args: its flags, of `DenoisingOptions`, `RunOptions` and a network; `precision` is
-            settled in place.
-        groups: the groups of all its flags.
-        default: the run folder where none is named.
-
-    Returns:
-        the arguments of `run_folder.claim`, of which the first is the run folder.
+    Attributes:
+        loop: the training loop.
+        network: the network to train.
+        process: the process it is trained for.
+        run: the run.
+        execution: arithmetic and device.
 
     Raises:
-        UserError: on flags that cannot work, and if the folder holds a run of other flags.
+        ArgumentError: on settings that cannot work together, before anything is loaded.
     """
-    refuse_flags(args.ema_rate, args.use_fp16, args.precision)
-    if vars(args).get("labels", "prefix") != "prefix" and not args.class_cond:
-        raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
-    if args.init_checkpoint and args.resume_checkpoint:
-        raise ArgumentError(
-            "init_checkpoint",
-            "expected alone, got --resume_checkpoint too; the first starts a training anew, the "
-            "second goes on with one",
+
+    loop: LoopSettings
+    network: Any
+    process: ProcessSettings
+    run: RunSettings
+    execution: ExecutionSettings
+
+    def __post_init__(self) -> None:
+        loop, precision = self.loop, self.execution.precision
+        if self.use_fp16 and precision != "fp32":
+            flag = (
+                "classifier_use_fp16"
+                if hasattr(self.network, "classifier_use_fp16")
+                else "use_fp16"
+            )
+            raise ArgumentError(
+                "precision", f"{precision} and --{flag} True exclude each other; choose one"
+            )
+        if isinstance(loop, DenoisingSettings):
+            ema_rates(loop.ema_rate)
+            if loop.init_checkpoint and loop.resume_checkpoint:
+                raise ArgumentError(
+                    "init_checkpoint",
+                    "expected alone, got --resume_checkpoint too; the first starts a training "
+                    "anew, the second goes on with one",
+                )
+        steps = self.process.diffusion_steps
+        betas_of_flags(self.process.noise_schedule, steps, "diffusion_steps", pure_noise=False)
+
+    @property
+    def use_fp16(self) -> bool:
+        """Whether the network is trained by upstream's float16 recipe."""
+        values = self.network.values()
+        return values.get("use_fp16", values.get("classifier_use_fp16"))
+
+    def folder(
+        self,
+        command: Command,
+        default: str | Path,
+        *others: Settings,
+        free: Collection[str] = frozenset(),
+    ) -> RunFolder:
+        """Return the run folder, which is not claimed yet.
+
+        Args:
+            command: the command.
+            default: the run folder where none is named.
+            *others: further settings of the command.
+            free: names of further settings that may differ when the run is continued.
+
+        Raises:
+            UserError: if the folder holds a run of other settings.
+        """
+        path = Path(self.run.out_dir or os.getenv("OPENAI_LOGDIR") or default)
+        own = self.loop, *others, self.network, self.process, self.run, self.execution
+        # A step learns from the batch of all ranks together.
+        asked = {**joined(*own), PER_STEP: self.loop.batch_size * dist_util.world_size()}
+        advice = ""
+        if checkpoint_files(path):
+            advice = (
+                "; to train on from its newest checkpoint with these flags, add "
+                f"--out_dir ANOTHER_FOLDER --resume_checkpoint {path}"
+            )
+        may_differ = command.free | {"batch_size"} | set(free)
+        folder = RunFolder(path, command.name, asked, may_differ, command.defaults, advice)
+        folder.refuse_other_run()
+        return folder
+
+    def claim(self, folder: RunFolder) -> None:
+        """Claim the run folder."""
+        precision = execution.settle_precision(self.execution.precision, dist_util.dev())
+        folder.claim(precision=precision, processes=dist_util.world_size())
+
+    def create_loop(
+        self,
+        folder: Path,
+        loop_class: Callable[..., TrainLoop] = TrainLoop,
+        num_classes: int = NUM_CLASSES,
+        **options: Any,
+    ) -> TrainLoop:
+        """Build the network and its loop, resumed if the folder holds a checkpoint, without data.
+
+        Args:
+            folder: the run folder.
+            loop_class: makes the loop.
+            num_classes: classes of a classifier.
+            **options: further keywords of the loop.
+        """
+        # There is no other way to the generator that the first weights are drawn with.
+        th.manual_seed(int(random_streams.generator(self.run.seed, 6).integers(2**62)))
+        model, diffusion = build(self.network, self.process, num_classes)
+        device, precision = dist_util.dev(), self.execution.precision
+        execution.to_train(model, device, precision, self.use_fp16)
+        own = self.loop.values() | {
+            "schedule_sampler": create_named_schedule_sampler(
+                self.loop.schedule_sampler, diffusion
+            ),
+            "use_fp16": self.use_fp16,
+            "precision": precision,
+            "seed": self.run.seed,
+        }
+        return loop_class(
+            model=execution.compiled(model, self.execution.compile),
+            diffusion=diffusion,
+            data=(),
+            out_dir=folder,
+            **own | options,
         )
-    return join(script, args, groups, default)
 
+    def draw_samples(
+        self,
+        loop: TrainLoop,
+        shape: Sequence[int],
+        model_kwargs: dict[str, th.Tensor],
+        steps: int,
+    ) -> th.Tensor:
+        """Draw samples with the averaged weights by DDIM.
 
-def refuse_flags(ema_rate: str, use_fp16: bool, precision: str) -> None:
-    """Stop on flags that cannot work, before anything is loaded.
+        Args:
+            loop: the training.
+            shape: (N, C, H, W).
+            model_kwargs: conditions of the network.
+            steps: number of DDIM steps; not more than the process has.
 
-    Raises:
-        UserError: naming the flag.
-    """
-    ema_rates(ema_rate)
-    if use_fp16 and precision != "fp32":
-        raise ArgumentError(
-            "precision", f"{precision} and --use_fp16 True exclude each other; choose one"
-        )
-
-
-def join(
-    script: str,
-    args: argparse.Namespace,
-    groups: Sequence[type],
-    default: str | Path,
-    free: Set[str] = frozenset(),
-) -> Identity:
-    """Join the other ranks, and see whether the run folder can be ours; see `begin`.
-
-    Args:
-        script: name of the command.
-        args: its flags; `precision` is settled in place.
-        groups: the groups of all its flags.
-        default: the run folder where none is named.
-        free: names of further flags that may differ when the run is continued.
-
-    Raises:
-        UserError: if the folder holds a run of other flags.
-    """
-    betas_of_flags(args.noise_schedule, args.diffusion_steps, "diffusion_steps", pure_noise=False)
-    dist_util.setup_dist(device=args.device)
-    folder = args.out_dir or os.getenv("OPENAI_LOGDIR") or default
-    # What a step learns from is the batch of all ranks; auto may mean another precision elsewhere.
-    asked = {**vars(args), PER_STEP: args.batch_size * dist_util.world_size()}
-    free = flags.free_flags(*groups) | {"batch_size"} | free
-    identity = (Path(folder), script, asked, free, flags.defaults(*groups))
-    run_folder.refuse_other_run(*identity, advice=_how_to_train_on(Path(folder)))
-    args.precision = execution.settle_precision(args.precision, dist_util.dev())
-    # There is no other way to the generator that the first weights are drawn with.
-    th.manual_seed(int(random_streams.generator(args.seed, 6).integers(2**62)))
-    return identity
-
-
-def _how_to_train_on(folder: Path) -> str:
-    if not checkpoint_files(folder):
-        return ""
-    return (
-        "; to train on from its newest checkpoint with these flags, add "
-        f"--out_dir ANOTHER_FOLDER --resume_checkpoint {folder}"
-    )
+        Returns:
+            images of this shape in [-1, 1]; the same noise every time.
+        """
+        visited = str(min(steps, self.process.diffusion_steps))
+        diffusion = build_process(self.process.replace(timestep_respacing=visited))
+        noise = random_streams.ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:])
+        noise = noise.to(loop.device)
+        conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
+        with loop.averaged_weights() as model, execution.autocast(loop.device, loop.precision):
+            set_priority(model, "local")
+            return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)
 
 
 def default_folder(prefix: str, data_dir: str) -> Path:
@@ -138,55 +189,88 @@ def default_folder(prefix: str, data_dir: str) -> Path:
     return Path("results") / f"{prefix}_{Path(data_dir).resolve().name or 'images'}"
 
 
-def create_loop(
-    model: th.nn.Module, diffusion: GaussianDiffusion, args: argparse.Namespace, folder: Path
-) -> TrainLoop:
-    """Return the loop of a run in this folder, resumed if it holds a checkpoint, without data."""
-    execution.to_train(model, dist_util.dev(), args.precision, args.use_fp16)
-    return TrainLoop(
-        model=execution.compiled(model, args.compile),
-        diffusion=diffusion,
-        data=(),
-        schedule_sampler=create_named_schedule_sampler(args.schedule_sampler, diffusion),
-        out_dir=folder,
-        **args_to_dict(args, _LOOP_FLAGS),
-    )
+def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
+    """Stop if labels are asked for, but the network is told no class.
+
+    Raises:
+        ArgumentError: naming the flag.
+    """
+    if images.labels != "prefix" and not class_cond:
+        raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The picture of samples that a training saves every so often as samples/NNNNNN.png.
+
+    Attributes:
+        draw: makes the picture; called on rank 0.
+        every: steps between pictures; 0: none.
+    """
+
+    draw: Callable[[], Image.Image] | None = None
+    every: int = 0
+
+    @classmethod
+    def of(
+        cls, draw: Callable[[], Image.Image], grid: GridSettings, loop: LoopSettings
+    ) -> "Pictures":
+        """Return the pictures that settings ask for."""
+        every = loop.save_interval if grid.sample_interval == -1 else grid.sample_interval
+        return cls(draw, every)
+
+    def save_if_due(self, loop: TrainLoop, missing: bool = False) -> None:
+        """Save the picture of the present step, if there is to be one.
+
+        Args:
+            loop: the training.
+            missing: keep a picture that exists.
+        """
+        due = self.every and (loop.done % self.every == 0 or loop.done == loop.max_steps)
+        if not (self.draw and due):
+            return
+        path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
+        if dist_util.rank() == 0 and not (missing and path.exists()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = self.draw()
+            with atomic_files.atomic_write(path) as file:
+                picture.save(file, "png")
+        dist_util.barrier()
 
 
 def train(
     loop: TrainLoop,
-    args: argparse.Namespace,
-    draw: Callable[[], Image.Image] | None = None,
+    pictures: Pictures = Pictures(),
     unit: str = "image",
     note: str = "",
+    labelled: FolderSettings | None = None,
 ) -> None:
     """Train to the end in a folder that is claimed; if asked to stop, save and stop.
 
-    A third request ends it without a save; see `command.StopSignal`.
+    A third request ends it without a save; see `StopSignal`.
 
     Args:
-        loop: with its data.
-        args: flags of the command.
-        draw: returns the picture of samples that is saved every --sample_interval steps as
-            samples/NNNNNN.png; called on rank 0. None: no pictures.
+        loop: the training loop, with its data.
+        pictures: pictures of samples to save on the way.
         unit: what one example is called.
         note: first line of the log.
+        labelled: images whose classes the run folder records; None: there are no classes.
     """
     dist_util.once(lambda: _forget_what_comes_again(loop))
-    open_loop_log(loop.out_dir)
+    open_run_log(loop.out_dir)
     if note:
         logger.log(note)
-    if vars(args).get("class_cond"):
-        record_classes(loop.out_dir, args.data_dir, args.labels)
-    logger.log(_beginning(loop, vars(args).get("init_checkpoint", "")))
-    logger.log(f"arithmetic: {args.precision}")
-    picture = functools.partial(_picture_if_due, loop, _interval(args), draw)
+    if labelled:
+        record_classes(loop.out_dir, labelled.data_dir, labelled.labels)
+    logger.log(_beginning(loop))
+    logger.log(f"arithmetic: {loop.precision}")
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
-        picture(missing=True)  # a kill may have come between this checkpoint and its picture
+        # A kill may have come between this checkpoint and its picture.
+        pictures.save_if_due(loop, missing=True)
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
-    with command.StopSignal() as signal:
+    with StopSignal() as signal:
         for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
-            picture()
+            pictures.save_if_due(loop)
             if _to_stop(loop, signal.asked):
                 logger.log(f"asked to stop after {loop.done} steps")
                 if loop.done % loop.save_interval:  # else it has just been saved
@@ -200,11 +284,11 @@ def _forget_what_comes_again(loop: TrainLoop) -> None:
     drop_later_rows(loop.out_dir, loop.done)
 
 
-def _beginning(loop: TrainLoop, weights: str) -> str:
+def _beginning(loop: TrainLoop) -> str:
     if loop.resume_checkpoint:
         return f"training on from {loop.resume_checkpoint}"
-    if weights:
-        return f"training from step 0 with the weights of {weights}"
+    if loop.init_checkpoint:
+        return f"training from step 0 with the weights of {loop.init_checkpoint}"
     return "training from scratch"
 
 
@@ -213,54 +297,3 @@ def _to_stop(loop: TrainLoop, asked: bool) -> bool:
     if dist_util.world_size() == 1:
         return asked
     return loop.done % loop.log_interval == 0 and dist_util.on_any_rank(asked)
-
-
-def _interval(args: argparse.Namespace) -> int:
-    asked = vars(args).get("sample_interval", 0)  # commands without pictures have no such flag
-    return args.save_interval if asked == -1 else asked
-
-
-def _picture_if_due(
-    loop: TrainLoop,
-    every: int,
-    draw: Callable[[], Image.Image] | None,
-    missing: bool = False,
-) -> None:
-    """Save the picture of the present step, if there is to be one; if `missing`, not again."""
-    if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
-        return
-    path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
-    if dist_util.rank() == 0 and not (missing and path.exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = draw()
-        with atomic_files.atomic_write(path) as file:
-            picture.save(file, "png")
-    dist_util.barrier()
-
-
-def draw_samples(
-    loop: TrainLoop,
-    args: argparse.Namespace,
-    shape: Sequence[int],
-    model_kwargs: dict[str, th.Tensor],
-) -> th.Tensor:
-    """Draw samples with the averaged weights by DDIM in --sample_steps steps.
-
-    Args:
-        loop: the training.
-        args: flags of the command.
-        shape: (N, C, H, W).
-        model_kwargs: conditions of the network.
-
-    Returns:
-        images of this shape in [-1, 1]; the same noise every time.
-    """
-    steps = min(args.sample_steps, args.diffusion_steps)
-    asked = args_to_dict(args, flags.defaults(DiffusionOptions))
-    asked["timestep_respacing"] = str(steps)
-    diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
-    noise = random_streams.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
-    conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
-    with loop.averaged_weights() as model, execution.autocast(loop.device, args.precision):
-        set_priority(model, "local")
-        return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch as th
 
-from ..config.flags import numbers
+from ..config.parser import numbers
 from ..data import report
 from ..data.class_labels import class_names
 from ..data.image_files import first_of, list_image_files, load_tile, to_model_range

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..diffusion.schedules import strictly_rising
-from ..errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -114,23 +113,3 @@ POLICIES: dict[str, Callable[[np.ndarray, int], Depths]] = {
     "even": even,
     "uniform": uniform,
 }
-
-
-def choose(policy: str, features: np.ndarray, amount: int) -> Depths:
-    """Return the depths of one image by the policy of a name.
-
-    Args:
-        policy: one of `POLICIES`.
-        features: of one image, [T, K], after 1..T moves.
-        amount: number of depths, 1..T.
-
-    Raises:
-        UserError: if there are fewer levels than depths asked for, or the policy is unknown.
-    """
-    if policy not in POLICIES:
-        raise ArgumentError("depth_policy", f"expected one of {sorted(POLICIES)}, got {policy!r}")
-    if not 1 <= amount <= len(features):
-        raise ArgumentError(
-            "amount", f"expected 1 to {len(features)} (the number of diffusion steps), got {amount}"
-        )
-    return POLICIES[policy](features, amount)

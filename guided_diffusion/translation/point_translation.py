@@ -5,26 +5,23 @@ look for it unless they are told otherwise. Points are float32 [N, 2]; point i d
 the number of points and i, not on batch size or ranks.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch as th
 
-from ..config import flags
-from ..config.options import DiffusionOptions
-from ..config.synthetic_options import SyntheticModelOptions
+from ..config.network_settings import PointNetworkSettings
 from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
-from ..models.domains import POINTS, Domain, load_domain
-from ..runtime import atomic_files, dist_util, execution, logger, progress_bars, random_streams
+from ..diffusion.settings import ProcessSettings
+from ..models.domains import POINTS, Domain, load_asked
+from ..runtime import atomic_files, dist_util, logger, progress_bars, random_streams
 from ..runtime.work_sharing import Dealing
 from . import sequences
-from .walks import Engine
+from .settings import PointTranslationSettings
 
 RUNS = Path("results") / "synthetic"
-NETWORK = (SyntheticModelOptions, DiffusionOptions)
 SOURCE_STREAM = 21  # of `random_streams.generator`
 
 
@@ -33,54 +30,53 @@ def run_of_task(task: int, folder: str | Path = "") -> Path:
     return Path(folder or RUNS) / f"log2D{task}"
 
 
-def load(path: Path, args: argparse.Namespace, given: set[str], task: int) -> Domain:
-    """Load the model of a task; flags on the command line go before those of its training.
+def load(
+    path: str | Path,
+    task: int,
+    network: PointNetworkSettings,
+    process: ProcessSettings,
+    compile: bool = False,
+) -> Domain:
+    """Load the model of a task; settings that were given go before those of its training.
 
     Args:
         path: checkpoint or training run folder.
-        args: all flags.
-        given: names of those that stand on the command line.
-        task: names the domain.
+        task: number of the distribution, which names the domain.
+        network: settings of the command.
+        process: settings of the command.
+        compile: whether the network is compiled.
 
     Raises:
-        UserError: if the path, the file or the flags do not fit.
+        UserError: if the path, the file or the settings do not fit.
     """
-    asked = flags.args_to_dict(args, flags.defaults(*NETWORK))
-    override = {name: value for name, value in asked.items() if name in given}
     label = shape_of_task(task).name.lower().replace("_", " ")
-    domain = load_domain(path, override, label, dist_util.dev(), asked, POINTS)
-    execution.compiled(domain.model, args.compile)
-    return domain
+    return load_asked(str(path), network, process, kind=POINTS, label=label, compile=compile)
 
 
-def load_pair(args: argparse.Namespace, given: set[str]) -> tuple[Domain, Domain]:
-    """Load the source and the target model that the flags name, by path or by task.
+def load_pair(
+    asked: PointTranslationSettings,
+    network: PointNetworkSettings,
+    process: ProcessSettings,
+    compile: bool = False,
+) -> tuple[Domain, Domain]:
+    """Load the source and the target model, by path or by task.
 
     Raises:
         UserError: if one cannot be loaded, or the two cannot be joined.
     """
-    named = ((args.source_model, args.source), (args.target_model, args.target))
+    named = ((asked.source_model, asked.source), (asked.target_model, asked.target))
     source, target = (
-        load(Path(path) if path else run_of_task(task, args.model_path), args, given, task)
+        load(path or run_of_task(task, asked.model_path), task, network, process, compile)
         for path, task in named
     )
     sequences.refuse_unequal(source, target)
     return source, target
 
 
-def create_engine(args: argparse.Namespace) -> Engine:
-    """Return how the flags want the points to be moved: all of a batch in one forward."""
-    return Engine(
-        level_convention=args.level_convention,
-        precision=args.precision,
-        max_batch=args.batch_size,
-    )
-
-
-def source_points(args: argparse.Namespace) -> th.Tensor:
+def source_points(asked: PointTranslationSettings, seed: int) -> th.Tensor:
     """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = random_streams.generator(args.seed, SOURCE_STREAM, args.source)
-    return th.from_numpy(draw_points(args.num_samples, shape_of_task(args.source), rng))
+    rng = random_streams.generator(seed, SOURCE_STREAM, asked.source)
+    return th.from_numpy(draw_points(asked.num_samples, shape_of_task(asked.source), rng))
 
 
 def over_ranks(

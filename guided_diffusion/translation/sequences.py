@@ -1,24 +1,26 @@
 """From source images to sequences: encode with one domain, decode with the other."""
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch as th
 
-from ..config.flags import args_to_dict
-from ..data.image_features import FEATURES
 from ..data.image_files import load_tile, to_model_range
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..errors import ArgumentError, UserError
 from ..models.domains import Domain
-from ..networks.attention import priorities_of
+from ..networks.attention import Priority, priorities_of
 from ..runtime import logger
+from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import Dealing
-from . import depth_policies, walks
+from . import walks
 from .depth_policies import Depths
+from .moves import Move
+from .predictor import Predictor
+from .settings import BatchSettings, DepthSettings, WalkSettings
 from .soft_labels import soft_label
-from .walks import Engine, Move, Predictor, decode_moves, encode_moves, unwatched
+from .walks import unwatched
 
 
 @dataclass
@@ -48,20 +50,32 @@ class ImageSequence:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How sequences are made; the flags of the same names."""
+    """Everything that decides what comes of a source image, besides the two domains.
 
-    amount: int = 10
-    depth_policy: str = "add"
-    depth_feature: str = "magnitude"
-    batch_size: int = 1
-    engine: Engine = field(default_factory=Engine)
+    Attributes:
+        depths: number of images, and the policy that chooses their depths.
+        walk: solver, grid and steps of both walks, with its preset resolved.
+        batches: images encoded together, images per forward, memory.
+        execution: arithmetic of the networks.
+    """
 
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "Recipe":
-        """Return the recipe that parsed flags ask for."""
-        own = [f.name for f in fields(cls) if f.name != "engine"]
-        engine = Engine(**args_to_dict(args, [f.name for f in fields(Engine)]))
-        return cls(**args_to_dict(args, own), engine=engine)
+    depths: DepthSettings = DepthSettings()
+    walk: WalkSettings = WalkSettings()
+    batches: BatchSettings = BatchSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    def check(self, diffusion: GaussianDiffusion) -> None:
+        """Stop if a process cannot be used so.
+
+        Raises:
+            ArgumentError: naming the setting that does not fit.
+        """
+        self.depths.check(diffusion.num_timesteps)
+        self.walk.check(diffusion)
+
+    def predictor(self, domain: Domain, priority: Priority) -> Predictor:
+        """Return what predicts noise with the network of a domain."""
+        return Predictor(domain, self.execution, self.batches.max_batch, priority)
 
 
 class Sequences:
@@ -73,7 +87,7 @@ class Sequences:
         source: domain that encodes.
         target: domain that decodes.
         files: source images.
-        recipe: how.
+        recipe: depths, walks, batches and arithmetic.
         todo: indices into `files` that the ranks together are to do; None: all.
         watch: as in `encode` and `decode`.
 
@@ -94,13 +108,11 @@ class Sequences:
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         refuse_unequal(source, target)
-        _refuse_recipe(recipe, source.diffusion.num_timesteps)
-        encode_moves(source.diffusion, recipe.engine)
-        decode_moves(target.diffusion, recipe.engine)
+        recipe.check(source.diffusion)
         self.source, self.target = source, target
         warn_of_roles(source, target)
-        self.encoder = Predictor(source, recipe.engine, "global")
-        self.decoder = Predictor(target, recipe.engine, "local")
+        self.encoder = recipe.predictor(source, "global")
+        self.decoder = recipe.predictor(target, "local")
         self.files, self.recipe, self.watch = files, recipe, watch
         self.todo = range(len(files)) if todo is None else todo
         self.decoded = 0
@@ -114,27 +126,26 @@ class Sequences:
         return len(self.todo)
 
     def __iter__(self) -> Iterator[ImageSequence]:
-        for batch in Dealing(self.todo, self.recipe.batch_size):
+        for batch in Dealing(self.todo, self.recipe.batches.batch_size):
             yield from self._batch(batch)
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:
         recipe = self.recipe
         tiles = np.stack([self.tile(index) for index in batch])
         clean = to_model_range(tiles)
-        engine = recipe.engine
+        walk, wanted = recipe.walk, recipe.depths
+        memory_gb = recipe.batches.trajectory_memory
         trajectory, features = walks.encode(
-            self.encoder, clean, engine, recipe.depth_feature, self.watch
+            self.encoder, clean, walk, wanted.depth_feature, self.watch, memory_gb
         )
-        chosen = [
-            depth_policies.choose(recipe.depth_policy, curve, recipe.amount) for curve in features
-        ]
+        chosen = [wanted.choose(curve) for curve in features]
         latents = [trajectory.at(i, d.values) for i, d in enumerate(chosen)]
         flat = [value for d in chosen for value in d.values]
         _refuse_infinite(self.source, latents)
-        images = walks.decode(self.decoder, th.cat(latents), flat, engine, self.watch)
+        images = walks.decode(self.decoder, th.cat(latents), flat, walk, self.watch)
         _refuse_infinite(self.target, images)
         self.decoded += len(batch)
-        per_image = images.split(recipe.amount)
+        per_image = images.split(wanted.amount)
         for index, tile, d, states, decoded in zip(
             batch, tiles, chosen, latents, per_image, strict=True
         ):
@@ -146,7 +157,7 @@ class Sequences:
                 self._timesteps(d),
                 states,
                 decoded,
-                [soft_label(i, recipe.amount) for i in range(1, recipe.amount + 1)],
+                [soft_label(i, wanted.amount) for i in range(1, wanted.amount + 1)],
             )
 
     def tile(self, index: int) -> np.ndarray:
@@ -164,20 +175,6 @@ def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
         raise UserError(
             f"{domain.origin}: the network predicts numbers that are not finite; its training may "
             "have diverged, or --precision does not suit it"
-        )
-
-
-def _refuse_recipe(recipe: Recipe, steps: int) -> None:
-    depth_policies.choose(recipe.depth_policy, np.zeros((steps, 1)), recipe.amount)
-    if recipe.depth_feature not in FEATURES:
-        raise ArgumentError(
-            "depth_feature", f"expected one of {sorted(FEATURES)}, got {recipe.depth_feature!r}"
-        )
-    if recipe.depth_policy == "add" and recipe.depth_feature != "magnitude":
-        raise ArgumentError(
-            "depth_feature",
-            "the published search (--depth_policy add) is defined on magnitude, "
-            f"got {recipe.depth_feature!r}; use it with --depth_policy even",
         )
 
 

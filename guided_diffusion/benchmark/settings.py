@@ -1,0 +1,141 @@
+"""Settings of measurements of the project itself."""
+
+import dataclasses
+
+from ..config.settings import Settings, setting
+from ..runtime.settings import PRECISIONS
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationSettings(Settings):
+    """Comparing kinds of attention."""
+
+    data_dir: str = setting("", "folder of source images to train on; empty: drawn tissue")
+    target_data_dir: str = setting("", "folder of target images to train on")
+    val_data_dir: str = setting("", "folder of source images to measure on, seen by no model")
+    val_target_data_dir: str = setting("", "folder of target images to measure on")
+    out_dir: str = setting("results/ablation", "folder of models, table and picture")
+    num_images: int = setting(60, "images of each folder to measure on at most", minimum=8)
+    amount: int = setting(5, "images per sequence", minimum=1)
+    image_size: int = setting(32, "side of the images, pixels", minimum=1)
+    num_channels: int = setting(64, "width of the first level, channels", minimum=32)
+    attention_resolutions: str = setting("16,8", "sides of the feature maps with attention, pixels")
+    attention_window: int = setting(4, "side of the windows, positions", minimum=1)
+    max_steps: int = setting(1500, "steps of each training", minimum=1)
+    batch_size: int = setting(16, "images per step", minimum=1)
+    lr: float = setting(1e-3, "learning rate at the start, falling to 0", minimum=0)
+    ema_rate: str = setting("0.995", "decay of the averaged weights")
+    features: str = setting(
+        "small",
+        "network of the KID, as that of evaluate.py",
+        choices=("auto", "inception", "small"),
+    )
+    jobs: int = setting(1, "trainings at once", minimum=1)
+    precision: str = setting("auto", "arithmetic of the trainings", choices=PRECISIONS)
+    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSettings(Settings):
+    """A source and a target model, and images to take there."""
+
+    source_model: str = setting("", "source checkpoint or training run folder; empty: the demo")
+    target_model: str = setting("", "target checkpoint or training run folder; empty: the demo")
+    data_dir: str = setting("", "folder of source images; empty: drawn demo tiles")
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings(PairSettings):
+    """Comparing engines."""
+
+    num_images: int = setting(4, "images, the first by name", minimum=1)
+    grids: str = setting(
+        "mixed,logsnr,quadratic", "grids of few steps to compare; empty: the presets alone"
+    )
+    out: str = setting("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingSettings(Settings):
+    """Measuring time."""
+
+    against: str = setting(
+        "published",
+        "what the ratios are over; published: the procedure of the published code, "
+        "eager, fp32, attention unfused",
+        choices=("published",),
+    )
+    rounds: int = setting(
+        3, "times that each contestant is run, in turn with the others", minimum=1
+    )
+    budget: float = setting(
+        0.0,
+        "seconds to keep the measurement within, by running less of what is long; 0: run "
+        "everything whole",
+        minimum=0,
+    )
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = setting("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceTimingSettings(TimingSettings):
+    """Time of sequences; with a flag of the network, it has fresh weights."""
+
+    data_dir: str = setting("", "folder of source images; empty: drawn demo tiles")
+    num_images: int = setting(1, "source images, the first by name", minimum=1)
+    amount: int = setting(10, "images per sequence, besides its source", minimum=1)
+    batch_size: int = setting(8, "source images that ours encode together", minimum=1)
+    max_batch: int = setting(32, "images per forward of ours at most", minimum=1)
+    engines: str = setting(
+        "fp32,bf16,fast,draft",
+        "ours; fp32, bf16: the published steps in that precision; fast, draft: the presets",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTimingSettings(TimingSettings):
+    """Time of training; a network of the demo's shape, unless a flag of the network is given."""
+
+    data_dir: str = setting("", "folder of training images; empty: drawn demo tiles")
+    batch_size: int = setting(8, "images per step, no more than there are", minimum=1)
+    steps: int = setting(10, "training steps of a run at most", minimum=1)
+    profile: bool = setting(False, "also show which operators take most of the time of each")
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardTimingSettings(TimingSettings):
+    """Time of a forward; a network of the demo's shape, unless a flag of the network is given."""
+
+    batch_sizes: str = setting("1,8", "images per forward, several as 1,8")
+    repeats: int = setting(10, "forwards of a run at most", minimum=1)
+    profile: bool = setting(False, "also show which operators take most of the time of each")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingSettings(Settings):
+    """Memory over the number of images, and time over the number of ranks; demo models."""
+
+    counts: str = setting("8,64", "source images of the runs whose memory is compared")
+    rounds: int = setting(3, "runs of each of these, of which the median is taken", minimum=1)
+    rank_images: int = setting(64, "source images of the runs on one and on two ranks", minimum=2)
+    steps: int = setting(10, "network evaluations of each encoding and decoding", minimum=1)
+    batch_size: int = setting(4, "source images encoded together", minimum=1)
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = setting("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareDepthsSettings(PairSettings):
+    """Policies of depth side by side."""
+
+    num_images: int = setting(2, "images, the first by name", minimum=1)
+    amount: int = setting(5, "images of each sequence", minimum=1)
+    steps: int = setting(
+        40,
+        "network evaluations of an encoding, and of a decoding at most; 0: every level",
+        minimum=0,
+    )
+    out_dir: str = setting("results/compare_depths", "folder to write the two pictures to")

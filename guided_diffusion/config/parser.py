@@ -1,0 +1,222 @@
+"""The parser of a command: from its words to typed settings.
+
+Booleans take upstream's syntax (`--flag True`) and stand alone (`--flag`). A mistake ends in one
+line and exit code 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from ..errors import ArgumentError
+from .settings import Limits, Settings, fields_of
+
+Sets = Mapping[str, Mapping[str, Any]]
+_UNSET, _ANY = object(), Limits()
+
+
+def parse(
+    argv: Sequence[str] | None, description: str, *groups: type[Settings], **options: Any
+) -> tuple[Any, ...]:
+    """Read the words of a command into settings, one instance per group.
+
+    Args:
+        argv: words after the command; None: those of the command line.
+        description: what the command is for.
+        *groups: groups of settings. A name that several have is one flag, with the default of the
+            first.
+        **options: `overrides`, `sets` and `prog`, see `create_parser`.
+
+    Returns:
+        an instance of each group, which knows which of its settings were given.
+    """
+    parser = create_parser(description, *groups, **options)
+    names = [field.name for field in fields_of(*groups)]
+    found = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, _UNSET))))
+    given = {name: value for name, value in found.items() if value is not _UNSET}
+    values = {name: parser.get_default(name) for name in names} | given
+    return tuple(_instance(group, values, given) for group in groups)
+
+
+def _instance(group: type[Settings], values: Mapping[str, Any], given: Collection[str]) -> Settings:
+    own = {field.name: values[field.name] for field in fields_of(group)}
+    return group(**own).with_given(own.keys() & given)
+
+
+def create_parser(
+    description: str,
+    *groups: type[Settings],
+    overrides: Mapping[str, Any] | None = None,
+    sets: Sets | None = None,
+    prog: str | None = None,
+) -> argparse.ArgumentParser:
+    """Return a parser with the settings of each group as flags.
+
+    Args:
+        description: what the command is for.
+        *groups: groups of settings.
+        overrides: defaults of this command that differ from those of its groups.
+        sets: {name: defaults} that a flag `--defaults` chooses from; the first holds where it is
+            not given. Names in a set that are no flag of this command are passed over.
+        prog: name of the command; None: that of the script.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        usage="%(prog)s [--FLAG VALUE ...]",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
+    if sets:
+        _add_flag(parser, "defaults", next(iter(sets)), _DEFAULTS_HELP, choices=tuple(sets))
+    seen: set[str] = set()
+    for group in groups:
+        section = parser.add_argument_group(group.__doc__.splitlines()[0].rstrip("."))
+        for field in fields_of(group):
+            if field.name not in seen:
+                seen.add(field.name)
+                _add_flag(section, field.name, field.default, **field.metadata)
+    parser.choose_defaults(sets or {}, overrides or {}, seen)
+    return parser
+
+
+_DEFAULTS_HELP = "project from which the defaults of the other flags come"
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Shows the default of each flag, as it stands when help is printed."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.dest == "help":
+            return action.help or ""
+        shown = repr(action.default) if action.default == "" else action.default
+        return f"{action.help} (default: {shown})".replace("%", "%%")
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser with sets of defaults and one-line errors."""
+
+    _sets: Sets = {}
+    _usual: Mapping[str, Any] = {}
+
+    def choose_defaults(self, sets: Sets, overrides: Mapping[str, Any], known: set[str]) -> None:
+        unknown = sorted(overrides.keys() - known)
+        if unknown:
+            raise ValueError(f"overrides name no flag: {unknown}")
+        self.set_defaults(**overrides)
+        self._usual = {name: self.get_default(name) for name in known}
+        self._sets = {
+            name: {flag: value for flag, value in own.items() if flag in known}
+            for name, own in sets.items()
+        }
+        if sets:
+            self.set_defaults(**self._sets[next(iter(sets))])
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if not self._sets:
+            return super().parse_known_args(words, namespace)
+        # The defaults of all other flags hang on this one, so it is read before them.
+        first = next(iter(self._sets))
+        ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        ahead.add_argument("--defaults", default=first, nargs="?")
+        chosen = ahead.parse_known_args(words)[0].defaults
+        self.set_defaults(**{**self._usual, **self._sets.get(chosen, {})}, defaults=chosen)
+        found, rest = super().parse_known_args(words, namespace)
+        del found.defaults  # the flags themselves tell
+        self.set_defaults(**{**self._usual, **self._sets[first]}, defaults=first)
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        # One line, as for every user mistake; the usage text would bury it.
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def _add_flag(
+    parser: Any,
+    name: str,
+    default: Any,
+    help: str,
+    choices: tuple | None = None,
+    limits: Limits = _ANY,
+    free: bool = False,
+    place: str = "",
+) -> None:
+    if place:
+        parser.add_argument(name, metavar=place, help=help)
+        return
+    keywords: dict[str, Any] = {"default": default, "help": help}
+    if isinstance(default, bool):
+        keywords |= {"type": str2bool, "nargs": "?", "const": True, "metavar": "BOOL"}
+    else:
+        kind = str if default is None else type(default)
+        keywords |= {"type": kind if kind is str else _number(kind, limits), "choices": choices}
+        if choices is None:
+            keywords["metavar"] = kind.__name__.upper()
+    parser.add_argument(f"--{name}", **keywords)
+
+
+def _number(kind: type, limits: Limits) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+            if limits.allow(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        raise argparse.ArgumentTypeError(f"expected {limits.expected(kind)}, got {text!r}")
+
+    return read
+
+
+def str2bool(v: str | bool) -> bool:
+    """Read a boolean flag value.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but yes/no, true/false, t/f, y/n, 1/0.
+    """
+    if isinstance(v, bool):
+        return v
+    if v.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if v.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected a boolean such as True or False, got {v!r}")
+
+
+def add_dict_to_argparser(parser: argparse.ArgumentParser, default_dict: dict[str, Any]) -> None:
+    """Add one flag per entry, typed by its default (None means text), as upstream's helper."""
+    for name, default in default_dict.items():
+        shown = repr(default) if default == "" else default
+        text = f"see upstream's documentation (default: {shown})".replace("%", "%%")
+        _add_flag(parser, name, default, text)
+
+
+def args_to_dict(args: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """Return {key: args.key}, as upstream's helper."""
+    return {key: getattr(args, key) for key in keys}
+
+
+def numbers(name: str, text: str, kind: type = int) -> tuple:
+    """Read numbers with commas between.
+
+    Raises:
+        ArgumentError: naming the argument, if the text holds something else.
+    """
+    try:
+        return tuple(kind(part) for part in str(text).split(","))
+    except ValueError:
+        raise ArgumentError(name, f"expected numbers with commas between, got {text!r}") from None
+
+
+def names(name: str, text: str, known: Collection[str]) -> list[str]:
+    """Read names with commas between.
+
+    Raises:
+        ArgumentError: naming the argument, if one of the names is not known.
+    """
+    found = text.split(",")
+    if not set(found) <= set(known):
+        raise ArgumentError(name, f"expected some of {','.join(known)}, got {text!r}")
+    return found

@@ -1,0 +1,154 @@
+"""Settings: each is declared once, as a field with its default, unit, range or choices.
+
+A group is a frozen dataclass that inherits from `Settings`. Its fields are the flags of commands
+(`parser.parse` returns instances) and the keywords of Python programs alike; functions take the
+instance. Nothing changes an instance: what a preset or the demo chooses is a new one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from ..errors import ArgumentError
+
+Group = TypeVar("Group", bound="Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Range of a number.
+
+    Attributes:
+        minimum: smallest value.
+        maximum: largest value.
+        also: values outside the range with a meaning of their own.
+    """
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    also: tuple[float, ...] = ()
+
+    def allow(self, value: float) -> bool:
+        """Return whether a number is in range; infinities and NaN never are."""
+        inside = self.minimum <= value <= self.maximum
+        return math.isfinite(value) and (inside or value in self.also)
+
+    def expected(self, kind: type) -> str:
+        """Describe the allowed numbers, as "a whole number of at least 1 or -1"."""
+        text = "a whole number" if kind is int else "a number"
+        if self.maximum < math.inf:
+            text += f" from {self.minimum:g} to {self.maximum:g}"
+        elif self.minimum > -math.inf:
+            text += f" of at least {self.minimum:g}"
+        return text + "".join(f" or {value:g}" for value in self.also)
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[Any] | None = None,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    also: Iterable[float] = (),
+    free: bool = False,
+    place: str = "",
+) -> Any:
+    """Declare one setting, as the value of a field.
+
+    Args:
+        default: value where none is given; it also tells the type.
+        help: what the setting is, with its unit.
+        choices: allowed values, for example a registry.
+        minimum: smallest value of a number.
+        maximum: largest value of a number.
+        also: values outside that range with a meaning of their own.
+        free: whether a run may be continued with another value.
+        place: name under which help shows an argument that has no flag and must be given; empty:
+            the setting is a flag.
+    """
+    metadata = {
+        "help": help,
+        "choices": tuple(choices) if choices is not None else None,
+        "limits": Limits(minimum, maximum, tuple(also)),
+        "free": free,
+        "place": place,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of all groups of settings; an instance has allowed values only."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        object.__setattr__(self, "_given", None)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that the command line gave; in Python, those not at defaults."""
+        if self._given is not None:
+            return self._given
+        return frozenset(
+            f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        )
+
+    def values(self) -> dict[str, Any]:
+        """Return {name: value} of all settings of the group."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def given_values(self) -> dict[str, Any]:
+        """Return {name: value} of the settings that were given."""
+        return {name: getattr(self, name) for name in sorted(self.given)}
+
+    def replace(self: Group, **changes: Any) -> Group:
+        """Return these settings with some changed; which were given is not changed by that.
+
+        Raises:
+            ArgumentError: if a value is not allowed.
+        """
+        return self.with_given(self.given, **changes)
+
+    def with_given(self: Group, given: Iterable[str], **changes: Any) -> Group:
+        """Return these settings with some changed, and a record of the names that were given."""
+        made = dataclasses.replace(self, **changes)
+        object.__setattr__(made, "_given", frozenset(given))
+        return made
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    choices, limits = field.metadata["choices"], field.metadata["limits"]
+    if choices is not None and value not in choices:
+        known = ", ".join(map(str, choices))
+        raise ArgumentError(field.name, f"expected one of {known}, got {value!r}")
+    kind = type(field.default)
+    if kind in (int, float) and not limits.allow(value):
+        raise ArgumentError(field.name, f"expected {limits.expected(kind)}, got {value!r}")
+
+
+def fields_of(*groups: type[Settings]) -> Iterator[dataclasses.Field]:
+    """Yield the fields of groups, each name once: that of the first group that has it."""
+    seen: set[str] = set()
+    for group in groups:
+        for field in dataclasses.fields(group):
+            if field.name not in seen:
+                seen.add(field.name)
+                yield field
+
+
+def defaults(*groups: type[Settings]) -> dict[str, Any]:
+    """Return {name: default} of groups; the first group that has a name counts."""
+    return {field.name: field.default for field in fields_of(*groups)}
+
+
+def free_settings(*groups: type[Settings]) -> frozenset[str]:
+    """Return the names of the settings that may differ when a run is continued."""
+    return frozenset(field.name for field in fields_of(*groups) if field.metadata["free"])
+
+
+def joined(*groups: Settings) -> dict[str, Any]:
+    """Return {name: value} of several groups; the first group that has a name counts."""
+    return {name: value for group in reversed(groups) for name, value in group.values().items()}

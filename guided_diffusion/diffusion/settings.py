@@ -1,0 +1,22 @@
+"""Settings of the noising process."""
+
+import dataclasses
+
+from ..config.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessSettings(Settings):
+    """The noising process and what the network predicts."""
+
+    learn_sigma: bool = setting(False, "predict the variance too (twice the output channels)")
+    sigma_small: bool = setting(
+        False, "variance of a step, where not learned: that of the posterior; False: beta"
+    )
+    diffusion_steps: int = setting(1000, "noise levels of the process in training", minimum=1)
+    noise_schedule: str = setting("linear", "how noise grows", choices=("linear", "cosine"))
+    timestep_respacing: str = setting("", "steps to visit: N, ddimN or a,b,c; empty: all")
+    use_kl: bool = setting(False, "train on the variational bound")
+    predict_xstart: bool = setting(False, "the network predicts the clean image, not the noise")
+    rescale_timesteps: bool = setting(False, "scale timesteps to 0..1000 before the network")
+    rescale_learned_sigmas: bool = setting(False, "rescale the variational term of learned sigmas")

@@ -1,0 +1,33 @@
+"""Settings of comparing sets of images."""
+
+import dataclasses
+
+from ..config.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings(Settings):
+    """Comparing two sets of images."""
+
+    reference: str = setting("", "images to be like: .npz or folder", place="REF")
+    samples: str = setting("", "images to judge: .npz or folder", place="SAMPLES")
+
+    features: str = setting(
+        "auto",
+        "network that sees the images: inception; small: fixed random weights, for a quick look; "
+        "auto: inception where it is installed with its weights, else small",
+        choices=("auto", "inception", "small"),
+    )
+    weights: str = setting(
+        "", "file of Inception's weights; empty: where torch-fidelity keeps them"
+    )
+    image_size: int = setting(
+        0, "resize and centre-crop to this side, pixels; 0: as they are, all of one size", minimum=0
+    )
+    batch_size: int = setting(32, "images per forward and per process", minimum=1)
+    bootstrap: int = setting(
+        200, "random halves of the sets that the intervals come from; 0: no intervals", minimum=0
+    )
+    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = setting("", "JSON file to write; empty: none")

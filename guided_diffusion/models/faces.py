@@ -1,0 +1,73 @@
+"""Faces: functions with the parameters of an upstream project, on builders that take settings."""
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..config.settings import Settings, fields_of
+
+
+def face(
+    name: str,
+    doc: str,
+    make: Callable[..., Any],
+    groups: Sequence[type[Settings]],
+    parameters: str,
+    by_keyword: Mapping[str, Any],
+) -> Callable[..., Any]:
+    """Return a function that takes upstream's parameters and makes something from settings.
+
+    Args:
+        name: name of the function.
+        doc: docstring of the function.
+        make: takes an instance of each group; parameters that are no setting of the groups go on
+            by keyword.
+        groups: groups of settings. Settings that are no parameter keep their defaults.
+        parameters: names in upstream's order, each alone or as NAME=DEFAULT.
+        by_keyword: {name: default} of parameters that go by keyword only.
+    """
+    own = [{field.name: field.type for field in fields_of(group)} for group in groups]
+    types = {key: kind for known in reversed(own) for key, kind in known.items()}
+    signature = inspect.Signature(_parameters(parameters, by_keyword, types))
+
+    def create(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
+        settings = [
+            group(**{key: values[key] for key in known if key in values})
+            for group, known in zip(groups, own, strict=True)
+        ]
+        return make(*settings, **{key: values[key] for key in values if key not in types})
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = doc
+    create.__signature__ = signature  # type: ignore[attr-defined]
+    create.__module__ = make.__module__
+    return create
+
+
+def _parameters(
+    text: str, by_keyword: Mapping[str, Any], types: Mapping[str, Any]
+) -> list[inspect.Parameter]:
+    parameters = []
+    for part in text.split():
+        name, equals, default = part.partition("=")
+        value = ast.literal_eval(default) if equals else inspect.Parameter.empty
+        parameters.append((name, inspect.Parameter.POSITIONAL_OR_KEYWORD, value))
+    parameters += [(name, inspect.Parameter.KEYWORD_ONLY, v) for name, v in by_keyword.items()]
+    return [
+        inspect.Parameter(name, kind, default=value, annotation=types.get(name, type(value)))
+        for name, kind, value in parameters
+    ]
+
+
+def defaults_for(create: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {name: default} of the parameters that a function has by place.
+
+    Args:
+        create: a face.
+        known: {name: default} of its settings and of others.
+    """
+    return {name: known[name] for name in inspect.getfullargspec(create).args}

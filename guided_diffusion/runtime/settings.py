@@ -1,0 +1,33 @@
+"""Settings that every command has: where a run lives, and how it computes."""
+
+import dataclasses
+
+from ..config.settings import Settings, setting
+
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(Settings):
+    """The run."""
+
+    out_dir: str = setting("", "folder of the run; empty: one of its own in results/", free=True)
+    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionSettings(Settings):
+    """How networks compute."""
+
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one", free=True)
+    precision: str = setting(
+        "fp32",
+        "arithmetic of the network; auto: bf16 where the hardware has it",
+        choices=PRECISIONS,
+    )
+    compile: bool = setting(
+        False,
+        "compile the network by torch.compile, which takes a minute or more for each shape of "
+        "input before it saves time; for GPUs and long runs",
+        free=True,
+    )

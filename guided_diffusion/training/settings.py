@@ -1,0 +1,80 @@
+"""Settings of training."""
+
+import dataclasses
+
+from ..config.network_settings import NUM_CLASSES
+from ..config.settings import Settings, setting
+from ..diffusion.resample import SCHEDULE_SAMPLERS
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings(Settings):
+    """The training loop."""
+
+    schedule_sampler: str = setting(
+        "uniform", "distribution that timesteps are drawn from", choices=SCHEDULE_SAMPLERS
+    )
+    lr: float = setting(1e-4, "learning rate of AdamW", minimum=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", minimum=0)
+    batch_size: int = setting(1, "examples per step and per process", minimum=1)
+    microbatch: int = setting(
+        -1, "examples per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
+    )
+    log_interval: int = setting(10, "steps between log rows", minimum=1, free=True)
+    save_interval: int = setting(10000, "steps between checkpoints", minimum=1, free=True)
+    resume_checkpoint: str = setting(
+        "", "modelNNNNNN.pt or training run folder to start from, where --out_dir has none"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingSettings(LoopSettings):
+    """Training of a diffusion model."""
+
+    init_checkpoint: str = setting(
+        "",
+        "checkpoint or training run folder whose weights to start from, at step 0; its "
+        "attention may be standard where this model's is hybrid",
+    )
+    lr_anneal_steps: int = setting(
+        0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
+    )
+    ema_rate: str = setting("0.9999", "decay of the averaged weights; several as 0.99,0.999")
+    fp16_scale_growth: float = setting(
+        1e-3, "growth of log2 of the float16 loss scale per step", minimum=0
+    )
+    max_steps: int = setting(
+        0,
+        "stop after this many steps, earlier ones of a resumed run counted; 0: no end",
+        minimum=0,
+        free=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSettings(Settings):
+    """Pictures of samples while a model is trained."""
+
+    sample_interval: int = setting(
+        -1,
+        "steps between grids of samples; -1: as --save_interval, 0: no grids",
+        minimum=-1,
+        free=True,
+    )
+    sample_steps: int = setting(50, "DDIM steps of a grid of samples", minimum=1, free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTrainSettings(Settings):
+    """Training of a classifier."""
+
+    val_data_dir: str = setting(
+        "", "folder of images to judge by, of the same classes; empty: none"
+    )
+    noised: bool = setting(True, "show noisy images, as guidance needs it; False: clean ones")
+    iterations: int = setting(150000, "steps to train", minimum=1)
+    anneal_lr: bool = setting(False, "let --lr fall to 0 over the --iterations")
+    eval_interval: int = setting(5, "steps between batches of --val_data_dir", minimum=1, free=True)
+    num_classes: int = setting(
+        NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
+    )

@@ -1,0 +1,74 @@
+"""Walks as data: lists of moves from clean images to noise, and back.
+
+A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is
+alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of levels. A walk is a
+list of `Move`s; encoding is never clipped.
+
+Decoding asks the network at the level where the state is. Encoding with DDIM has two conventions.
+As published ("reference"), the clean image is read as if it were at alpha_bar_0 and every state
+ends one level above the one at which decoding reads it. "aligned" starts at the clean level and
+makes each move the mirror of a decoding move: same levels, same timestep. What is left of the
+round-trip error is that the network sees the state before the move instead of the one after it.
+The multistep solver, "dpmpp", asks at the level where the state is in both directions.
+"""
+
+from dataclasses import dataclass
+
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.schedules import timestep_grid
+from .settings import WalkSettings
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of a walk: the network is asked at `timestep`, the state changes its level.
+
+    `depth` is that of the state after the move in an encoding, before it in a decoding.
+    """
+
+    timestep: int
+    level_cur: float
+    level_next: float
+    depth: int
+
+
+def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]:
+    """Return the moves from a clean image to noise.
+
+    Raises:
+        ArgumentError: if the process cannot be walked so.
+    """
+    walk.check(diffusion)
+    if walk.level_convention == "reference":
+        here, above = diffusion.alphas_cumprod, diffusion.alphas_cumprod_next
+        pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
+        return [Move(t, a, b, t + 1) for t, (a, b) in pairs]
+    level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.encode_steps)
+    mirrored = walk.solver == "ddim"
+    return [
+        Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], b)
+        for a, b in zip([0, *depths], depths, strict=False)
+    ]
+
+
+def decode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]:
+    """Return the moves from noise to a clean image; depth d is decoded by those from d on.
+
+    Raises:
+        ArgumentError: if the process cannot be walked so.
+    """
+    walk.check(diffusion)
+    level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.decode_steps)[::-1]
+    pairs = zip(depths, [*depths[1:], 0], strict=True)
+    return [Move(a - 1, level[a], level[b], a) for a, b in pairs]
+
+
+def levels(diffusion: GaussianDiffusion) -> list[float]:
+    """Return the level at each depth 0..T."""
+    return [1.0, *diffusion.alphas_cumprod.tolist()]
+
+
+def _visited(diffusion: GaussianDiffusion, grid: str, steps: int) -> list[int]:
+    # Depths that a walk comes to, rising; 0 steps: all of them.
+    visited = timestep_grid(grid, steps or diffusion.num_timesteps, diffusion.alphas_cumprod)
+    return [int(t) + 1 for t in visited]

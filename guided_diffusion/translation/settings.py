@@ -1,0 +1,264 @@
+"""Settings of translation: the two walks, the depths, and classes or points to translate."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..config.network_settings import NUM_CLASSES
+from ..config.settings import Settings, setting
+from ..data.image_features import FEATURES
+from ..data.settings import task
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.schedules import GRIDS
+from ..diffusion.solvers import PREDICTED, SOLVERS, Multistep
+from ..errors import ArgumentError
+from .depth_policies import POLICIES, Depths
+
+CONVENTIONS = ("reference", "aligned")
+FEW_STEPS = {"solver": "dpmpp", "solver_order": 2, "level_convention": "aligned"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "aligned": {"level_convention": "aligned"},
+    # One encoding serves all depths, so that its steps cost little.
+    "fast": {**FEW_STEPS, "grid": "mixed", "encode_steps": 32, "decode_steps": 24},
+    "draft": {**FEW_STEPS, "grid": "logsnr", "encode_steps": 20, "decode_steps": 12},
+}
+
+
+def level_convention() -> Any:
+    """Declare the setting for the level at which decoding reads what encoding reached."""
+    return setting(
+        "reference",
+        "noise level at which decoding reads an encoded image; aligned: the level that encoding "
+        "reached; reference: as published, one level below it, which costs accuracy",
+        choices=CONVENTIONS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkSettings(Settings):
+    """The walks to noise and back."""
+
+    preset: str = setting(
+        "published",
+        "sets the flags of the walks that are not given; published: DDIM, all steps, reference "
+        "levels; aligned: the same at joined levels; fast, draft: few steps of dpmpp",
+        choices=PRESETS,
+    )
+    solver: str = setting("ddim", "ddim, or dpmpp: multistep, for few steps", choices=SOLVERS)
+    solver_order: int = setting(2, "order of dpmpp", minimum=1, maximum=3)
+    encode_steps: int = setting(0, "network evaluations of an encoding; 0: every level", minimum=0)
+    decode_steps: int = setting(
+        0, "network evaluations of a decoding from full depth; 0: every level", minimum=0
+    )
+    encode_prediction: str = setting(
+        "data",
+        "what dpmpp follows in an encoding: the predicted clean image, or the noise",
+        choices=PREDICTED,
+    )
+    grid: str = setting(
+        "mixed",
+        "levels that few steps visit; even in the timestep, its root, the log of the "
+        "signal-to-noise ratio, or the sum of the first and the third",
+        choices=GRIDS,
+    )
+    level_convention: str = level_convention()
+
+    def resolved(self, levels: int) -> "WalkSettings":
+        """Return the walks that the preset stands for; settings that were given stay.
+
+        Args:
+            levels: number of levels of the process; a preset takes no more steps than that.
+
+        Raises:
+            ArgumentError: if a setting is given that has no effect on the walks that result.
+        """
+        chosen = {
+            name: min(value, levels) if name.endswith("_steps") else value
+            for name, value in PRESETS[self.preset].items()
+            if name not in self.given
+        }
+        walk = self.replace(**chosen)
+        for name in sorted({"solver_order", "encode_prediction"} & self.given):
+            if walk.solver == "ddim":
+                raise ArgumentError(
+                    name, f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
+                )
+        if "grid" in self.given and not walk.encode_steps and not walk.decode_steps:
+            problem = "every level is visited; add --encode_steps or --decode_steps"
+            raise ArgumentError("grid", problem)
+        return walk
+
+    @property
+    def encoding(self) -> Multistep:
+        """Solver of the walk to noise."""
+        return SOLVERS[self.solver](self.solver_order, self.encode_prediction)
+
+    @property
+    def decoding(self) -> Multistep:
+        """Solver of the walk to clean images."""
+        return SOLVERS[self.solver](self.solver_order, "data")
+
+    def within(self, levels: int) -> "WalkSettings":
+        """Return walks that take no more steps than there are levels."""
+        return self.replace(
+            encode_steps=min(self.encode_steps, levels),
+            decode_steps=min(self.decode_steps, levels),
+        )
+
+    def check(self, diffusion: GaussianDiffusion) -> None:
+        """Stop if a process cannot be walked so.
+
+        Args:
+            diffusion: the process.
+
+        Raises:
+            ArgumentError: naming the setting that does not fit.
+        """
+        if self.level_convention == "reference":
+            for name, published in {"solver": "ddim", "encode_steps": 0}.items():
+                if getattr(self, name) != published:
+                    raise ArgumentError(
+                        name,
+                        f"the published levels (--level_convention reference) go with "
+                        f"{published} only, got {getattr(self, name)}; "
+                        "add --level_convention aligned",
+                    )
+        for name in ("encode_steps", "decode_steps"):
+            if getattr(self, name) > diffusion.num_timesteps:
+                raise ArgumentError(
+                    name,
+                    f"expected 1 to {diffusion.num_timesteps} steps, found {getattr(self, name)}",
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthSettings(Settings):
+    """The depths that a sequence is decoded from."""
+
+    amount: int = setting(10, "images per sequence, besides its source", minimum=1)
+    depth_policy: str = setting(
+        "add",
+        "add: the published adaptive search, evenly spaced where it fails; even: equal changes of "
+        "the feature; uniform: evenly spaced (demo: even)",
+        choices=POLICIES,
+    )
+    depth_feature: str = setting(
+        "magnitude",
+        "what even measures; magnitude: the published 18 bins of low horizontal frequencies; "
+        "power: log power of all frequencies by radius",
+        choices=FEATURES,
+    )
+
+    def check(self, levels: int) -> None:
+        """Stop if a process has too few levels, or policy and feature do not go together.
+
+        Args:
+            levels: number of levels of the process.
+
+        Raises:
+            ArgumentError: naming the setting.
+        """
+        if self.amount > levels:
+            raise ArgumentError(
+                "amount",
+                f"expected 1 to {levels} (the number of diffusion steps), got {self.amount}",
+            )
+        if self.depth_policy == "add" and self.depth_feature != "magnitude":
+            raise ArgumentError(
+                "depth_feature",
+                "the published search (--depth_policy add) is defined on magnitude, "
+                f"got {self.depth_feature!r}; use it with --depth_policy even",
+            )
+
+    def choose(self, features: np.ndarray) -> Depths:
+        """Return the depths of one image.
+
+        Args:
+            features: features [T, K] of the image after 1..T moves.
+
+        Raises:
+            ArgumentError: if there are fewer levels than depths.
+        """
+        self.check(len(features))
+        return POLICIES[self.depth_policy](features, self.amount)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSettings(Settings):
+    """Batches and memory of sequences; results are the same up to rounding."""
+
+    batch_size: int = setting(1, "source images encoded together", minimum=1, free=True)
+    max_batch: int = setting(
+        32,
+        "images per forward at most; halved whenever a GPU runs out of memory",
+        minimum=1,
+        free=True,
+    )
+    trajectory_memory: float = setting(
+        0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassTranslationSettings(Settings):
+    """Translation between classes of one model."""
+
+    model_path: str = setting(
+        "./models/imagenet/256x256_diffusion.pt",
+        "checkpoint file or training run folder of a class-conditional model",
+    )
+    source: str = setting("260,261,282,283", "numbers of the classes to translate from")
+    target: str = setting("261,262,283,284", "for each --source, the class to translate to")
+    val_dir: str = setting("", "folder of source images, searched recursively")
+    label_map: str = setting(
+        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
+    )
+    num_images: int = setting(
+        0, "images of each pair to translate, in order of name; 0: all", minimum=0
+    )
+    clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
+    batch_size: int = setting(8, "images per forward and per process", minimum=1, free=True)
+    eta: float = setting(
+        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
+    )
+    out_channels: int = setting(
+        NUM_CLASSES,
+        "classes of the classifier; read from its weights, which must agree where this is given",
+        minimum=2,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointSampleSettings(Settings):
+    """Drawing new points from one model."""
+
+    task: int = task(0, "distribution of the model")
+    num_samples: int = setting(80000, "points to draw", minimum=1)
+    batch_size: int = setting(20000, "points per forward and per process", minimum=1, free=True)
+    model_path: str = setting(
+        "",
+        "checkpoint, training run folder, or folder of runs by task as log2D0; empty: the runs "
+        "of synthetic_train",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointTranslationSettings(Settings):
+    """Points of one distribution on their way to another."""
+
+    source: int = task(0, "distribution of the points")
+    target: int = task(1, "distribution to reach")
+    num_samples: int = setting(90000, "points to move", minimum=1)
+    batch_size: int = setting(30000, "points per forward and per process", minimum=1, free=True)
+    model_path: str = setting(
+        "", "folder of training runs by task, as log2D0; empty: the runs of synthetic_train"
+    )
+    source_model: str = setting(
+        "", "source checkpoint or training run folder; empty: by task in --model_path"
+    )
+    target_model: str = setting(
+        "", "target checkpoint or training run folder; empty: by task in --model_path"
+    )
+    level_convention: str = level_convention()

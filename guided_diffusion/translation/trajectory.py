@@ -1,0 +1,76 @@
+"""The states of a batch along an encoding, kept so that they can be decoded from any depth."""
+
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+
+from ..diffusion.solvers import Multistep
+from ..runtime import atomic_files
+from .moves import Move
+
+
+class Trajectory:
+    """The states of a batch along an encoding, in memory or, where too large, in a file.
+
+    At a depth between two visited ones the solver itself interpolates, at no further forward: the
+    state there is a shorter move from the visited one before it. For that, what the moves were
+    made with is kept too.
+
+    Args:
+        moves: moves of the encoding.
+        clean: the batch, [N, C, H, W].
+        solver: solver of the encoding.
+        levels: noise level at each depth of the process.
+        memory_gb: GB to keep in memory at most.
+    """
+
+    def __init__(
+        self,
+        moves: Sequence[Move],
+        clean: th.Tensor,
+        solver: Multistep,
+        levels: Sequence[float],
+        memory_gb: float = 0.5,
+    ) -> None:
+        self.moves, self.levels, self.solver = moves, levels, solver
+        self.depths = np.array([0, *(move.depth for move in moves)])
+        gaps = len(moves) < len(levels) - 1
+        memory_gb = memory_gb / (2 if gaps else 1)
+        self.states = _large_array((len(moves) + 1, *clean.shape), memory_gb)
+        self.states[0] = clean.numpy()
+        self.eps = _large_array((len(moves), *clean.shape), memory_gb) if gaps else None
+
+    def store(self, move: int, states: th.Tensor, eps: th.Tensor) -> None:
+        """Keep the states [N, C, H, W] after a move, and the noise that it was made with."""
+        self.states[move + 1] = states.cpu().numpy()
+        if self.eps is not None:
+            self.eps[move] = eps.cpu().numpy()
+
+    def at(self, image: int, depths: Sequence[int]) -> th.Tensor:
+        """Return the states [len(depths), C, H, W] of one image at these depths."""
+        return th.stack([self._state(image, depth) for depth in depths])
+
+    def _state(self, image: int, depth: int) -> th.Tensor:
+        last = int(np.searchsorted(self.depths, depth, side="right")) - 1
+        if self.depths[last] == depth:
+            return th.from_numpy(np.array(self.states[last, image]))
+        *past, (level, x, eps) = [
+            (self.moves[move].level_cur, *self._made_with(move, image))
+            for move in range(max(0, last + 1 - self.solver.order), last + 1)
+        ]
+        return self.solver.step(x, level, self.levels[depth], eps, past)[0]
+
+    def _made_with(self, move: int, image: int) -> list[th.Tensor]:
+        kept = self.states, self.eps
+        return [th.from_numpy(np.array(array[move, image]))[None] for array in kept]
+
+
+def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
+    size = 4 * int(np.prod(shape, dtype=np.float64))
+    if size <= memory_gb * 1e9:
+        return np.empty(shape, dtype=np.float32)
+    elsewhere = ", or let TMPDIR name a folder with more"
+    file = atomic_files.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
+    return np.memmap(file, np.float32, "r+", shape=shape)
