@@ -126,7 +126,7 @@ def sequence(
     encoder, decoder = _Counted(source.model), _Counted(target.model)
     start = image.to(source.device)
     features = _features(source, encoder, start).numpy()
-    depths = depths or depth_policies.choose("add", features, amount).values
+    depths = depths or depth_policies.add(features, amount).values
     images = []
     for latent, d in zip(_latents(source, encoder, start, depths), depths, strict=True):
         images.append(

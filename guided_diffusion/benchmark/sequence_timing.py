@@ -113,7 +113,7 @@ def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
 
 def tiles(source: Domain, data_dir: str, count: int | None = None) -> list[np.ndarray]:
     """Return the first images of a folder, [H, W, C] uint8 each, as the source model takes them."""
-    size, channels = source.args["image_size"], source.args["in_channels"]
+    size, channels = source.network.image_size, source.network.in_channels
     return [load_tile(file, size, channels) for file in list_image_files(data_dir)[:count]]
 
 

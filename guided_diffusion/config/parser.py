@@ -33,9 +33,11 @@ def parse(
     """
     parser = create_parser(description, *groups, **options)
     names = [field.name for field in fields_of(*groups)]
-    found = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, _UNSET))))
-    given = {name: value for name, value in found.items() if value is not _UNSET}
-    values = {name: parser.get_default(name) for name in names} | given
+    values = vars(parser.parse_args(argv))
+    # A name that is there before parsing keeps its value where the words do not give one.
+    unset = argparse.Namespace(**dict.fromkeys(names, _UNSET))
+    found = vars(parser.parse_args(argv, unset))
+    given = {name for name in names if found[name] is not _UNSET}
     return tuple(_instance(group, values, given) for group in groups)
 
 

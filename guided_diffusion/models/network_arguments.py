@@ -109,8 +109,6 @@ def hybrid(kind: str, window: int, priority: str) -> dict[str, Any] | None:
     """
     if kind == "hybrid":
         return {"window": window, "priority": priority}
-    if kind != "standard":
-        raise ArgumentError("attention_kind", f"expected standard or hybrid, got {kind!r}")
     if priority != "global":
         raise ArgumentError(
             "attention_priority", f"{priority} goes with attention_kind hybrid, got {kind}"

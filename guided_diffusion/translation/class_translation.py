@@ -162,8 +162,8 @@ def source_tile(guided: Guided, item: Translation) -> np.ndarray:
     Raises:
         UserError: if it cannot be read.
     """
-    args = guided.domain.args
-    return load_tile(item.source_file, args["image_size"], args["in_channels"])
+    network = guided.domain.network
+    return load_tile(item.source_file, network.image_size, network.in_channels)
 
 
 def translate(

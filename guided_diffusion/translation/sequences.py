@@ -162,8 +162,8 @@ class Sequences:
 
     def tile(self, index: int) -> np.ndarray:
         """Return one source tile, [H, W, C] uint8, as the source model takes it."""
-        args = self.source.args
-        return load_tile(self.files[index], args["image_size"], args["in_channels"])
+        network = self.source.network
+        return load_tile(self.files[index], network.image_size, network.in_channels)
 
     def _timesteps(self, depths: Depths) -> list[int]:
         original = self.target.diffusion.timestep_map

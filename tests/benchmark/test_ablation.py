@@ -15,7 +15,6 @@ from guided_diffusion.benchmark import ablation
 from guided_diffusion.evaluation.feature_extractors import SmallNetwork
 from guided_diffusion.translation.depth_policies import Depths
 from guided_diffusion.translation.sequences import ImageSequence
-from guided_diffusion.translation.walks import Engine
 
 SMALL = (
     "--image_size 16 --num_channels 32 --attention_resolutions 8 --max_steps 1 --batch_size 2 "
@@ -99,9 +98,10 @@ def test_the_command_prints_one_table_and_goes_on_where_it_stopped(two_rows, tmp
     places = [word for n, path in zip(names, folders, strict=True) for word in (f"--{n}", path)]
     out = tmp_path / "out"
     script = load_script("ablate_attention")
-    monkeypatch.setattr(script, "ENGINE", Engine("dpmpp", 1, 4, 4, level_convention="aligned"))
+    few = {"solver_order": 1, "encode_steps": 4, "decode_steps": 4}
+    monkeypatch.setattr(script, "WALK", script.WALK.replace(**few))
     monkeypatch.setattr(script, "ThreadPoolExecutor", no_pool)
-    monkeypatch.setattr(script, "command", succeed)  # spares the start of four processes
+    monkeypatch.setattr(script, "run_command", succeed)  # spares the start of four processes
     result = succeed(script, *SMALL, *places, "--out_dir", out)
     rows = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row.name for row in ablation.ROWS]

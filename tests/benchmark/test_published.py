@@ -13,7 +13,9 @@ from guided_diffusion.benchmark import published
 from guided_diffusion.networks import attention
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.translation import depth_policies
-from guided_diffusion.translation.walks import Engine, Predictor, decode, encode
+from guided_diffusion.translation.predictor import Predictor
+from guided_diffusion.translation.settings import WalkSettings
+from guided_diffusion.translation.walks import decode, encode
 
 PACKAGE = Path(published.__file__).parent
 TINY = {
@@ -34,11 +36,11 @@ def pair():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_makes_the_sequence_that_ours_makes(pair, seed):
-    image, engine = blurred_noise(seed, 16), Engine()
+    image, engine = blurred_noise(seed, 16), WalkSettings()
     made = published.sequence(*pair, image, 5)
-    encoder, decoder = (Predictor(d, engine) for d in pair)
+    encoder, decoder = (Predictor(d) for d in pair)
     trajectory, features = encode(encoder, image, engine)
-    chosen = depth_policies.choose("add", features[0], 5).values
+    chosen = depth_policies.add(features[0], 5).values
     images = decode(decoder, trajectory.at(0, chosen), chosen, engine)
     assert made.depths == chosen
     torch.testing.assert_close(made.images, images, atol=1e-4, rtol=0)

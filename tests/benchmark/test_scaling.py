@@ -1,11 +1,11 @@
 """Scaling: the sampler's script in processes of its own, by the numbers of images and ranks."""
 
-import argparse
 import sys
 
 import pytest
 
 from guided_diffusion.benchmark import scaling
+from guided_diffusion.benchmark.settings import ScalingSettings
 from guided_diffusion.errors import UserError
 
 
@@ -18,7 +18,7 @@ def asked(**flags):
         "rounds": 3,
         "device": "cpu",
     }
-    return argparse.Namespace(**usual | flags)
+    return ScalingSettings(**usual | flags)
 
 
 def test_each_figure_is_a_run_of_the_sampler(monkeypatch):
@@ -29,7 +29,7 @@ def test_each_figure_is_a_run_of_the_sampler(monkeypatch):
         return f"look at it\n{1000 * len(runs)}\n"
 
     monkeypatch.setattr(scaling, "_run", run)
-    record = scaling.scaling(asked(), set())
+    record = scaling.scaling(asked())
     assert record["peak_memory_of_each"] == {1: [1000, 3000, 5000], 2: [2000, 4000, 6000]}
     assert record["peak_memory"] == {1: 3000, 2: 4000} and record["memory_ratio"] == 4 / 3
     images = [int(flags.partition("--num_images=")[2].split()[0]) for _, flags, _ in runs]

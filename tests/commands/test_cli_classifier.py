@@ -123,11 +123,11 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
     expected = sample(runs.source, classifier, tmp_path / "whole", "--batch_size", 2)
     asked, draw = [], new_images.draw
 
-    def killed(domain, shape, indices, **options):
+    def killed(domain, shape, indices, *settings, **options):
         asked.append(list(indices))
         if len(asked) == 2:
             raise Killed
-        return draw(domain, shape, indices, **options)
+        return draw(domain, shape, indices, *settings, **options)
 
     monkeypatch.setattr(new_images, "draw", killed)
     with pytest.raises(Killed):

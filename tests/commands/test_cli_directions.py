@@ -21,7 +21,7 @@ from support.cli import (
 )
 
 from guided_diffusion.generation import export
-from guided_diffusion.models import checkpoint, domains
+from guided_diffusion.models import domains
 from guided_diffusion.translation import walks
 
 AMOUNT = 3
@@ -145,9 +145,9 @@ def test_the_page_shows_every_picture_of_both_directions_and_nothing_from_elsewh
 
 def test_models_and_their_digests_are_read_once(flags, tmp_path, monkeypatch):
     read = []
-    digest, load = domains.digest, checkpoint.load_state
+    digest, load = domains.digest, domains.load_state
     monkeypatch.setattr(domains, "digest", lambda path: read.append(path) or digest(path))
-    monkeypatch.setattr(checkpoint, "load_state", lambda path: read.append(path) or load(path))
+    monkeypatch.setattr(domains, "load_state", lambda path: read.append(path) or load(path))
     succeed(SEQUENCES, *flags, "--num_images", 1, "--out_dir", tmp_path)
     assert len(read) == 4 and len(set(read)) == 2
 
@@ -247,7 +247,7 @@ def test_a_run_of_stages_is_continued_with_the_same_names_and_weights_only(
     succeed(SEQUENCES, *stages, "--stages", again, "--out_dir", tmp_path / "run")
     assert saved == [("b", 0)]
     for text, message in (
-        (f"a={runs.source},b={runs.target}", "--stages.names was 'a_to_b_to_c', is 'a_to_b'"),
+        (f"a={runs.source},b={runs.target}", "names in --stages were 'a_to_b_to_c', are 'a_to_b'"),
         (f"a={runs.target},b={runs.target},c={runs.source}", "weights of stage a have changed"),
     ):
         result = call(SEQUENCES, *stages, "--stages", text, "--out_dir", tmp_path / "run")
@@ -307,7 +307,7 @@ def test_stages_and_two_ends_do_not_share_a_run_folder(runs, tmp_path):
     ends = ["--source_model", runs.source, "--target_model", runs.target]
     succeed(SEQUENCES, *ends, *common)
     result = call(SEQUENCES, "--stages", f"0={runs.target},1={runs.source}", *common)
-    assert result.code == 2 and "--stages.names was '', is '0_to_1'" in result.last
+    assert result.code == 2 and "the names in --stages were '', are '0_to_1'" in result.last
 
 
 def test_a_run_folder_older_than_a_flag_holds_a_run_at_its_default(runs, flags, tmp_path):

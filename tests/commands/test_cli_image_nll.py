@@ -103,11 +103,11 @@ def test_num_samples_takes_the_first_images_by_name(good, measured, tmp_path):
 def test_a_stopped_run_is_continued_by_the_same_command(good, measured, tmp_path, monkeypatch):
     measure, asked = likelihood.measure, []
 
-    def stops(domain, images, indices, **how):
+    def stops(domain, images, indices, *how):
         if len(asked) == 2:
             raise Killed
         asked.append(list(indices))
-        return measure(domain, images, indices, **how)
+        return measure(domain, images, indices, *how)
 
     monkeypatch.setattr(likelihood, "measure", stops)
     with pytest.raises(Killed):
@@ -156,7 +156,7 @@ def test_images_of_normal_pixels_need_what_their_closed_form_says(tmp_path, monk
     toy = domain(None, 16, "100")
     toy.model = GaussianOracle(toy.diffusion, mean, std)
     script = load_script(NLL)
-    monkeypatch.setattr(script, "load_asked", lambda args, argv: toy)
+    monkeypatch.setattr(script, "load_asked", lambda *asked, **options: toy)
     flags = ["--data_dir", tmp_path / "images", "--clip_denoised", "False", "--batch_size", 4]
     succeed(script, *flags, "--device", "cpu", "--out_dir", tmp_path)
     row, (expected, prior) = total(tmp_path), bound(toy.diffusion, mean, std)

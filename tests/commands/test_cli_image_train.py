@@ -26,6 +26,7 @@ from support.cli import (
 )
 
 from guided_diffusion.runtime import command as command_frame
+from guided_diffusion.training import training_run
 
 CHECKPOINTS = {
     name.format(step)
@@ -287,7 +288,7 @@ def test_a_folder_without_a_checkpoint_is_nothing_to_start_from(runs, tmp_path):
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(runs, tmp_path, monkeypatch):
     interrupted = command_frame.StopSignal()
-    monkeypatch.setattr(command_frame, "StopSignal", lambda: interrupted)
+    monkeypatch.setattr(training_run, "StopSignal", lambda: interrupted)
     interrupted.asked = True
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
     assert result.code == command_frame.INTERRUPTED and (tmp_path / "model000001.pt").exists()
@@ -300,4 +301,6 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(runs, tmp_path, mon
 def test_another_number_of_images_per_step_is_refused(runs, tmp_path):
     succeed("image_train", *runs.training, "--out_dir", tmp_path, "--max_steps", 1)
     result = call("image_train", *runs.training, "--out_dir", tmp_path, "--batch_size", 3)
-    assert result.code == 2 and "--batch_size x processes was 2, is 3" in result.last
+    assert (
+        result.code == 2 and "--batch_size times the number of processes was 2, is 3" in result.last
+    )

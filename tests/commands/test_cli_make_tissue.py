@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from support.cli import load_script
 
 from guided_diffusion.data.drawn_tissue import draw_tile
 
@@ -21,10 +21,7 @@ SCRIPT = ROOT / "scripts" / "make_tissue.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tissue_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_tissue")
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, str]]:
@@ -80,7 +77,7 @@ def test_the_same_command_writes_the_same_bytes_and_more_images_keep_the_first(
 
 def test_severities_fill_the_spread(script: ModuleType) -> None:
     flags = ["--out_dir", "unused", "--severity_spread", "0.1", "--num_images", "400"]
-    tiles = script.plan(script.create_argparser().parse_args(flags))
+    tiles = script.plan(*script.main.parse(flags))
     severities = [severity for *_, severity in tiles]
     counts, _ = np.histogram(severities, bins=4, range=(0.0, 0.2))
     assert counts.sum() == 400

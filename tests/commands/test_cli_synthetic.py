@@ -22,6 +22,8 @@ from guided_diffusion import synthetic_datasets
 from guided_diffusion.models.domains import POINTS, load_domain
 from guided_diffusion.synthetic_datasets import Synthetic2DType
 from guided_diffusion.translation import walks
+from guided_diffusion.translation.predictor import Predictor
+from guided_diffusion.translation.settings import CONVENTIONS, WalkSettings
 
 TRAIN, SAMPLE = "synthetic_train", "synthetic_sample"
 TRANSLATE, CYCLE = "synthetic_translation", "synthetic_cycle"
@@ -126,9 +128,9 @@ def test_the_cycle_goes_on_from_the_translation_and_reports_its_distances(models
 @pytest.mark.parametrize("name", STAGES)
 def test_the_level_convention_is_that_of_the_encoding(models, tmp_path, name):
     domains = [load_domain_2d(models / f"log2D{task}", "20") for task in (0, 1)]
-    for convention in walks.CONVENTIONS:
-        engine = walks.Engine(level_convention=convention, max_batch=10000)
-        ends = [walks.Predictor(domain, engine) for domain in domains]
+    for convention in CONVENTIONS:
+        engine = WalkSettings(level_convention=convention)
+        ends = [Predictor(domain, max_batch=10000) for domain in domains]
         arrays = moved(name, models, tmp_path / convention, "--level_convention", convention)
         points = torch.from_numpy(arrays["source"])
         latents, target = walks.translate(*ends, points, engine)

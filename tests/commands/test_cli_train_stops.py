@@ -9,7 +9,8 @@ from support.cli import call, read_csv, snapshot, succeed
 
 from guided_diffusion.models import checkpoint
 from guided_diffusion.runtime import command
-from guided_diffusion.training.loop_log import drop_later_rows
+from guided_diffusion.runtime.run_log import drop_later_rows
+from guided_diffusion.training import training_run
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def asked_at_once(monkeypatch):
     """The next training is asked to stop before its first step is done."""
     stop = command.StopSignal()
     stop.asked = True
-    monkeypatch.setattr(command, "StopSignal", lambda: stop)
+    monkeypatch.setattr(training_run, "StopSignal", lambda: stop)
     return stop
 
 

@@ -5,26 +5,31 @@ from support.cli import draw_images
 from support.reference_images import blurred_noise
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
-from guided_diffusion.config.translation_options import PRESETS
+from guided_diffusion.config.network_settings import ModelSettings
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.generation import cost
 from guided_diffusion.generation.export import Exporter
-from guided_diffusion.models.domains import IMAGE
+from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.sequences import Recipe, Sequences
-from guided_diffusion.translation.walks import Engine, Predictor, decode
+from guided_diffusion.translation.settings import (
+    PRESETS,
+    BatchSettings,
+    DepthSettings,
+    WalkSettings,
+)
+from guided_diffusion.translation.walks import decode
 
 AMOUNT, STEPS = 4, 40
-ENGINES = {
-    name: {k: min(v, 9) if k.endswith("_steps") else v for k, v in preset.items()}
-    for name, preset in PRESETS.items()
-}
-TINY = IMAGE.defaults() | {
-    "image_size": 16,
-    "num_channels": 32,
-    "num_res_blocks": 0,
-    "channel_mult": "1",
-    "num_heads": 2,
-    "attention_resolutions": "16",
-}
+ENGINES = {name: WalkSettings(preset=name).resolved(9) for name in PRESETS}
+PROCESS = ProcessSettings()
+TINY = ModelSettings(
+    image_size=16,
+    num_channels=32,
+    num_res_blocks=0,
+    channel_mult="1",
+    num_heads=2,
+    attention_resolutions="16",
+)
 
 
 @pytest.fixture
@@ -44,23 +49,23 @@ def planned(pair, recipe):
 @pytest.mark.parametrize("preset", ENGINES)
 @pytest.mark.parametrize("policy", ["uniform", "even", "add"])
 def test_forwards_are_those_that_the_networks_then_make(pair, files, preset, policy):
-    recipe = Recipe(AMOUNT, policy, batch_size=2, engine=Engine(**ENGINES[preset], max_batch=3))
+    recipe = Recipe(DepthSettings(AMOUNT, policy), ENGINES[preset], BatchSettings(2, 3))
     plan = planned(pair, recipe)
     sequences = Sequences(*pair, files, recipe)
     made = [s.depths.values for s in sequences]
     assert sequences.encoder.forwards == len(files) * plan.encoding
-    known = sum(cost.decoding_forwards(pair[1].diffusion, recipe.engine, d) for d in made)
+    known = sum(cost.decoding_forwards(pair[1].diffusion, recipe.walk, d) for d in made)
     assert sequences.decoder.forwards == known <= len(files) * plan.bound
     assert plan.total == plan.encoding + plan.decoding
     if policy == "uniform":
         assert known == len(files) * plan.decoding and plan.bound == plan.decoding
     else:
-        assert plan.decoding < plan.bound == AMOUNT * (recipe.engine.decode_steps or STEPS)
+        assert plan.decoding < plan.bound == AMOUNT * (recipe.walk.decode_steps or STEPS)
 
 
-@pytest.mark.parametrize("engine", [Engine(), Engine(**ENGINES["fast"])])
+@pytest.mark.parametrize("engine", [ENGINES["published"], ENGINES["fast"]])
 def test_forwards_of_depths_of_which_some_are_clean_or_between_two_levels(pair, engine):
-    depths, predict = [0, 1, 2, 17, 40, 40], Predictor(pair[1], engine)
+    depths, predict = [0, 1, 2, 17, 40, 40], Predictor(pair[1])
     for d in depths:
         decode(predict, blurred_noise(0, 16), [d], engine)
     assert cost.decoding_forwards(pair[1].diffusion, engine, depths) == predict.forwards
@@ -83,24 +88,24 @@ def test_flops_are_those_of_a_count_by_hand():
         + attention  # the way up, of one block with its skip
         + 9 * width * 3 * pixels  # the last layer
     )
-    assert cost.flops(TINY) == 2 * multiplications
+    assert cost.flops(TINY, PROCESS) == 2 * multiplications
 
 
 @pytest.mark.parametrize(
     "flags", [{"class_cond": True}, {"use_fp16": True}, {"use_new_attention_order": True}]
 )
 def test_flops_do_not_depend_on_how_a_network_is_stored(flags):
-    assert cost.flops(TINY | flags) == cost.flops(TINY)
+    assert cost.flops(TINY.replace(**flags), PROCESS) == cost.flops(TINY, PROCESS)
 
 
 def test_a_network_that_no_memory_holds_is_counted():
-    wide = TINY | {"num_channels": 2**17, "num_head_channels": 64}
-    assert cost.flops(wide) > 1e14
+    wide = TINY.replace(num_channels=2**17, num_head_channels=64)
+    assert cost.flops(wide, PROCESS) > 1e14
 
 
 @pytest.mark.parametrize("arrays", [{}, {"save_latents": True}, {"save_npy": False}])
 def test_bytes_of_arrays_are_exact_and_of_pictures_near(pair, files, tmp_path, arrays):
-    recipe = Recipe(AMOUNT, "uniform", engine=Engine(**ENGINES["draft"]))
+    recipe = Recipe(DepthSettings(AMOUNT, "uniform"), ENGINES["draft"])
     exporter = Exporter(tmp_path / "t", ("a", "b"), recipe, len(files), **arrays)
     sequences = Sequences(*pair, files, recipe)
     exporter.prepare(files, sequences.tile)

@@ -1,6 +1,5 @@
 """The embedded demo: it runs with no flag at all, and its sequences grow more severe."""
 
-import argparse
 import csv
 
 import numpy as np
@@ -11,6 +10,8 @@ from support.cli import succeed, working_directory
 from guided_diffusion.data.drawn_tissue import severity_of
 from guided_diffusion.errors import UserError
 from guided_diffusion.generation import demo
+from guided_diffusion.generation.settings import SequenceSettings
+from guided_diffusion.translation.settings import BatchSettings, DepthSettings
 
 SEQUENCES = "frequency_generating_m_samples"
 
@@ -46,12 +47,17 @@ def test_the_way_back_starts_from_drawn_carcinoma_and_grows_less_severe(tmp_path
 def test_a_part_of_models_and_data_is_not_enough(missing):
     named = {name: "" if name == missing else "place" for name in demo.PLACES}
     with pytest.raises(UserError, match=f"{missing}: expected together with --"):
-        demo.fill_in(argparse.Namespace(**named), set())
+        demo.fill_in(SequenceSettings(**named))
 
 
 def test_given_flags_stay():
-    args = argparse.Namespace(**dict.fromkeys([*demo.PLACES, *demo.FLAGS], ""), amount=3)
-    args.source = "polyp"
-    demo.fill_in(args, {"source", "amount"})
-    assert (args.source, args.target, args.amount) == ("polyp", "carcinoma", 3)
-    assert args.data_dir == str(demo.FOLDER / "source")
+    given = SequenceSettings(source="polyp"), DepthSettings(amount=3, depth_policy="uniform")
+    asked, depths, batches = demo.fill_in(*given, BatchSettings())
+    assert (asked.source, asked.target, asked.num_images) == ("polyp", "carcinoma", 2)
+    assert (depths.amount, depths.depth_policy, batches.batch_size) == (3, "uniform", 2)
+    assert asked.data_dir == str(demo.FOLDER / "source") and given[0].data_dir == ""
+
+
+def test_nothing_changes_where_all_is_named():
+    given = SequenceSettings(**dict.fromkeys(demo.PLACES, "place")), DepthSettings()
+    assert demo.fill_in(*given) == given

@@ -16,6 +16,7 @@ from guided_diffusion.errors import UserError
 from guided_diffusion.generation.export import Exporter, complete_sequences
 from guided_diffusion.translation.depth_policies import Depths
 from guided_diffusion.translation.sequences import ImageSequence, Recipe
+from guided_diffusion.translation.settings import DepthSettings
 from guided_diffusion.translation.soft_labels import soft_label
 
 AMOUNT = 3
@@ -45,7 +46,11 @@ def sequence(index, channels=3, amount=AMOUNT, source_file=""):
 @pytest.fixture
 def exporter(tmp_path):
     def build(**changes):
-        arguments = {"names": ("polyp", "tumour"), "recipe": Recipe(amount=AMOUNT), "count": 4}
+        arguments = {
+            "names": ("polyp", "tumour"),
+            "recipe": Recipe(DepthSettings(AMOUNT)),
+            "count": 4,
+        }
         provenance = {"source_model": "s.pt", "target_model": "t.pt"}
         return Exporter(tmp_path / "t", **arguments | {"provenance": provenance} | changes)
 

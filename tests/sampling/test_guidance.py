@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from guided_diffusion.runtime.random_streams import generator
 
 from guided_diffusion import logger
+from guided_diffusion.config.network_settings import ModelSettings
 from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.random_streams import generator
 from guided_diffusion.sampling.guidance import Guided, classifier_gradient
 from guided_diffusion.script_util import create_gaussian_diffusion
 from guided_diffusion.training.classifier_training import ClassifierLoop
@@ -178,22 +179,22 @@ def test_an_unconditional_model_is_not_told_the_labels_but_the_classifier_is(toy
         told.append(kwargs)
         return x
 
-    args = {"class_cond": False}
-    classifier = SimpleNamespace(model=toy.classifier, args={"out_channels": 2})
-    guided = Guided(SimpleNamespace(model=network, args=args), classifier)
+    settings = SimpleNamespace(class_cond=False)
+    classifier = SimpleNamespace(model=toy.classifier, num_classes=2)
+    guided = Guided(SimpleNamespace(model=network, network=settings), classifier)
     x, y = torch.zeros(1, 1, SIDE, SIDE), torch.tensor([1])
     guided.model(x, torch.tensor([3]), y=y)
     assert told == [{}] and guided.num_classes == 2
     assert guided.cond_fn(x, torch.tensor([3]), y).abs().sum() > 0
-    args["class_cond"] = True
+    settings.class_cond = True
     guided.model(x, torch.tensor([3]), y=y)
     assert told[1:] == [{"y": y}]
 
 
 def test_classes_that_one_network_does_not_know_are_refused():
     model = SimpleNamespace(num_classes=5)
-    domain = SimpleNamespace(model=model, args={"class_cond": True})
-    classifier = SimpleNamespace(args={"out_channels": 3})
+    domain = SimpleNamespace(model=model, network=ModelSettings(class_cond=True))
+    classifier = SimpleNamespace(num_classes=3)
     assert Guided(domain, None).num_classes == 5 and Guided(domain, None).cond_fn is None
     Guided(domain, classifier).check_classes("classes", [0, 2])
     for number in (3, -1):

@@ -8,6 +8,7 @@ from support.reference_images import reference_add, reference_searches
 from guided_diffusion.errors import UserError
 from guided_diffusion.fourier_trans import get_adaptive_list
 from guided_diffusion.translation import depth_policies
+from guided_diffusion.translation.settings import DepthSettings
 
 SEARCHES = sorted(
     key.rpartition("/")[0] for key in reference_add() if key.startswith("get_adaptive_list")
@@ -23,7 +24,7 @@ def test_reference_searches(case):
 @pytest.mark.parametrize("case", ["pipe1000", "pipe_respaced"])
 def test_reference_pipelines(case):
     noisiest_first, expected = (reference_add()[f"{case}/{n}"] for n in ("magnitudes", "depths"))
-    chosen = depth_policies.choose("add", noisiest_first[::-1, None], len(expected))
+    chosen = depth_policies.add(noisiest_first[::-1, None], len(expected))
     assert chosen == depth_policies.Depths(tuple(expected.tolist()), fallback=False)
 
 
@@ -50,7 +51,7 @@ def test_falling_lists_fall_back_or_end_in_neighbours(length, expected):
 
 def test_a_feature_that_falls_with_depth_is_searched():
     falling = np.arange(999.0, -1, -1)[:, None]  # the search gets it noisiest first: rising
-    chosen = depth_policies.choose("add", falling, 9)
+    chosen = depth_policies.add(falling, 9)
     assert chosen == depth_policies.Depths(tuple(range(111, 1000, 111)), fallback=False)
 
 
@@ -78,14 +79,14 @@ def test_the_list_keeps_what_the_search_wrote():
 
 def test_the_policy_leaves_its_features_alone():
     features = np.array([1.0, 2.0, 4.0, 8.0])[:, None]
-    depth_policies.choose("add", features, 2)
+    depth_policies.add(features, 2)
     assert features[:, 0].tolist() == [1, 2, 4, 8]
 
 
 @given(st.integers(1, 300), st.data())
 def test_uniform_depths_rise_evenly_to_full_depth(total, data):
     amount = data.draw(st.integers(1, total))
-    values = depth_policies.choose("uniform", np.zeros((total, 1)), amount).values
+    values = depth_policies.uniform(np.zeros((total, 1)), amount).values
     gaps = np.diff([0, *values])
     assert len(values) == amount
     assert values[-1] == total
@@ -96,7 +97,7 @@ def test_uniform_depths_rise_evenly_to_full_depth(total, data):
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60), st.data())
 def test_add_depths_stay_within_the_walk_and_never_fall(features, data):
     amount = data.draw(st.integers(1, len(features)))
-    chosen = depth_policies.choose("add", np.array(features)[:, None], amount)
+    chosen = depth_policies.add(np.array(features)[:, None], amount)
     assert len(chosen.values) == amount
     assert 0 <= min(chosen.values) <= max(chosen.values) < len(features)
     assert list(chosen.values) == sorted(chosen.values)
@@ -110,7 +111,7 @@ CURVES = arrays(
 @given(CURVES, st.data())
 def test_even_depths_rise_strictly_to_full_depth_whatever_the_curve(features, data):
     amount = data.draw(st.integers(1, len(features)))
-    chosen = depth_policies.choose("even", features, amount)
+    chosen = depth_policies.even(features, amount)
     assert not chosen.fallback
     assert len(chosen.values) == amount
     assert chosen.values[-1] == len(features)
@@ -120,7 +121,7 @@ def test_even_depths_rise_strictly_to_full_depth_whatever_the_curve(features, da
 @given(CURVES)
 def test_as_many_even_depths_as_levels_are_all_of_them(features):
     every = tuple(range(1, len(features) + 1))
-    assert depth_policies.choose("even", features, len(features)).values == every
+    assert depth_policies.even(features, len(features)).values == every
 
 
 @given(st.lists(st.integers(1, 9), min_size=20, max_size=80), st.integers(1, 5))
@@ -129,7 +130,7 @@ def test_even_depths_part_the_arc_length_to_within_a_piece(pieces, amount):
     signs = np.where(np.arange(len(pieces)) % 2, 1, -1)
     curve = np.cumsum([0, *signs * pieces])[:, None]
     covered = np.cumsum([0, *pieces])
-    values = depth_policies.choose("even", curve, amount).values
+    values = depth_policies.even(curve, amount).values
     for i, value in enumerate(values[:-1], start=1):
         beyond = covered[value - 1] - covered[-1] * i / amount
         assert 0 <= beyond < max(pieces)
@@ -137,15 +138,22 @@ def test_even_depths_part_the_arc_length_to_within_a_piece(pieces, amount):
 
 def test_even_depths_are_close_where_the_feature_changes_fast():
     curve = np.concatenate([np.zeros(50), np.linspace(0, 1, 21), np.ones(29)])[:, None]
-    assert depth_policies.choose("even", curve, 4).values == (56, 61, 66, 100)
+    assert depth_policies.even(curve, 4).values == (56, 61, 66, 100)
 
 
-@pytest.mark.parametrize("amount", [0, 11])
-def test_amounts_outside_the_walk_are_refused(amount):
-    with pytest.raises(UserError, match=f"amount: expected 1 to 10 .* got {amount}"):
-        depth_policies.choose("add", np.zeros((10, 1)), amount)
+@pytest.mark.parametrize(("amount", "expected"), [(0, "at least 1"), (11, "1 to 10 ")])
+def test_amounts_outside_the_walk_are_refused(amount, expected):
+    with pytest.raises(UserError, match=f"amount: expected .*{expected}.* got {amount}"):
+        DepthSettings(amount).choose(np.zeros((10, 1)))
+
+
+@pytest.mark.parametrize("policy", depth_policies.POLICIES)
+def test_settings_choose_by_their_policy(policy):
+    features = np.linspace(0, 1, 30)[:, None] ** 2
+    found = DepthSettings(4, policy).choose(features.copy())
+    assert found == depth_policies.POLICIES[policy](features, 4)
 
 
 def test_unknown_policies_are_refused():
     with pytest.raises(UserError, match="depth_policy: .*'adaptive'"):
-        depth_policies.choose("adaptive", np.zeros((1, 1)), 1)
+        DepthSettings(1, "adaptive")

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from guided_diffusion.config.network_settings import PointNetworkSettings
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.models.domains import Domain
-from guided_diffusion.script_util import create_gaussian_diffusion, model_and_diffusion_defaults_2d
+from guided_diffusion.script_util import create_gaussian_diffusion
 from guided_diffusion.translation import point_translation, sequences, walks
+from guided_diffusion.translation.predictor import Predictor
+from guided_diffusion.translation.settings import CONVENTIONS, WalkSettings
 
 
 def gaussian(spread, respacing=""):
@@ -23,8 +27,10 @@ def gaussian(spread, respacing=""):
             a = torch.from_numpy(levels)[t].float()[:, None]
             return x * (1 - a).sqrt() / (a * torch.tensor(spread) ** 2 + 1 - a)
 
-    args = model_and_diffusion_defaults_2d() | flags
-    return Domain(Exact(), diffusion, "exact", Path(f"{spread}.pt"), args)
+    process = ProcessSettings(**flags)
+    return Domain(
+        Exact(), diffusion, "exact", Path(f"{spread}.pt"), PointNetworkSettings(), process
+    )
 
 
 SOURCE, TARGET = (0.3, 1.0), (1.2, 0.6)
@@ -34,13 +40,13 @@ def cycle(convention, respacing=""):
     """Points at the start, then at the four stages of a cycle."""
     source, target = gaussian(SOURCE, respacing), gaussian(TARGET, respacing)
     points = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor(SOURCE)
-    engine = walks.Engine(level_convention=convention, max_batch=500)
-    ends = [walks.Predictor(domain, engine) for domain in (source, target)]
+    engine = WalkSettings(level_convention=convention)
+    ends = [Predictor(domain, max_batch=500) for domain in (source, target)]
     there = walks.translate(*ends, points, engine)
     return points, *there, *walks.translate(*ends[::-1], there[1], engine)
 
 
-@pytest.mark.parametrize("convention", walks.CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_points_of_one_gaussian_become_the_other_through_white_noise(convention):
     points, latents, moved, *_ = cycle(convention)
     scale = torch.tensor(TARGET) / torch.tensor(SOURCE)
@@ -51,12 +57,12 @@ def test_points_of_one_gaussian_become_the_other_through_white_noise(convention)
 def test_the_cycle_closes_better_with_more_steps_and_with_aligned_levels():
     error = {
         (convention, steps): point_translation.round_trip(points.numpy(), returned.numpy())
-        for convention in walks.CONVENTIONS
+        for convention in CONVENTIONS
         for steps in ("50", "200", "")
         for points, *_, returned in [cycle(convention, steps)]
     }
     for measure in ("mean", "max"):
-        for convention in walks.CONVENTIONS:
+        for convention in CONVENTIONS:
             coarse, medium, fine = (error[convention, s][measure] for s in ("50", "200", ""))
             assert fine < 0.5 * medium < 0.25 * coarse
         for steps in ("50", "200", ""):

@@ -6,7 +6,9 @@ from support.reference_images import blurred_noise
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
 from guided_diffusion.errors import UserError
-from guided_diffusion.translation import sequences, walks
+from guided_diffusion.translation import sequences
+from guided_diffusion.translation.sequences import Recipe
+from guided_diffusion.translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 STEPS = "40"
 
@@ -29,8 +31,9 @@ def files(tmp_path):
 )
 def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy, feature):
     alone, together = (
-        list(sequences.Sequences(*pair, files, sequences.Recipe(4, policy, feature, n, engine)))
-        for n, engine in ((1, walks.Engine(max_batch=64)), (3, walks.Engine(max_batch=2)))
+        list(sequences.Sequences(*pair, files, Recipe(depths, batches=BatchSettings(n, most))))
+        for depths in [DepthSettings(4, policy, feature)]
+        for n, most in ((1, 64), (3, 2))
     )
     assert len(alone) == len(together) == 5
     for one, other in zip(alone, together, strict=True):
@@ -44,7 +47,7 @@ def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy, fe
 
 
 def test_labels_and_timesteps_of_a_sequence(pair, files):
-    (found,) = sequences.Sequences(*pair, files[:1], sequences.Recipe(4, "uniform"))
+    (found,) = sequences.Sequences(*pair, files[:1], Recipe(DepthSettings(4, "uniform")))
     assert found.depths.values == (10, 20, 30, 40)
     assert found.timesteps == [int(pair[0].diffusion.timestep_map[d - 1]) for d in (10, 20, 30, 40)]
     assert found.labels == [(0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0.0, 1.0)]
@@ -54,19 +57,22 @@ def test_labels_and_timesteps_of_a_sequence(pair, files):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"amount": 41}, "amount: expected 1 to 40 .* got 41"),
-        ({"depth_policy": "odd"}, "depth_policy: .*'odd'"),
-        ({"depth_feature": "colour"}, "depth_feature: .*'colour'"),
-        ({"depth_feature": "power"}, "depth_feature: .*is defined on magnitude, got 'power'"),
-        ({"engine": walks.Engine("euler", level_convention="aligned")}, "solver: .*'euler'"),
+        (lambda: {"depths": DepthSettings(41)}, "amount: expected 1 to 40 .* got 41"),
+        (lambda: {"depths": DepthSettings(depth_policy="odd")}, "depth_policy: .*'odd'"),
+        (lambda: {"depths": DepthSettings(depth_feature="colour")}, "depth_feature: .*'colour'"),
+        (
+            lambda: {"depths": DepthSettings(depth_feature="power")},
+            "depth_feature: .*is defined on magnitude, got 'power'",
+        ),
+        (lambda: {"walk": WalkSettings(solver="euler")}, "solver: .*'euler'"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused_before_a_forward(pair, files, changes, message):
     with pytest.raises(UserError, match=message):
-        sequences.Sequences(*pair, files, sequences.Recipe(**changes))
+        sequences.Sequences(*pair, files, Recipe(**changes()))
 
 
 def test_domains_of_different_processes_are_refused(pair, files):
     other = domain(ReferenceTarget(), 16, "50")
     with pytest.raises(UserError, match="timestep_respacing: .*'40'.*'50'"):
-        sequences.Sequences(pair[0], other, files, sequences.Recipe())
+        sequences.Sequences(pair[0], other, files, Recipe())

@@ -1,7 +1,5 @@
 """Walks: against the published pipeline, closed forms, and one another."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,21 +7,15 @@ from support.reference_images import blurred_noise, reference_add
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
 from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.settings import ExecutionSettings
 from guided_diffusion.translation import depth_policies
-from guided_diffusion.translation.walks import (
-    Engine,
-    Predictor,
-    at_every_depth,
-    decode,
-    decode_moves,
-    encode,
-    encode_moves,
-    levels,
-    walk,
-)
+from guided_diffusion.translation.moves import decode_moves, encode_moves, levels
+from guided_diffusion.translation.predictor import Predictor
+from guided_diffusion.translation.settings import WalkSettings
+from guided_diffusion.translation.walks import at_every_depth, decode, encode, follow
 
-PUBLISHED, ALIGNED = Engine(), Engine(level_convention="aligned")
-FEW = Engine("dpmpp", 3, 12, 8, "mixed", "aligned")
+PUBLISHED, ALIGNED = WalkSettings(), WalkSettings(level_convention="aligned")
+FEW = ALIGNED.replace(solver="dpmpp", solver_order=3, encode_steps=12, decode_steps=8)
 SPREAD = 0.5  # of the Gaussian data of the analytic oracle
 
 
@@ -39,9 +31,9 @@ def pair():
 def test_reference_pipeline(case, size, respacing, seed):
     expected = {k.rpartition("/")[2]: v for k, v in reference_add().items() if case + "/" in k}
     source, target = (domain(net(), size, respacing) for net in (ReferenceSource, ReferenceTarget))
-    encoder, decoder = (Predictor(d, PUBLISHED) for d in (source, target))
+    encoder, decoder = (Predictor(d) for d in (source, target))
     trajectory, features = encode(encoder, blurred_noise(seed, size), PUBLISHED)
-    chosen = depth_policies.choose("add", features[0], len(expected["depths"]))
+    chosen = depth_policies.add(features[0], len(expected["depths"]))
     latents = trajectory.at(0, chosen.values)
     images = decode(decoder, latents, chosen.values, PUBLISHED)
 
@@ -56,28 +48,28 @@ def test_reference_pipeline(case, size, respacing, seed):
     assert decoder.forwards == sum(chosen.values)
 
 
-@pytest.mark.parametrize("engine", [PUBLISHED, FEW, replace(FEW, solver="ddim")])
+@pytest.mark.parametrize("engine", [PUBLISHED, FEW, FEW.replace(solver="ddim")])
 def test_wavefront_decode_equals_decoding_each_depth_alone(pair, engine):
     latents = torch.cat([blurred_noise(seed, 16) for seed in range(5)])
     depths = [7, 40, 0, 7, 23]
-    several = Predictor(pair[1], replace(engine, max_batch=3))
+    several = Predictor(pair[1], max_batch=3)
     together = decode(several, latents, depths, engine)
     for i, d in enumerate(depths):
-        alone = decode(Predictor(pair[1], engine), latents[i : i + 1], [d], engine)
+        alone = decode(Predictor(pair[1]), latents[i : i + 1], [d], engine)
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
 def test_decoding_from_a_depth_is_the_end_of_the_walk_from_noise(pair):
     latent, process = blurred_noise(0, 16), pair[1].diffusion
     moves = decode_moves(process, PUBLISHED)[40 - 7 :]
-    *_, (expected, _) = walk(Predictor(pair[1], PUBLISHED), latent, moves, PUBLISHED.decoding)
-    found = decode(Predictor(pair[1], PUBLISHED), latent, [7], PUBLISHED)
+    *_, (expected, _) = follow(Predictor(pair[1]), latent, moves, PUBLISHED.decoding)
+    found = decode(Predictor(pair[1]), latent, [7], PUBLISHED)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_encoding_equals_the_published_loop(pair):
     image = blurred_noise(5, 16)
-    trajectory, features = encode(Predictor(pair[0], PUBLISHED), image, PUBLISHED)
+    trajectory, features = encode(Predictor(pair[0]), image, PUBLISHED)
     process, network = pair[0].diffusion, pair[0].model
     expected = process.ddim_reverse_sample_loop(network, image, clip_denoised=False, diffway_end=9)
     torch.testing.assert_close(trajectory.at(0, [9]), expected, atol=1e-5, rtol=0)
@@ -142,7 +134,7 @@ def test_aligned_levels_close_the_round_trip_better_than_the_published_ones(gaus
     exact, images = gaussian
     error = {}
     for engine in (PUBLISHED, ALIGNED):
-        predict = Predictor(exact, engine)
+        predict = Predictor(exact)
         trajectory, _ = encode(predict, images, engine)
         for depth_ in (100, 600):
             latents = torch.cat([trajectory.at(i, [depth_]) for i in range(4)])
@@ -159,8 +151,8 @@ def test_forty_steps_of_a_higher_order_end_nearer_to_the_exact_flow(gaussian, de
     flow = images * np.sqrt(level * SPREAD**2 + 1 - level) / SPREAD
     error = []
     for order in (1, 2, 3):
-        engine = Engine("dpmpp", order, 40, 40, "mixed", "aligned")
-        trajectory, _ = encode(Predictor(exact, engine), images, engine)
+        engine = FEW.replace(solver_order=order, encode_steps=40, decode_steps=40)
+        trajectory, _ = encode(Predictor(exact), images, engine)
         # 137 is no level that forty steps visit: the solver interpolates.
         error.append(rms(trajectory.at(0, [depth_]) - flow[0]))
     assert error[2] < 0.5 * error[1] < 0.25 * error[0] < 0.02
@@ -172,8 +164,10 @@ def test_an_encoding_can_follow_the_noise_in_place_of_the_clean_image(gaussian):
     flow = images * np.sqrt(level * SPREAD**2 + 1 - level) / SPREAD
     ends = {}
     for prediction in ("data", "noise"):
-        engine = Engine("dpmpp", 2, 40, 40, "mixed", "aligned", encode_prediction=prediction)
-        trajectory, _ = encode(Predictor(exact, engine), images, engine)
+        engine = FEW.replace(
+            solver_order=2, encode_steps=40, decode_steps=40, encode_prediction=prediction
+        )
+        trajectory, _ = encode(Predictor(exact), images, engine)
         ends[prediction] = trajectory.at(0, [600])
         assert rms(ends[prediction] - flow[0]) < 0.02
     assert not torch.equal(*ends.values())
@@ -189,10 +183,7 @@ def test_features_between_visited_depths_are_interpolated():
 @pytest.mark.parametrize("engine", [ALIGNED, FEW])
 def test_a_large_trajectory_goes_to_a_file_and_holds_the_same(pair, engine):
     images = torch.cat([blurred_noise(seed, 16) for seed in range(2)])
-    kept, filed = (
-        encode(Predictor(pair[0], engine), images, replace(engine, trajectory_memory=gb))[0]
-        for gb in (1, 1e-6)
-    )
+    kept, filed = (encode(Predictor(pair[0]), images, engine, memory_gb=gb)[0] for gb in (1, 1e-6))
     assert isinstance(filed.states, np.memmap)
     assert not isinstance(kept.states, np.memmap)
     assert torch.equal(kept.at(1, range(41)), filed.at(1, range(41)))
@@ -207,8 +198,8 @@ def test_a_device_that_runs_out_of_memory_gets_half_as_many_images(pair):
 
     small = domain(Small(), 16, "40")
     images, t = torch.cat([blurred_noise(seed, 16) for seed in range(7)]), torch.arange(7)
-    predict = Predictor(small, PUBLISHED)
-    torch.testing.assert_close(predict(images, t), Predictor(pair[0], PUBLISHED)(images, t))
+    predict = Predictor(small)
+    torch.testing.assert_close(predict(images, t), Predictor(pair[0])(images, t))
     assert (predict.max_batch, predict.forwards) == (2, 7)
 
 
@@ -236,16 +227,16 @@ class Noting(ReferenceTarget):
 )
 def test_a_cpu_gets_forwards_of_few_sizes(most, images, sizes):
     network = Noting()
-    predict = Predictor(domain(network, 16, "40"), replace(PUBLISHED, max_batch=most))
+    predict = Predictor(domain(network, 16, "40"), max_batch=most)
     predict(torch.zeros(images, 3, 16, 16), torch.zeros(images, dtype=torch.long))
     assert network.met == sizes
 
 
 def test_compiled_networks_meet_few_sizes_and_say_the_same(pair):
-    network, engine = Noting(), replace(FEW, max_batch=12, compile=True)
-    predict, depths = Predictor(domain(network, 16, "40"), engine), list(range(1, 39, 2))
+    network, engine, compiled = Noting(), FEW, ExecutionSettings(compile=True)
+    predict, depths = Predictor(domain(network, 16, "40"), compiled, 12), list(range(1, 39, 2))
     latents = torch.cat([blurred_noise(seed, 16) for seed in range(len(depths))])
-    plain = Predictor(pair[1], replace(engine, compile=False))
+    plain = Predictor(pair[1], max_batch=12)
     found, expected = (decode(p, latents, depths, engine) for p in (predict, plain))
     torch.testing.assert_close(found, expected)
     assert set(network.met) <= {1, 2, 4, 8, 12} and 12 in network.met
@@ -258,7 +249,7 @@ def test_a_device_without_room_for_one_image_says_so(pair):
             raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(torch.cuda.OutOfMemoryError, match="full"):
-        Predictor(domain(Full(), 16, "40"), PUBLISHED)(blurred_noise(0, 16), torch.zeros(1).long())
+        Predictor(domain(Full(), 16, "40"))(blurred_noise(0, 16), torch.zeros(1).long())
 
 
 @pytest.mark.parametrize(
@@ -273,10 +264,10 @@ def test_a_device_without_room_for_one_image_says_so(pair):
 )
 def test_engines_that_cannot_work_are_refused(pair, changes, message):
     with pytest.raises(UserError, match=message):
-        encode_moves(pair[0].diffusion, replace(FEW, **changes))
+        encode_moves(pair[0].diffusion, FEW.replace(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"solver": "dpmpp"}, {"encode_steps": 9}])
 def test_the_published_levels_go_with_the_published_solver_only(pair, changes):
     with pytest.raises(UserError, match=f"{min(changes)}: .* add --level_convention aligned"):
-        encode_moves(pair[0].diffusion, replace(PUBLISHED, **changes))
+        encode_moves(pair[0].diffusion, PUBLISHED.replace(**changes))
