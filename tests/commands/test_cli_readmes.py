@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.cli import command, draw_images, launch, picture, read_csv
 
-DRIVER = Path(__file__).with_name("readme_commands.py")
+DRIVER = Path(__file__).parents[1] / "support" / "readme_commands.py"
 COUNT = 4  # images, of two classes
 
 

@@ -1,6 +1,6 @@
 """Run the commands of the four upstreams' readmes, scaled down, one after the other.
 
-    python tests/readme_commands.py FOLDER
+    python tests/support/readme_commands.py FOLDER
 
 FOLDER holds `images`, named by class. Each command is written as in its readme, sizes and
 iterations apart; upstream's scripts log to OPENAI_LOGDIR, and so to folders below FOLDER. The
@@ -10,7 +10,7 @@ commands run in one process (or one group of ranks), which saves starting it for
 import os
 import sys
 
-from support.cli import load_script
+from cli import load_script  # a script finds what lies beside it
 
 from guided_diffusion import dist_util
 
