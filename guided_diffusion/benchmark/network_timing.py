@@ -24,7 +24,7 @@ from ..config.options import DiffusionOptions, ModelOptions, RunOptions, TrainOp
 from ..data.image_datasets import ImageDataset, load_data
 from ..data.image_files import list_image_files
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..generation import cost, demo
 from ..models.domains import load_domain
 from ..models.script_util import create_model_and_diffusion
@@ -147,7 +147,8 @@ def train(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
     """
     start, asked = time.perf_counter(), network_flags(args, given)
     args.data_dir = args.data_dir or str(demo.PLACES["data_dir"])
-    count = len(list_image_files(args.data_dir))
+    with blame("data_dir"):
+        count = len(list_image_files(args.data_dir))
     if count < args.batch_size:
         raise ArgumentError(
             "batch_size", f"expected at most the {count} images there are, got {args.batch_size}"

@@ -18,14 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from ..config import flags
 from ..config.flags import args_to_dict
 from ..config.options import DiffusionOptions
 from ..config.translation_options import PRESETS
-from ..data.image_files import list_image_files, load_tile, to_model_range
+from ..data.image_formats import open_images
+from ..data.image_source import ImageSource
+from ..errors import blame
 from ..generation import cost, demo
 from ..models.domains import Domain, load_domain
 from ..models.script_util import create_gaussian_diffusion, create_model_and_diffusion
@@ -101,15 +102,17 @@ def search_depths(source: Domain, args: argparse.Namespace) -> Depths:
     """Return the depths of each image that the published search finds on a short encoding."""
     levels = source.diffusion.num_timesteps
     engine = replace(Engine(max_batch=args.max_batch), **PRESETS["fast"]).within(levels)
-    clean = to_model_range(np.stack(tiles(source, args.data_dir, args.num_images)))
+    images = open_first(source, args)
+    clean, _ = images.batch(range(len(images)))
     _, features = walks.encode(walks.Predictor(source, engine, "global"), clean, engine)
     return [depth_policies.choose("add", curve, args.amount).values for curve in features]
 
 
-def tiles(source: Domain, data_dir: str, count: int | None = None) -> list[np.ndarray]:
-    """Return the first images of a folder, [H, W, C] uint8 each, as the source model takes them."""
-    size, channels = source.args["image_size"], source.args["in_channels"]
-    return [load_tile(file, size, channels) for file in list_image_files(data_dir)[:count]]
+def open_first(source: Domain, args: argparse.Namespace) -> ImageSource:
+    """Open the first `num_images` of `data_dir`, as the source model takes them."""
+    with blame("data_dir"):
+        images = open_images(args.data_dir, source.args["image_size"], source.args["in_channels"])
+    return images.first(args.num_images)
 
 
 def shorter(depths: Depths, levels: int, whole: int) -> Depths:
@@ -151,20 +154,19 @@ def contestant(
 ) -> Callable[[int, Depths | None], Sequenced]:
     """Return what makes sequences on so many levels; None: of all images, searching the depths."""
     pair = domains(args, given)
+    images = open_first(pair[0], args)
     if name == BASELINE:
-        images = tiles(pair[0], args.data_dir, args.num_images)
         return partial(_published_sequences, pair, images, args.amount)
     engine = replace(Engine(max_batch=args.max_batch), **ENGINES[name])
     precision = execution.settle_precision(engine.precision, dist_util.dev())
     engine = replace(engine, precision=precision)
     recipe = Recipe(args.amount, batch_size=args.batch_size, engine=engine)
-    files = list_image_files(args.data_dir)[: args.num_images]
-    return partial(_our_sequences, pair, files, recipe)
+    return partial(_our_sequences, pair, images, recipe)
 
 
 def _published_sequences(
     pair: Sequence[Domain],
-    images: Sequence[np.ndarray],
+    images: ImageSource,
     amount: int,
     levels: int,
     depths: Depths | None = None,
@@ -173,22 +175,22 @@ def _published_sequences(
     wanted = [None] * len(images) if depths is None else depths
     with published.arithmetic(source.model, target.model):
         made = [
-            published.sequence(source, target, to_model_range(image[None]), amount, d)
-            for image, d in zip(images, wanted, strict=False)
+            published.sequence(source, target, images.batch([index])[0], amount, d)
+            for index, d in enumerate(wanted)
         ]
     return Sequenced([m.depths for m in made], sum(m.forwards for m in made))
 
 
 def _our_sequences(
     pair: Sequence[Domain],
-    files: Sequence[str],
+    images: ImageSource,
     recipe: Recipe,
     levels: int,
     depths: Depths | None = None,
 ) -> Sequenced:
     recipe = replace(recipe, engine=recipe.engine.within(levels))
     source, target = (on_levels(domain, levels) for domain in pair)
-    sequences = Sequences(source, target, files, recipe)
+    sequences = Sequences(source, target, images, recipe)
     if depths is None:
         depths = [made.depths.values for made in sequences]
     else:
@@ -200,7 +202,7 @@ def _walk(sequences: Sequences, depths: Depths) -> None:
     """Make what `sequences` would, but at given depths."""
     engine = sequences.recipe.engine
     for batch in Dealing(sequences.todo, sequences.recipe.batch_size):
-        clean = to_model_range(np.stack([sequences.tile(index) for index in batch]))
+        clean, _ = sequences.images.batch(batch)
         trajectory, _ = walks.encode(sequences.encoder, clean, engine)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])
         walks.decode(sequences.decoder, latents, sum((depths[i] for i in batch), ()), engine)

@@ -16,7 +16,8 @@ import torch as th
 
 from ..config.flags import names
 from ..config.translation_options import GRIDS, PRESETS
-from ..data.image_datasets import fixed_images
+from ..data.image_formats import open_images
+from ..errors import blame
 from ..evaluation.set_distances import psnr
 from ..generation import demo
 from ..models.domains import Domain, load_domain
@@ -41,7 +42,8 @@ def quality(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     places = args.source_model, args.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
     size, channels = source.args["image_size"], source.args["in_channels"]
-    tiles = fixed_images(args.data_dir, size, in_channels=channels)
+    with blame("data_dir"):
+        tiles = open_images(args.data_dir, size, channels)
     images, _ = tiles.batch(range(min(args.num_images, len(tiles))))
     print("\n".join(_head(len(images))), flush=True)
     converged, rows = None, []

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ..benchmark import ablation
 from ..config import flags, tool_options
-from ..data import report
-from ..data.image_datasets import fixed_images
-from ..errors import ArgumentError, UserError
+from ..data.image_formats import open_images
+from ..data.pictures import to_uint8
+from ..errors import ArgumentError, UserError, blame
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
 from ..runtime import atomic_files, command, dist_util, run_folder
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read the flags and find or draw the images.
     args = flags.create_parser(__doc__, tool_options.AblationOptions).parse_args(argv)
     dist_util.setup_dist(device=args.device)
-    atomic_files.make_folder(Path(args.out_dir))
+    with blame("out_dir"):
+        atomic_files.make_folder(Path(args.out_dir))
     folders = find_folders(args)
 
     # Train what is missing, several chains at once.
@@ -47,13 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         list(pool.map(lambda chain: train(chain, args, folders), ablation.trainings()))
 
     # Measure every row on the held-out images.
-    sets = [fixed_images(folders[place], args.image_size) for place in PLACES]
+    sets = []
+    for place in PLACES:
+        with blame(place):
+            sets.append(open_images(folders[place], args.image_size))
     batches = [images.batch(range(min(len(images), args.num_images)))[0] for images in sets]
     extractor = create_extractor(args.features, "", dist_util.dev())
-    tiles = [report.to_uint8(images) for images in batches]
+    tiles = [to_uint8(images) for images in batches]
     reference = ablation.features_of(extractor, tiles[1])
-    files = sets[2].local_images[: args.num_images]
-    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files, reference)
+    sources = sets[2].first(args.num_images)
+    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), sources, reference)
     recipe = Recipe(args.amount, "uniform", batch_size=16, engine=ENGINE)
     table, pictures = [], []
     for row in ablation.ROWS:

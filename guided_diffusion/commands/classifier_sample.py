@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..config import flags, options
+from ..errors import blame
 from ..runtime import atomic_files, command, dist_util, execution, logger
 from ..sampling import new_images
 from ..sampling.guidance import Guided, load_guided
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     guided.check_classes("classes", classes)
     labels = partial(new_images.random_labels, args.seed, classes=classes)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/classifier_samples")
-    atomic_files.make_folder(out_dir)
+    with blame("out_dir"):
+        atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw images on all ranks, and save them under upstream's name.

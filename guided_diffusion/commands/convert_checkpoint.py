@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..config import flags, tool_options
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
 from ..models import checkpoint, convert
 from ..runtime import atomic_files, command, logger, run_folder
 
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Save both.
     refuse_overwriting(file, record, output)
-    atomic_files.make_folder(output.parent, "output")
+    with blame("output"):
+        atomic_files.make_folder(output.parent)
     checkpoint.save_state(state, output)
     if record:
         with atomic_files.atomic_write(output.with_name("args.json"), "w") as target:

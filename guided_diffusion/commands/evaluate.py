@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import flags, tool_options
-from ..data.image_sets import ImageSet, open_set, refuse_unequal_sizes
+from ..data.image_formats import open_set, refuse_unequal_sizes
+from ..data.image_source import ImageSource
+from ..errors import blame
 from ..evaluation import set_distances
 from ..evaluation.feature_extractors import create_extractor
 from ..runtime import atomic_files, command, dist_util, run_folder
@@ -28,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = dist_util.dev()
 
     # Open both sets and the network that looks at them.
-    sets = [
-        open_set(path, name, args.image_size)
-        for path, name in ((args.reference, "REF"), (args.samples, "SAMPLES"))
-    ]
+    sets = []
+    for path, name in ((args.reference, "REF"), (args.samples, "SAMPLES")):
+        with blame(name):
+            sets.append(open_set(path, args.image_size))
     refuse_unequal_sizes(*sets)
     extractor = create_extractor(args.features, args.weights, device)
 
@@ -70,7 +72,7 @@ def create_argparser() -> argparse.ArgumentParser:
     return parser
 
 
-def describe(images: ImageSet, measured: set_distances.Measured) -> dict[str, Any]:
+def describe(images: ImageSource, measured: set_distances.Measured) -> dict[str, Any]:
     """Return what the report says about a set; "statistics": distances that used the file's."""
     return {"path": str(images.path), "n": len(images), "statistics": sorted(measured.given)}
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     identity = (out_dir, "frequency_generating_m_samples", record(asked, plan, models), FREE, older)
     run_folder.refuse_other_run(*identity)
     generation = Generation(plan, domains, args, out_dir)
-    dist_util.everywhere(generation.open_every_image)
+    generation.open_every_image()
 
     # Say what it would cost, if that is the question.
     if args.dry_run:

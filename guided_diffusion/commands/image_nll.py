@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config import flags, options
-from ..data.image_datasets import fixed_images
+from ..data.image_formats import open_images
+from ..errors import blame
 from ..models.domains import load_asked
 from ..runtime import (
     atomic_files,
@@ -50,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     size, class_cond, channels = (
         domain.args[name] for name in ("image_size", "class_cond", "in_channels")
     )
-    images = fixed_images(args.data_dir, size, class_cond, channels)
+    with blame("data_dir"):
+        images = open_images(args.data_dir, size, channels, labels="prefix" if class_cond else "")
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/nll")
-    atomic_files.make_folder(out_dir)
+    with blame("out_dir"):
+        atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Measure images on all ranks, with the mean so far.
     count = min(args.num_samples, len(images))
     fixed = {name: value for name, value in vars(args).items() if name not in FREE}
-    identity = fixed | domain.args | {"sha256": domain.sha256, "files": images.local_images}
+    files = [images.name(index) for index in range(len(images))]
+    identity = fixed | domain.args | {"sha256": domain.sha256, "files": files}
     partial = out_dir / f".image_nll_{run_folder.fingerprint(identity)}.partial.npy"
     how = flags.args_to_dict(args, ("seed", "clip_denoised", "precision"))
     for measured in partial_results.fill(

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ..config import flags, options
+from ..errors import blame
 from ..models.domains import Domain, load_asked
 from ..runtime import atomic_files, command, dist_util, execution, logger
 from ..sampling import new_images
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Load the model; flags on the command line go before those of its training.
     domain = load_asked(args, argv)
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/samples")
-    atomic_files.make_folder(out_dir)
+    with blame("out_dir"):
+        atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw images on all ranks, and save them under upstream's name.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..config import flags, options
 from ..config.flags import args_to_dict
-from ..data import report
+from ..data import pictures
 from ..data.image_datasets import load_data
 from ..models.script_util import NUM_CLASSES, create_model_and_diffusion
 from ..runtime import command, run_folder
@@ -54,6 +54,6 @@ def draw_grid(loop: TrainLoop, args: argparse.Namespace) -> Image.Image:
     """Return a grid of samples."""
     shape = (GRID_IMAGES, args.in_channels, args.image_size, args.image_size)
     classes = {"y": torch.arange(GRID_IMAGES) % NUM_CLASSES} if args.class_cond else {}
-    return report.square_grid(
-        report.to_uint8(training_run.draw_samples(loop, args, shape, classes))
+    return pictures.square_grid(
+        pictures.to_uint8(training_run.draw_samples(loop, args, shape, classes))
     )

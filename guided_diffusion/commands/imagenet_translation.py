@@ -16,6 +16,7 @@ from typing import Any
 from ..config import flags, options
 from ..config.flags import args_to_dict
 from ..config.translation_options import ClassTranslationOptions
+from ..data.image_folder import ImageFiles
 from ..errors import ArgumentError, UserError
 from ..runtime import command, dist_util, execution, logger, progress_bars, run_folder
 from ..runtime.work_sharing import Dealing
@@ -49,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Check everything that can be wrong, before the first forward.
     items = class_translation.list_translations(args.val_dir, **args_to_dict(args, WHICH_FLAGS))
     guided = load(args, flags.given_flags(argv))
-    for item in items:
-        class_translation.source_tile(guided, item)
+    shape = (guided.domain.args[name] for name in ("image_size", "in_channels"))
+    sources = ImageFiles([item.source_file for item in items], *shape)
+    sources.check()
     identity = (out_dir, "imagenet_translation", record(args, guided), FREE)
     run_folder.refuse_other_run(*identity)
 
@@ -63,14 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
     for batch in progress_bars.progress(mine, unit="batch"):
-        images = class_translation.translate(guided, batch, **args_to_dict(args, HOW_FLAGS))
+        images = class_translation.translate(
+            guided, sources, batch, **args_to_dict(args, HOW_FLAGS)
+        )
         for item, image in zip(batch, images, strict=True):
             class_translation.save(out_dir, item, image)
 
     # List all, and lay out sources and results side by side.
     dist_util.barrier()
     if dist_util.rank() == 0:
-        class_translation.save_overview(out_dir, guided, items)
+        class_translation.save_overview(out_dir, sources, items)
         logger.log(f"look at {out_dir / 'pairs.png'}")
 
 

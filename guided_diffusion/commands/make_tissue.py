@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..config import flags, tool_options
 from ..data.drawn_tissue import draw_tile
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..runtime import atomic_files, command, progress_bars, random_streams
 
 SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     others -= {file for file, _, _ in tiles}
     if others:
         raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
-    atomic_files.make_folder(folder)
+    with blame("out_dir"):
+        atomic_files.make_folder(folder)
     (folder / "index.csv").unlink(missing_ok=True)
 
     # Draw every tile, and list them last: the list stands for a finished run.

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from ..config import flags, options
-from ..data.image_datasets import ImageDataset
-from ..data.low_res import BaseSamples, open_base_samples
+from ..data.image_source import ImageSource
+from ..data.low_res import open_base_samples
+from ..errors import blame
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, Domain, load_asked
 from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
@@ -49,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "num_samples" not in flags.given_flags(argv):
         args.num_samples = min(args.num_samples, len(base))
     out_dir = Path(args.out_dir or os.getenv("OPENAI_LOGDIR") or "results/super_res_samples")
-    atomic_files.make_folder(out_dir)
+    with blame("out_dir"):
+        atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Enlarge images on all ranks, and save them under upstream's name.
     size, channels = domain.args["large_size"], domain.args["in_channels"]
     fixed = {name: value for name, value in vars(args).items() if name not in FREE}
-    images = base.local_images if isinstance(base, ImageDataset) else digest(args.base_samples)
+    if Path(args.base_samples).is_dir():
+        images = [base.name(index) for index in range(len(base))]
+    else:
+        images = digest(args.base_samples)
     new_images.stream(
         out_dir,
         (args.num_samples, size, size, channels),
@@ -72,7 +77,7 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def draw(
     domain: Domain,
-    base: BaseSamples | ImageDataset,
+    base: ImageSource,
     indices: Sequence[int],
     args: argparse.Namespace,
 ) -> torch.Tensor:

@@ -12,8 +12,10 @@ from PIL import Image
 
 from ..config import flags, options
 from ..config.flags import args_to_dict
-from ..data import low_res, report
-from ..data.image_datasets import ImageDataset, fixed_images, load_data
+from ..data import low_res, pictures
+from ..data.image_datasets import load_data
+from ..data.image_formats import open_images
+from ..data.image_source import ImageSource
 from ..models.script_util import sr_create_model_and_diffusion
 from ..runtime import command, run_folder
 from ..training import training_run
@@ -39,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = args_to_dict(args, DATA_FLAGS) | {"image_size": args.large_size}
     batches = load_data(start_step=loop.resume_step, **asked)
     loop.data = low_res.with_low_res(batches, args.small_size)
-    shown = fixed_images(
-        args.data_dir, args.large_size, args.class_cond, args.in_channels, labels=args.labels
-    )
+    labels = args.labels if args.class_cond else ""
+    shown = open_images(args.data_dir, args.large_size, args.in_channels, labels=labels)
 
     # Claim the run folder and train, with a grid of samples every so often.
     run_folder.claim(*identity)
@@ -53,10 +54,10 @@ def create_argparser() -> argparse.ArgumentParser:
     return flags.create_parser(__doc__, *GROUPS, sets=options.DEFAULT_SETS)
 
 
-def draw_grid(loop: TrainLoop, args: argparse.Namespace, images: ImageDataset) -> Image.Image:
+def draw_grid(loop: TrainLoop, args: argparse.Namespace, images: ImageSource) -> Image.Image:
     """Return a grid with a row for each of the first images: small, enlarged, as it was."""
     first = images.batch(range(min(GRID_IMAGES, len(images))))
     large, conditions = next(low_res.with_low_res([first], args.small_size))
     drawn = training_run.draw_samples(loop, args, large.shape, conditions)
     small = low_res.pixelated(conditions["low_res"], args.large_size)
-    return report.grid(list(zip(*map(report.to_uint8, (small, drawn, large)), strict=True)))
+    return pictures.grid(list(zip(*map(pictures.to_uint8, (small, drawn, large)), strict=True)))

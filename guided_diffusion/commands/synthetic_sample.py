@@ -14,6 +14,7 @@ import torch
 
 from ..config import flags, options, synthetic_options
 from ..data import plots
+from ..errors import blame
 from ..models.domains import Domain
 from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
 from ..translation import point_translation
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_task = point_translation.run_of_task(args.task, args.model_path)
     path = of_task if of_task.is_dir() or not args.model_path else Path(args.model_path)
     domain = point_translation.load(path, args, flags.given_flags(argv), args.task)
-    atomic_files.make_folder(out_dir)
+    with blame("out_dir"):
+        atomic_files.make_folder(out_dir)
     logger.configure(str(out_dir))
 
     # Draw the points, and save them under upstream's name and as a plot.

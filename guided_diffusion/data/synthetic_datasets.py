@@ -196,9 +196,9 @@ def make_moons(
 
 def make_checkerboard(n_samples: int, *, rng: Rng = None) -> np.ndarray:
     """Return points [N, 2], from right to left, of the eight dark fields of a board of side 4."""
-    rng = np.random if rng is None else rng
-    x = np.sort(rng.random(n_samples) * 4 - 2)[::-1]
-    y = rng.random(n_samples) - 2 * rng.choice(2, n_samples) + np.floor(x) % 2
+    source: Any = np.random if rng is None else rng
+    x = np.sort(source.random(n_samples) * 4 - 2)[::-1]
+    y = source.random(n_samples) - 2 * source.choice(2, n_samples) + np.floor(x) % 2
     return np.stack([x, y], axis=1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch as th
 
 from ..config import flags
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
 from . import atomic_files, dist_util
 
 VERSION = "0.1.0"
@@ -79,7 +79,8 @@ def claim(
         UserError: if the folder holds a run of other flags, naming each difference.
     """
     record = {"script": script, "args": args, "versions": versions()}
-    atomic_files.make_folder(folder)
+    with blame("out_dir"):
+        atomic_files.make_folder(folder)
     refuse_other_run(folder, script, args, free, defaults)
     dist_util.once(lambda: _remove_partial_files(folder))
     dist_util.once(lambda: _write_record(folder / "args.json", record))

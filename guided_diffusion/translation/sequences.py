@@ -9,7 +9,8 @@ import torch as th
 
 from ..config.flags import args_to_dict
 from ..data.image_features import FEATURES
-from ..data.image_files import load_tile, to_model_range
+from ..data.image_files import to_model_range
+from ..data.image_source import ImageSource
 from ..errors import ArgumentError, UserError
 from ..models.domains import Domain
 from ..networks.attention import priorities_of
@@ -72,9 +73,9 @@ class Sequences:
     Args:
         source: domain that encodes.
         target: domain that decodes.
-        files: source images.
+        images: source images, as the source model takes them.
         recipe: how.
-        todo: indices into `files` that the ranks together are to do; None: all.
+        todo: indices into `images` that the ranks together are to do; None: all.
         watch: as in `encode` and `decode`.
 
     Attributes:
@@ -88,7 +89,7 @@ class Sequences:
         self,
         source: Domain,
         target: Domain,
-        files: Sequence[str],
+        images: ImageSource,
         recipe: Recipe,
         todo: Sequence[int] | None = None,
         watch: Callable[..., Iterable[Move]] = unwatched,
@@ -101,8 +102,8 @@ class Sequences:
         warn_of_roles(source, target)
         self.encoder = Predictor(source, recipe.engine, "global")
         self.decoder = Predictor(target, recipe.engine, "local")
-        self.files, self.recipe, self.watch = files, recipe, watch
-        self.todo = range(len(files)) if todo is None else todo
+        self.images, self.recipe, self.watch = images, recipe, watch
+        self.todo = range(len(images)) if todo is None else todo
         self.decoded = 0
 
     @property
@@ -119,7 +120,7 @@ class Sequences:
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:
         recipe = self.recipe
-        tiles = np.stack([self.tile(index) for index in batch])
+        tiles = self.images.tiles(batch)
         clean = to_model_range(tiles)
         engine = recipe.engine
         trajectory, features = walks.encode(
@@ -140,7 +141,7 @@ class Sequences:
         ):
             yield ImageSequence(
                 index,
-                self.files[index],
+                self.images.name(index),
                 tile,
                 d,
                 self._timesteps(d),
@@ -148,11 +149,6 @@ class Sequences:
                 decoded,
                 [soft_label(i, recipe.amount) for i in range(1, recipe.amount + 1)],
             )
-
-    def tile(self, index: int) -> np.ndarray:
-        """Return one source tile, [H, W, C] uint8, as the source model takes it."""
-        args = self.source.args
-        return load_tile(self.files[index], args["image_size"], args["in_channels"])
 
     def _timesteps(self, depths: Depths) -> list[int]:
         original = self.target.diffusion.timestep_map

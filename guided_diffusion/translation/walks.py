@@ -24,7 +24,7 @@ from ..data.image_features import FEATURES
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import timestep_grid
 from ..diffusion.solvers import PREDICTED, Multistep, Past
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
 from ..runtime import atomic_files, execution
@@ -283,7 +283,8 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
     elsewhere = ", or let TMPDIR name a folder with more"
-    file = atomic_files.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
+    with blame("trajectory_memory"):
+        file = atomic_files.reserve(tempfile.TemporaryFile(), size, elsewhere)
     return np.memmap(file, np.float32, "r+", shape=shape)
 
 
