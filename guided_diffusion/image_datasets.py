@@ -10,12 +10,8 @@ from .data.image_datasets import *
 from .data.image_files import (
     _list_image_files_recursively,
     center_crop_arr,
-    halved,
     list_image_files,
-    open_image,
     random_crop_arr,
-    scaled_side,
-    to_model_range,
 )
 from .data.imagenet import get_image_filenames_for_label
 from .runtime.lazy import MPI, bf

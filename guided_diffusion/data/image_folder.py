@@ -13,13 +13,7 @@ from .image_source import ImageSource
 
 
 class ImageFiles(ImageSource):
-    """Image files in the order of a list.
-
-    Args:
-        files: their paths.
-        image_size: side of the square that is cut from the centre, pixels; 0: whole images.
-        in_channels: channels of a tile, 1 to 4, see `MODES`.
-    """
+    """Image files in the order of a list; for size and channels see `ImageSource`."""
 
     def __init__(self, files: Sequence[str], image_size: int, in_channels: int = 3) -> None:
         super().__init__("", image_size, in_channels)
@@ -30,27 +24,12 @@ class ImageFiles(ImageSource):
         return self.files[index]
 
     def picture(self, index: int) -> Image.Image:
-        """Open a whole image, with `in_channels` channels of 8 bits.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """Open a whole image; see `ImageSource.picture`."""
         return open_image(self.files[index], self.in_channels)
 
 
 class ImageFolder(ImageFiles):
-    """The images of a folder and of those below it, in order of path.
-
-    Args:
-        path: the folder.
-        image_size: side of the square that is cut from the centre, pixels; 0: whole images, which
-            have one size.
-        in_channels: channels of a tile, 1 to 4, see `MODES`.
-        labels: what tells the class of an image, one of `LABEL_SOURCES`; empty: nothing.
-
-    Raises:
-        UserError: if there is no image, or one that cannot be used.
-    """
+    """The images of a folder and of those below it, in order of path; see `open_images`."""
 
     def __init__(
         self, path: str | os.PathLike, image_size: int = 0, in_channels: int = 3, labels: str = ""

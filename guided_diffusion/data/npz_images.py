@@ -33,17 +33,7 @@ def is_npz(path: Path) -> bool:
 
 
 class NpzImages(ImageSource):
-    """The array arr_0 of an .npz, of 1, 3, 4 or `in_channels` channels.
-
-    Args:
-        path: the file.
-        image_size: side of the square that is cut from the centre, pixels; 0: whole images.
-        in_channels: channels of a tile, 1 to 4, see `MODES`.
-        labels: whether the classes in arr_1 are needed; empty: they are not.
-
-    Raises:
-        UserError: if the file does not hold what is needed.
-    """
+    """The array arr_0 of an .npz, of 1, 3, 4 or `in_channels` channels; see `open_images`."""
 
     def __init__(
         self, path: str | os.PathLike, image_size: int = 0, in_channels: int = 3, labels: str = ""
@@ -71,11 +61,7 @@ class NpzImages(ImageSource):
         return f"{self.path}#{index}"
 
     def picture(self, index: int) -> Image.Image:
-        """Read a whole image, with `in_channels` channels of 8 bits.
-
-        Raises:
-            UserError: if the file is damaged.
-        """
+        """Read a whole image; see `ImageSource.picture`."""
         length = int(np.prod(self._shape[1:]))
         with _one_line_errors(self.path):
             self._file.seek(self._start + index * length)
