@@ -1,6 +1,6 @@
 """Does measured severity rise along the sequences of a run on drawn tissue?
 
-Reads the manifest, measures each picture (nuclear area fraction, see guided_diffusion/tissue.py)
+Reads the manifest, measures each picture (nuclear area fraction, see data/drawn_tissue.py)
 and prints the mean severity at every step and the Spearman correlation of step and severity.
 """
 

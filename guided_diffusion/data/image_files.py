@@ -148,7 +148,7 @@ def random_crop_arr(
 
 
 def scaled_side(image_size: int, crop_frac: float = 0.8) -> int:
-    """Return the short side of which a square of `image_size` is this fraction, or nearly."""
+    """Return the short side, pixels, whose fraction `crop_frac` is about `image_size`."""
     return int(np.ceil(image_size / crop_frac))
 
 

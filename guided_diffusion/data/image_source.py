@@ -77,7 +77,7 @@ class ImageSource(ABC):
         return None if self.labels is None else int(self.labels[index])
 
     def patient(self, index: int) -> str | None:
-        """Return the patient that an image is of, None if patients are unknown.
+        """Return the patient whom an image shows, None if patients are unknown.
 
         Raises:
             UserError: if the name of the file does not tell.

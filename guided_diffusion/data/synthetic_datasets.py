@@ -261,10 +261,10 @@ def load_2d_data(
         batch_size: points per batch (in training, and per rank).
         shape: the distribution.
         training: without end, each time round in an order of its own, every rank its own batches;
-            otherwise each point once, as drawn, the last batch with what is left.
+            otherwise each point once, as drawn; the last batch may be smaller.
         n_samples: number of points that are drawn.
         seed: the base seed.
-        start_step: batches to leave out, as of a run that is resumed.
+        start_step: number of batches that a resumed run has seen.
 
     Yields:
         ([batch_size, 2] float32, no conditions).
