@@ -23,7 +23,7 @@ class ArgumentError(UserError):
     """A mistake in one argument, which a command reports under the flag of the same name.
 
     Args:
-        name: name of the argument, without dashes.
+        name: name of the argument, without dashes; in capitals if it is no flag.
         problem: what was expected, and what was found.
     """
 
@@ -37,7 +37,7 @@ class ArgumentError(UserError):
     @property
     def report(self) -> str:
         """The line that a command ends with."""
-        return f"--{self}"
+        return str(self) if self.name.isupper() else f"--{self}"  # REF is known by its place
 
 
 class MissingExtraError(UserError, ImportError):

@@ -8,17 +8,10 @@ from ._porch import hand_on
 from .data import image_datasets as room
 from .data.image_datasets import *
 from .data.image_files import (
-    AUGMENTS,
     _list_image_files_recursively,
-    augment_tile,
     center_crop_arr,
-    halved,
     list_image_files,
-    load_tile,
-    open_image,
     random_crop_arr,
-    scaled_side,
-    to_model_range,
 )
 from .data.imagenet import get_image_filenames_for_label
 from .runtime.lazy import MPI, bf

@@ -13,7 +13,8 @@ import numpy as np
 import torch as th
 from PIL import Image
 
-from ..data.report import grid, scale_of, to_uint8
+from ..data.image_source import ImageSource
+from ..data.pictures import grid, scale_of, to_uint8
 from ..errors import require
 from ..evaluation.feature_extractors import Extractor
 from ..evaluation.set_distances import kid, psnr
@@ -156,13 +157,13 @@ class Material:
     Attributes:
         trained: images [N, C, H, W] of the two domains that were seen in training.
         held_out: those that were not.
-        files: of the held-out source images.
+        sources: the held-out source images.
         reference: features [N, D] of the target's images that were seen in training.
     """
 
     trained: tuple[th.Tensor, th.Tensor]
     held_out: tuple[th.Tensor, th.Tensor]
-    files: Sequence[str]
+    sources: ImageSource
     reference: th.Tensor
 
 
@@ -184,7 +185,7 @@ def measure(
         )
         for images in (material.trained, material.held_out)
     ]
-    sequences = list(Sequences(source, target, material.files, recipe))
+    sequences = list(Sequences(source, target, material.sources, recipe))
     steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
     return {
         "training_loss": losses[0],

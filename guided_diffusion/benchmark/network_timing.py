@@ -23,7 +23,7 @@ from ..config.settings import joined
 from ..data.image_datasets import ImageDataset, load_data
 from ..data.image_files import list_image_files
 from ..diffusion.settings import ProcessSettings
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..generation import cost, demo
 from ..models.domains import load_domain
 from ..models.script_util import build, build_network
@@ -160,7 +160,8 @@ def train(
     """
     start, (network, process) = time.perf_counter(), network_to_time(network, process)
     asked = asked.replace(data_dir=asked.data_dir or str(demo.PLACES["data_dir"]))
-    count = len(list_image_files(asked.data_dir))
+    with blame("data_dir"):
+        count = len(list_image_files(asked.data_dir))
     if count < asked.batch_size:
         raise ArgumentError(
             "batch_size", f"expected at most the {count} images there are, got {asked.batch_size}"

@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from ..config.network_settings import ModelSettings
 from ..config.parser import names
-from ..data.image_files import list_image_files, load_tile, to_model_range
+from ..data.image_formats import open_images
+from ..data.image_source import ImageSource
 from ..diffusion.settings import ProcessSettings
+from ..errors import blame
 from ..generation import cost, demo
 from ..models.domains import Domain, load_domain
 from ..models.script_util import build, build_process
@@ -104,17 +105,20 @@ def sequence(
 def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     """Return the depths of each image that the published search finds on a short encoding."""
     walk = WalkSettings(preset="fast").resolved(source.diffusion.num_timesteps)
-    clean = to_model_range(np.stack(tiles(source, asked.data_dir, asked.num_images)))
+    images = open_first(source, asked)
+    clean, _ = images.batch(range(len(images)))
     encoder = Predictor(source, max_batch=asked.max_batch, priority="global")
     _, features = walks.encode(encoder, clean, walk)
     wanted = DepthSettings(asked.amount, "add")
     return [wanted.choose(curve).values for curve in features]
 
 
-def tiles(source: Domain, data_dir: str, count: int | None = None) -> list[np.ndarray]:
-    """Return the first images of a folder, [H, W, C] uint8 each, as the source model takes them."""
-    size, channels = source.network.image_size, source.network.in_channels
-    return [load_tile(file, size, channels) for file in list_image_files(data_dir)[:count]]
+def open_first(source: Domain, asked: SequenceTimingSettings) -> ImageSource:
+    """Open the first `num_images` of `data_dir`, as the source model takes them."""
+    network = source.network
+    with blame("data_dir"):
+        images = open_images(asked.data_dir, network.image_size, network.in_channels)
+    return images.first(asked.num_images)
 
 
 def shorter(depths: Depths, levels: int, whole: int) -> Depths:
@@ -154,8 +158,8 @@ def contestant(
 ) -> Callable[[int, Depths | None], Sequenced]:
     """Return what makes sequences on so many levels; None: of all images, searching the depths."""
     pair = domains(network, process)
+    images = open_first(pair[0], asked)
     if name == BASELINE:
-        images = tiles(pair[0], asked.data_dir, asked.num_images)
         return partial(_published_sequences, pair, images, asked.amount)
     preset, precision = ENGINES[name]
     recipe = Recipe(
@@ -164,13 +168,12 @@ def contestant(
         BatchSettings(asked.batch_size, asked.max_batch),
         ExecutionSettings(precision=precision),
     )
-    files = list_image_files(asked.data_dir)[: asked.num_images]
-    return partial(_our_sequences, pair, files, recipe)
+    return partial(_our_sequences, pair, images, recipe)
 
 
 def _published_sequences(
     pair: Sequence[Domain],
-    images: Sequence[np.ndarray],
+    images: ImageSource,
     amount: int,
     levels: int,
     depths: Depths | None = None,
@@ -179,22 +182,22 @@ def _published_sequences(
     wanted = [None] * len(images) if depths is None else depths
     with published.arithmetic(source.model, target.model):
         made = [
-            published.sequence(source, target, to_model_range(image[None]), amount, d)
-            for image, d in zip(images, wanted, strict=False)
+            published.sequence(source, target, images.batch([index])[0], amount, d)
+            for index, d in enumerate(wanted)
         ]
     return Sequenced([m.depths for m in made], sum(m.forwards for m in made))
 
 
 def _our_sequences(
     pair: Sequence[Domain],
-    files: Sequence[str],
+    images: ImageSource,
     recipe: Recipe,
     levels: int,
     depths: Depths | None = None,
 ) -> Sequenced:
     recipe = replace(recipe, walk=recipe.walk.within(levels))
     source, target = (on_levels(domain, levels) for domain in pair)
-    sequences = Sequences(source, target, files, recipe)
+    sequences = Sequences(source, target, images, recipe)
     if depths is None:
         depths = [made.depths.values for made in sequences]
     else:
@@ -206,7 +209,7 @@ def _walk(sequences: Sequences, depths: Depths) -> None:
     """Make what `sequences` would, but at given depths."""
     walk = sequences.recipe.walk
     for batch in Dealing(sequences.todo, sequences.recipe.batches.batch_size):
-        clean = to_model_range(np.stack([sequences.tile(index) for index in batch]))
+        clean, _ = sequences.images.batch(batch)
         trajectory, _ = walks.encode(sequences.encoder, clean, walk)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])
         walks.decode(sequences.decoder, latents, sum((depths[i] for i in batch), ()), walk)

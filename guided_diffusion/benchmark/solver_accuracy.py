@@ -13,8 +13,9 @@ from typing import Any
 import torch as th
 
 from ..config.parser import names
-from ..data.image_datasets import fixed_images
+from ..data.image_formats import open_images
 from ..diffusion.schedules import GRIDS
+from ..errors import blame
 from ..evaluation.set_distances import psnr
 from ..generation import demo
 from ..models.domains import Domain, load_domain
@@ -43,7 +44,8 @@ def quality(asked: BenchmarkSettings) -> dict[str, Any]:
     places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
     size, channels = source.network.image_size, source.network.in_channels
-    tiles = fixed_images(asked.data_dir, size, in_channels=channels)
+    with blame("data_dir"):
+        tiles = open_images(asked.data_dir, size, channels)
     images, _ = tiles.batch(range(min(asked.num_images, len(tiles))))
     print("\n".join(_head(len(images))), flush=True)
     converged, rows = None, []

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..benchmark import ablation
 from ..benchmark.settings import AblationSettings
-from ..data import report
-from ..data.image_datasets import fixed_images
-from ..errors import ArgumentError, UserError
+from ..data.image_formats import open_images
+from ..data.pictures import to_uint8
+from ..errors import ArgumentError, UserError, blame
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, run_folder
@@ -40,7 +40,8 @@ SHOWN = 3  # source images of the picture
 def main(asked: AblationSettings) -> None:
     """Train what is missing, and measure."""
     # Find or draw the images.
-    atomic_files.make_folder(Path(asked.out_dir))
+    with blame("out_dir"):
+        atomic_files.make_folder(Path(asked.out_dir))
     folders = find_folders(asked)
 
     # Train what is missing, several chains at once.
@@ -48,13 +49,16 @@ def main(asked: AblationSettings) -> None:
         list(pool.map(lambda chain: train(chain, asked, folders), ablation.trainings()))
 
     # Measure every row on the held-out images.
-    sets = [fixed_images(folders[place], asked.image_size) for place in PLACES]
+    sets = []
+    for place in PLACES:
+        with blame(place):
+            sets.append(open_images(folders[place], asked.image_size))
     batches = [images.batch(range(min(len(images), asked.num_images)))[0] for images in sets]
     extractor = create_extractor(asked.features, "", dist_util.dev())
-    tiles = [report.to_uint8(images) for images in batches]
+    tiles = [to_uint8(images) for images in batches]
     reference = ablation.features_of(extractor, tiles[1])
-    files = sets[2].local_images[: asked.num_images]
-    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), files, reference)
+    sources = sets[2].first(asked.num_images)
+    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), sources, reference)
     recipe = Recipe(DepthSettings(asked.amount, "uniform"), WALK, BatchSettings(16, 64))
     table, pictures = [], []
     for row in ablation.ROWS:

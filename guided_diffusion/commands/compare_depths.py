@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from ..benchmark.settings import CompareDepthsSettings
-from ..data import plots, report
-from ..data.image_datasets import fixed_images
+from ..data import pictures, plots
+from ..data.image_formats import open_images
+from ..errors import blame
 from ..generation import demo
 from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, logger, progress_bars
@@ -32,7 +33,8 @@ def main(asked: CompareDepthsSettings) -> None:
     places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
     size, channels = source.network.image_size, source.network.in_channels
-    files = fixed_images(asked.data_dir, size, in_channels=channels)
+    with blame("data_dir"):
+        files = open_images(asked.data_dir, size, channels)
     images, _ = files.batch(range(min(asked.num_images, len(files))))
 
     # Check everything that can be wrong, before the first forward.
@@ -48,7 +50,8 @@ def main(asked: CompareDepthsSettings) -> None:
     walk.check(source.diffusion)
     policies["uniform"].check(source.diffusion.num_timesteps)
     plots.figure_class()
-    atomic_files.make_folder(Path(asked.out_dir))
+    with blame("out_dir"):
+        atomic_files.make_folder(Path(asked.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
     trajectory, features = encode(
@@ -74,13 +77,13 @@ def main(asked: CompareDepthsSettings) -> None:
 
 def draw_sheet(
     images: torch.Tensor, decoded: torch.Tensor, chosen: Sequence[dict[str, Depths]]
-) -> report.Image.Image:
+) -> pictures.Image.Image:
     """Return a row per image [N, C, H, W] and policy: the source image and its sequence."""
     rows, captions = [], []
     each = iter(decoded.split(len(decoded) // (len(images) * len(POLICIES))))
     for image, found in zip(images, chosen, strict=True):
         for policy, depths in found.items():
-            rows.append(report.to_uint8(torch.cat([image[None], next(each)])))
+            rows.append(pictures.to_uint8(torch.cat([image[None], next(each)])))
             name = f"{policy}, fell back" if depths.fallback else policy
             captions.append([name, *(f"d{depth}" for depth in depths.values)])
-    return report.grid(rows, captions, report.scale_of(rows[0][0]))
+    return pictures.grid(rows, captions, pictures.scale_of(rows[0][0]))

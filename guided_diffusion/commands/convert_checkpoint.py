@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
 from ..models import checkpoint, convert
 from ..models.settings import ConvertSettings
 from ..runtime import atomic_files, logger, run_folder
@@ -40,7 +40,8 @@ def main(asked: ConvertSettings) -> None:
 
     # Save both.
     refuse_overwriting(file, record, output)
-    atomic_files.make_folder(output.parent, "output")
+    with blame("output"):
+        atomic_files.make_folder(output.parent)
     checkpoint.save_state(state, output)
     if record:
         with atomic_files.atomic_write(output.with_name("args.json"), "w") as target:

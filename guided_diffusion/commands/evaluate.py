@@ -7,7 +7,9 @@ numbers stand with N and an interval; --out writes them as JSON.
 import json
 from typing import Any
 
-from ..data.image_sets import ImageSet, open_set, refuse_unequal_sizes
+from ..data.image_formats import open_set, refuse_unequal_sizes
+from ..data.image_source import ImageSource
+from ..errors import blame
 from ..evaluation import set_distances
 from ..evaluation.feature_extractors import create_extractor
 from ..evaluation.settings import EvaluateSettings
@@ -23,10 +25,10 @@ def main(asked: EvaluateSettings) -> None:
     # Open both sets and the network that looks at them.
     atomic_files.refuse_unwritable(asked.out)
     device = dist_util.dev()
-    sets = [
-        open_set(asked.reference, "REF", asked.image_size),
-        open_set(asked.samples, "SAMPLES", asked.image_size),
-    ]
+    sets = []
+    for path, name in ((asked.reference, "REF"), (asked.samples, "SAMPLES")):
+        with blame(name):
+            sets.append(open_set(path, asked.image_size))
     refuse_unequal_sizes(*sets)
     extractor = create_extractor(asked.features, asked.weights, device)
 
@@ -57,7 +59,7 @@ def main(asked: EvaluateSettings) -> None:
                 json.dump(report, file, indent=2)
 
 
-def describe(images: ImageSet, measured: set_distances.Measured) -> dict[str, Any]:
+def describe(images: ImageSource, measured: set_distances.Measured) -> dict[str, Any]:
     """Return what the report says about a set; "statistics": distances that used the file's."""
     return {"path": str(images.path), "n": len(images), "statistics": sorted(measured.given)}
 

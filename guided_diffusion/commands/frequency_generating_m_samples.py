@@ -63,7 +63,7 @@ def main(
     folder = run_folder(joined(*own), plan, domains)
     folder.refuse_other_run()
     generation = Generation(plan, domains, recipe, asked, folder.path)
-    dist_util.everywhere(generation.open_every_image)
+    generation.open_every_image()
 
     # Say what it would cost, if that is the question.
     if asked.dry_run:

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..config.network_settings import ModelSettings
 from ..config.upstream import DEFAULT_SETS
-from ..data.image_datasets import fixed_images
+from ..data.image_formats import open_images
 from ..diffusion.settings import ProcessSettings
+from ..errors import blame
 from ..models.domains import load_asked
 from ..runtime import atomic_files, dist_util, logger, partial_results
 from ..runtime.command import command
@@ -34,13 +35,16 @@ def main(
     # Load the model and list the images.
     domain = load_asked(asked.model_path, network, process, compile=execution.compile)
     own = domain.network
-    images = fixed_images(asked.data_dir, own.image_size, own.class_cond, own.in_channels)
+    labels = "prefix" if own.class_cond else ""
+    with blame("data_dir"):
+        images = open_images(asked.data_dir, own.image_size, own.in_channels, labels=labels)
     out_dir = output_folder(run.out_dir, "results/nll")
 
     # Measure images on all ranks, with the mean so far.
     count = min(asked.num_samples, len(images))
     identity = main.deciding(asked, network, process, run, execution) | domain.identity
-    digest = fingerprint(identity | {"files": images.local_images})
+    files = [images.name(index) for index in range(len(images))]
+    digest = fingerprint(identity | {"files": files})
     partial = out_dir / f".image_nll_{digest}.partial.npy"
     for measured in partial_results.fill(
         partial,

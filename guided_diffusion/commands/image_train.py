@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..config.network_settings import NUM_CLASSES, ModelSettings
 from ..config.upstream import DEFAULT_SETS
-from ..data import report
+from ..data import pictures
 from ..data.image_datasets import load_data
 from ..data.settings import FolderSettings
 from ..diffusion.settings import ProcessSettings
@@ -62,8 +62,8 @@ def main(
         shape = (GRID_IMAGES, network.in_channels, network.image_size, network.image_size)
         classes = {"y": torch.arange(GRID_IMAGES) % NUM_CLASSES} if network.class_cond else {}
         drawn = training.draw_samples(trainer, shape, classes, grid.sample_steps)
-        return report.square_grid(report.to_uint8(drawn))
+        return pictures.square_grid(pictures.to_uint8(drawn))
 
     training.claim(folder)
-    pictures = Pictures.of(draw_grid, grid, loop)
-    train(trainer, pictures, labelled=images if network.class_cond else None)
+    grids = Pictures.of(draw_grid, grid, loop)
+    train(trainer, grids, labelled=images if network.class_cond else None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..config.parser import numbers
 from ..config.settings import defaults, joined
+from ..data.image_folder import ImageFiles
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger, progress_bars
@@ -43,14 +44,15 @@ def main(
     networks = network, classifier, process
     guided = load_guided(asked.model_path, guidance, *networks, execution.compile)
     refuse_other_classes(guided, asked)
-    for item in items:
-        class_translation.source_tile(guided, item)
+    own = guided.domain.network
+    sources = ImageFiles([i.source_file for i in items], own.image_size, own.in_channels)
+    sources.check()
     everything = joined(asked, guidance, *networks, run, execution)
     of_networks = defaults(*map(type, networks))
-    own = {name: value for name, value in everything.items() if name not in of_networks}
+    decides = {name: value for name, value in everything.items() if name not in of_networks}
     default = default_folder("class_translation", everything, main.free, main.defaults)
     out_dir = Path(run.out_dir or default)
-    folder = RunFolder(out_dir, main.name, own | guided.identity, main.free)
+    folder = RunFolder(out_dir, main.name, decides | guided.identity, main.free)
     folder.refuse_other_run()
 
     # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
@@ -64,6 +66,7 @@ def main(
     for batch in progress_bars.progress(mine, unit="batch"):
         images = class_translation.translate(
             guided,
+            sources,
             batch,
             clip_denoised=asked.clip_denoised,
             eta=asked.eta,
@@ -76,7 +79,7 @@ def main(
     # List all, and lay out sources and results side by side.
     dist_util.barrier()
     if dist_util.rank() == 0:
-        class_translation.save_overview(out_dir, guided, items)
+        class_translation.save_overview(out_dir, sources, items)
         logger.log(f"look at {out_dir / 'pairs.png'}")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.drawn_tissue import draw_tile
 from ..data.settings import TissueSettings
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..runtime import atomic_files, progress_bars, random_streams
 from ..runtime.command import STARTS_ANEW, command
 
@@ -32,7 +32,8 @@ def main(asked: TissueSettings) -> None:
     others -= {file for file, _, _ in tiles}
     if others:
         raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
-    atomic_files.make_folder(folder)
+    with blame("out_dir"):
+        atomic_files.make_folder(folder)
     (folder / "index.csv").unlink(missing_ok=True)
 
     # Draw every tile, and list them last: the list stands for a finished run.

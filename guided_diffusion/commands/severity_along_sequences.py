@@ -13,9 +13,9 @@ from PIL import Image
 
 from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
-from ..data.report import by_direction
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
+from ..generation.report import by_direction
 from ..runtime.command import STARTS_ANEW, command
 
 

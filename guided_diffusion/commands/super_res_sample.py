@@ -7,12 +7,12 @@ Flags of network and process are read from the args.json beside the model; those
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from ..config.network_settings import SuperResSettings
 from ..config.upstream import DEFAULT_SETS
-from ..data.image_datasets import ImageDataset
 from ..data.low_res import open_base_samples
 from ..diffusion.settings import ProcessSettings
 from ..models.checkpoint import digest
@@ -42,7 +42,10 @@ def main(
     base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
-    images = base.local_images if isinstance(base, ImageDataset) else digest(small.base_samples)
+    if Path(small.base_samples).is_dir():
+        images = [base.name(index) for index in range(len(base))]
+    else:
+        images = digest(small.base_samples)
 
     def draw(indices: Sequence[int]) -> torch.Tensor:
         low_res, conditions = base.batch([index % len(base) for index in indices])

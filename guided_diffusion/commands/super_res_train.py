@@ -8,10 +8,12 @@ from PIL import Image
 
 from ..config.network_settings import SuperResSettings
 from ..config.upstream import DEFAULT_SETS
-from ..data import low_res, report
-from ..data.image_datasets import fixed_images, load_data
+from ..data import low_res, pictures
+from ..data.image_datasets import load_data
+from ..data.image_formats import open_images
 from ..data.settings import FolderSettings
 from ..diffusion.settings import ProcessSettings
+from ..errors import blame
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training.settings import DenoisingSettings, GridSettings
@@ -57,13 +59,9 @@ def main(
         **images.values(),
     )
     trainer.data = low_res.with_low_res(batches, network.small_size)
-    shown = fixed_images(
-        images.data_dir,
-        network.large_size,
-        network.class_cond,
-        network.in_channels,
-        labels=images.labels,
-    )
+    labels = images.labels if network.class_cond else ""
+    with blame("data_dir"):
+        shown = open_images(images.data_dir, network.large_size, network.in_channels, labels=labels)
 
     # Claim the run folder and train, with a grid of samples every so often.
     def draw_grid() -> Image.Image:
@@ -72,8 +70,8 @@ def main(
         large, conditions = next(low_res.with_low_res([first], network.small_size))
         drawn = training.draw_samples(trainer, large.shape, conditions, grid.sample_steps)
         small = low_res.pixelated(conditions["low_res"], network.large_size)
-        return report.grid(list(zip(*map(report.to_uint8, (small, drawn, large)), strict=True)))
+        return pictures.grid(list(zip(*map(pictures.to_uint8, (small, drawn, large)), strict=True)))
 
     training.claim(folder)
-    pictures = Pictures.of(draw_grid, grid, loop)
-    train(trainer, pictures, labelled=images if network.class_cond else None)
+    grids = Pictures.of(draw_grid, grid, loop)
+    train(trainer, grids, labelled=images if network.class_cond else None)

@@ -2,31 +2,71 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config.network_settings import NUM_CLASSES
 from ..errors import ArgumentError
 from ..runtime import atomic_files, dist_util, logger
 from .image_files import list_image_files
 
-LABELS = {"prefix": "file name up to its first _", "folder": "folder right below --data_dir"}
+
+class LabelSource(NamedTuple):
+    """A way to tell the class of an image file.
+
+    Attributes:
+        class_of: returns the name of the class, given the path of the file and the folder of all.
+        meaning: what the name of the class is, for messages.
+    """
+
+    class_of: Callable[[str, str | os.PathLike], str]
+    meaning: str
+
+
+def prefix_of(file: str, data_dir: str | os.PathLike) -> str:
+    """Return a file's name up to the first _ in it."""
+    return os.path.basename(file).split("_")[0]
+
+
+def folder_of(file: str, data_dir: str | os.PathLike) -> str:
+    """Return the name of the folder right below `data_dir` that a file lies in.
+
+    Raises:
+        UserError: if it lies in none.
+    """
+    folder, *below = Path(file).relative_to(data_dir).parts
+    if not below:
+        raise ArgumentError(
+            "labels", f"folder: expected every image in a folder of its class, found {file}"
+        )
+    return folder
+
+
+# What `--labels` can name.
+LABEL_SOURCES = {
+    "prefix": LabelSource(prefix_of, "file name up to its first _"),
+    "folder": LabelSource(folder_of, "folder right below --data_dir"),
+}
 
 
 def class_names(
     files: Sequence[str], data_dir: str | os.PathLike = "", labels: str = "prefix"
 ) -> list[str]:
-    """Return the class of each file.
+    """Return the name of the class of each file.
 
     Args:
         files: images.
         data_dir: the folder that they are in.
-        labels: "prefix" or "folder", see `load_data`.
+        labels: what tells the class, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if a file is in no class.
     """
-    return [_class_name(file, data_dir, labels) for file in files]
+    if labels not in LABEL_SOURCES:
+        expected = ", ".join(LABEL_SOURCES)
+        raise ArgumentError("labels", f"expected one of {expected}, got {labels!r}")
+    return [LABEL_SOURCES[labels].class_of(file, data_dir) for file in files]
 
 
 def class_numbers(
@@ -37,7 +77,7 @@ def class_numbers(
     Args:
         data_dir: the folder of images.
         files: its images.
-        labels: "prefix" or "folder", see `load_data`.
+        labels: what tells the class, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if there are more classes than a network knows, or a file is in no class.
@@ -47,7 +87,7 @@ def class_numbers(
         raise ArgumentError(
             "class_cond",
             f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
-            f"the class is a {LABELS[labels]}, here {names[0]!r}",
+            f"the class is a {LABEL_SOURCES[labels].meaning}, here {names[0]!r}",
         )
     return {name: number for number, name in enumerate(names)}
 
@@ -56,19 +96,6 @@ def class_of_each(data_dir: str | os.PathLike, files: Sequence[str], labels: str
     """Return the number of the class of each file; see `class_numbers`."""
     numbers = class_numbers(data_dir, files, labels)
     return [numbers[name] for name in class_names(files, data_dir, labels)]
-
-
-def _class_name(file: str, data_dir: str | os.PathLike, labels: str) -> str:
-    if labels not in LABELS:
-        raise ArgumentError("labels", f"expected one of {', '.join(LABELS)}, got {labels!r}")
-    if labels == "prefix":
-        return os.path.basename(file).split("_")[0]
-    folder, *below = Path(file).relative_to(data_dir).parts
-    if not below:
-        raise ArgumentError(
-            "labels", f"folder: expected every image in a folder of its class, found {file}"
-        )
-    return folder
 
 
 def record_classes(out_dir: Path, data_dir: str | os.PathLike, labels: str) -> None:

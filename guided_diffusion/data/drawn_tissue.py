@@ -28,7 +28,7 @@ WHITE = 244.0  # 8-bit brightness of unstained glass
 STAINS = np.array([[0.630, 0.700, 0.336], [0.130, 0.930, 0.344]])
 GOLDEN_TURN = np.pi * (3.0 - np.sqrt(5.0))
 GLAND_SPACING = 0.52
-LATTICE = 5  # glands per side of the lattice, of which the tile shows a part
+LATTICE = 5  # glands per side of the lattice, which is larger than the tile
 # Nuclei per gland at severity 0 and 1; golden angles space Fibonacci counts evenly.
 RING_NUCLEI, SHEET_NUCLEI = 21, 34
 STROMAL_NUCLEI = 34
@@ -39,8 +39,8 @@ OUTLINE_VERTICES = 48
 NUCLEAR_DENSITY = 0.37
 SMALLEST_NUCLEUS = 4  # px at the scale of FIELD
 PEAK_SIGMA = 1.0  # px at the scale of FIELD
-# Intercept and slope on the root of the area fraction. To refit after a change of the drawing:
-# python -c "from guided_diffusion.tissue import *; print(fit_severity(range(10000, 12000)))"
+# Intercept and slope on the root of the area fraction. After a change of the drawing they are to
+# be fitted again: fit_severity(range(10000, 12000)).
 SEVERITY_FIT = (-1.064, 2.684)
 
 
@@ -76,25 +76,25 @@ def _between(rng: np.random.Generator, low: float, high: float, *shape: int) -> 
 
 
 def _ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
-    """Smooth step from 0 at `low` to 1 at `high`."""
+    """Return a smooth step from 0 at `low` to 1 at `high`."""
     t = np.clip((np.asarray(x, dtype=float) - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
 def _disorder(severity: float) -> float:
-    """Loss of architecture in [0, 1]: lags behind the change of single nuclei."""
+    """Return the loss of architecture in [0, 1], which lags behind the change of single nuclei."""
     return severity**1.5
 
 
 def _turn(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotates `points` [..., 2] by `angle` [...]."""
+    """Rotate `points` [..., 2] by `angle` [...]."""
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = points[..., 0], points[..., 1]
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
 
 
 def _place_glands(seed: int) -> _Glands:
-    """Puts glands on a jittered, turned hexagonal lattice that overhangs the tile."""
+    """Put glands on a jittered, turned hexagonal lattice that overhangs the tile."""
     rng = _stream(seed, 0)
     row, column = np.divmod(np.arange(LATTICE**2), LATTICE)
     hexagonal = np.stack([column + 0.5 * (row % 2), row * np.sqrt(0.75)], axis=-1)
@@ -116,7 +116,7 @@ def _place_glands(seed: int) -> _Glands:
 def _boundary(
     glands: _Glands, theta: np.ndarray, rho: np.ndarray | float, severity: float
 ) -> np.ndarray:
-    """Points [G, K, 2] at angle `theta` [G, K] and radius `rho`, 1 being the basement membrane."""
+    """Return points [G, K, 2] at angle `theta` [G, K] and radius `rho`; 1: basement membrane."""
     disorder = _disorder(severity)
     rough = 0.015 + 0.085 * disorder
     waves = sum(
@@ -132,18 +132,18 @@ def _boundary(
 
 
 def _lumen_radius(glands: _Glands, severity: float) -> np.ndarray:
-    """Radius [G, 1] of each lumen over its gland's; shrinks to nothing, in some glands sooner."""
+    """Return the radius [G, 1] of each lumen over its gland's; it shrinks, in some sooner."""
     shrink = np.clip(severity / (0.94 + 0.12 * glands.lumen), 0.0, 1.0) ** 1.3
     return ((0.47 + 0.06 * glands.lumen) * (1.0 - shrink))[:, None]
 
 
 def _semi_axes(size: np.ndarray, longer: np.ndarray) -> np.ndarray:
-    """Semi-axes [..., 2] of ellipses with the area of a circle of radius `size`."""
+    """Return the semi-axes [..., 2] of ellipses with the area of a circle of radius `size`."""
     return np.stack([size * np.sqrt(longer), size / np.sqrt(longer)], axis=-1)
 
 
 def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
-    """Nuclei of the glands: a ring that stratifies, and at last fills the tile as a sheet."""
+    """Place the nuclei of the glands: a ring that stratifies, and at last fills the tile."""
     rng = _stream(seed, 1)
     shape = (len(glands.centre), SHEET_NUCLEI)
     loss = _disorder(severity)
@@ -179,7 +179,7 @@ def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
 
 
 def _stroma(seed: int, glands: _Glands, severity: float, grain: float) -> _Nuclei:
-    """Small spindle nuclei along the fibres; those that a growing gland reaches shrink away."""
+    """Place spindle nuclei along the fibres, shrunk away where a growing gland reaches them."""
     rng = _stream(seed, 2)
     centre = _between(rng, -0.05, 1.05, STROMAL_NUCLEI, 2)
     away = centre[:, None] - glands.centre  # [N, G, 2]
@@ -204,13 +204,13 @@ def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _develop(canvas: Image.Image) -> np.ndarray:
-    """Softens a supersampled canvas as a lens would and reduces it: [size, size] in [0, 1]."""
+    """Soften a supersampled canvas as a lens would and reduce it: [size, size] in [0, 1]."""
     soft = canvas.filter(ImageFilter.GaussianBlur(0.35 * canvas.width / FIELD))
     return np.asarray(soft.reduce(SUPERSAMPLE), dtype=float) / 255.0
 
 
 def _fill(outlines: np.ndarray, size: int) -> np.ndarray:
-    """Coverage [size, size] in [0, 1] of polygons [P, K, 2]."""
+    """Return the coverage [size, size] in [0, 1] of polygons [P, K, 2]."""
     canvas, draw = _canvas(size)
     for outline in outlines * canvas.width:
         draw.polygon(outline.ravel().tolist(), fill=255)
@@ -218,7 +218,7 @@ def _fill(outlines: np.ndarray, size: int) -> np.ndarray:
 
 
 def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
-    """Haematoxylin density [size, size] of nuclei, each parted from the next by a clear halo."""
+    """Return the haematoxylin [size, size] of nuclei, parted from one another by clear halos."""
     canvas, draw = _canvas(size)
     theta = np.linspace(0.0, 2.0 * np.pi, NUCLEUS_VERTICES, endpoint=False)
     dent = 1.0 + nuclei.lobe[:, :1] * np.cos(3.0 * theta + nuclei.lobe[:, 1:])
@@ -234,7 +234,7 @@ def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
 
 
 def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
-    """Slow wavy bands along `grain`, [size, size] in about [-1, 1]."""
+    """Draw slow wavy bands along `grain`, [size, size] in about [-1, 1]."""
     rng = _stream(seed, 3)
     phase = _between(rng, 0.0, 2.0 * np.pi, 4)
     axis = (np.arange(size) + 0.5) / size
@@ -245,7 +245,7 @@ def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
 
 
 def _stain(seed: int, haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray:
-    """RGB uint8 [size, size, 3] of densities [size, size] under this tile's batch of stain."""
+    """Return RGB uint8 [size, size, 3] of densities [size, size] under this tile's stain."""
     rng = _stream(seed, 4)
     vectors = STAINS + _between(rng, -0.045, 0.045, 2, 3)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -255,7 +255,7 @@ def _stain(seed: int, haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray
 
 
 def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
-    """Draws a tile of glandular tissue.
+    """Draw a tile of glandular tissue.
 
     Args:
         seed: names the piece of tissue and its stain; non-negative.
@@ -302,13 +302,13 @@ class NuclearMeasure:
 
 
 def _label(mask: np.ndarray, landscape: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers the peaks of `landscape` within `mask`: touching nuclei part where it dips."""
+    """Number the peaks of `landscape` within `mask`: touching nuclei part where it dips."""
     ndimage = require("scipy.ndimage", "metrics")
     return ndimage.label(mask & (landscape > ndimage.gaussian_filter(landscape, PEAK_SIGMA)))
 
 
 def _haematoxylin(image: np.ndarray) -> np.ndarray:
-    """Haematoxylin density [H, W], unmixed by both stains and what is at right angles to them."""
+    """Return the haematoxylin [H, W], unmixed from eosin and from a third, orthogonal stain."""
     residual = np.cross(*STAINS)
     basis = np.stack([*STAINS, residual / np.linalg.norm(residual)])
     density = -np.log10(np.maximum(image, 1.0) / WHITE)
@@ -316,7 +316,7 @@ def _haematoxylin(image: np.ndarray) -> np.ndarray:
 
 
 def measure(image: np.ndarray) -> NuclearMeasure:
-    """Measures the nuclei of a tile, after bringing it to the scale of 64 px a side.
+    """Measure the nuclei of a tile, after bringing it to the scale of 64 px a side.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -347,7 +347,7 @@ def measure(image: np.ndarray) -> NuclearMeasure:
 
 
 def severity_of(image: np.ndarray) -> float:
-    """Reads the severity off a tile: intercept + slope * sqrt(area fraction of nuclei).
+    """Read the severity off a tile: intercept + slope * sqrt(area fraction of nuclei).
 
     The area fraction alone orders tiles as well as a linear mix with density and size spread does,
     and blur moves it less; its root is nearer to a straight line in severity.
@@ -368,7 +368,7 @@ def severity_of(image: np.ndarray) -> float:
 
 
 def fit_severity(seeds: Sequence[int], size: int = FIELD) -> tuple[float, float]:
-    """Fits the coefficients of `severity_of` to drawn tiles, their severities even over [0, 1].
+    """Fit the coefficients of `severity_of` to drawn tiles, their severities even over [0, 1].
 
     Args:
         seeds: of the tiles to draw, at least two.

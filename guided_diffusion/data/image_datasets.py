@@ -15,22 +15,21 @@ import torch as th
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ArgumentError, UserError
-from ..runtime import dist_util, progress_bars, random_streams
+from ..errors import ArgumentError, UserError, blame
+from ..runtime import dist_util, random_streams
+from .augmentations import AUGMENTATIONS
 from .class_labels import class_of_each
 from .image_files import (
-    AUGMENTS,
-    augment_tile,
     center_crop_arr,
     halved,
     list_image_files,
-    open_image,
     random_crop_arr,
     scaled_side,
     to_model_range,
 )
-
-Batch = tuple[th.Tensor, dict[str, th.Tensor]]
+from .image_folder import ImageFiles
+from .image_source import Batch
+from .pictures import to_picture
 
 
 class ImageDataset(Dataset):
@@ -46,7 +45,7 @@ class ImageDataset(Dataset):
         random_flip: flip left-right half of the time.
         in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
-        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
         cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
             the pictures at less than twice the largest size that is cut from. A file that changes
             on disk afterwards is not looked at again.
@@ -73,10 +72,13 @@ class ImageDataset(Dataset):
         self.random_crop, self.random_flip = random_crop, random_flip
         self.in_channels = in_channels
         self.augment = augment or ("flip" if random_flip else "none")
-        if self.augment not in AUGMENTS:
-            raise ArgumentError("augment", f"expected one of {AUGMENTS}, got {augment!r}")
-        self.cache: dict[int, np.ndarray] | None = {} if cache else None
-        self._cached_bytes = 0
+        if self.augment not in AUGMENTATIONS:
+            expected = tuple(AUGMENTATIONS)
+            raise ArgumentError("augment", f"expected one of {expected}, got {augment!r}")
+        self.source = ImageFiles(self.local_images, resolution, in_channels)
+        self.source.crop = self._crop
+        self.source.keep_bytes = CACHE_BYTES if cache else 0
+        self.cache = self.source.kept if cache else None
 
     def __len__(self) -> int:
         return len(self.local_images)
@@ -86,41 +88,36 @@ class ImageDataset(Dataset):
         tile = self.tile(idx, np.random.default_rng())
         return tile.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, self.conditions(idx)
 
-    def tile(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """Return one augmented tile, [H, W, C] uint8, drawn with `rng` if at random."""
-        tile = self._source(index)
+    def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Return one augmented tile, [H, W, C] uint8, with numbers drawn from `rng`."""
+        self.source.files = self.local_images  # others, perhaps, than at the start
+        tile = self.source.tile(index)
         if self.random_crop:
-            tile = random_crop_arr(Image.fromarray(tile), self.resolution, rng=rng)
+            tile = random_crop_arr(to_picture(tile), self.resolution, rng=rng)
             tile = tile.reshape(self.resolution, self.resolution, self.in_channels)
-        return augment_tile(tile, self.augment, rng)
+        return AUGMENTATIONS[self.augment](tile, rng)
 
-    def batch(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator | None] | None = None
-    ) -> Batch:
+    def batch(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Batch:
         """Return ([N, C, H, W] float32 in [-1, 1], conditions) of these images.
 
         Args:
             indices: of the images.
-            rngs: a generator for the augmentation of each; None where there is none.
+            rngs: source of randomness for the augmentation of each.
         """
-        rngs = [None] * len(indices) if rngs is None else rngs
         tiles = [self.tile(index, rng) for index, rng in zip(indices, rngs, strict=True)]
         conditions = [self.conditions(index) for index in indices]
         stacked = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
         return to_model_range(np.stack(tiles)), stacked
 
     def check(self) -> None:
-        """Decode every tile now: all on each rank if they are kept, otherwise each on one rank.
+        """Open every image now: all on each rank if they are kept, otherwise each on one rank.
 
         Raises:
             UserError: on every rank, for a file that cannot be used.
         """
-        if self.cache is not None:
-            dist_util.everywhere(lambda: [self._source(index).size for index in range(len(self))])
-            return
-        mine = self.local_images[dist_util.rank() :: dist_util.world_size()]
-        files = progress_bars.progress(mine, desc="checking", unit="image", leave=False)
-        dist_util.everywhere(lambda: [open_image(file, self.in_channels).size for file in files])
+        if self.cache is None:
+            return self.source.check()
+        dist_util.everywhere(lambda: [self.source.tile(index).size for index in range(len(self))])
 
     def conditions(self, index: int) -> dict[str, Any]:
         """Return {"y": label, "filepath": name}, as far as they are known."""
@@ -131,22 +128,13 @@ class ImageDataset(Dataset):
             found["filepath"] = self.local_filepaths[index]
         return found
 
-    def _source(self, index: int) -> np.ndarray:
-        """What the tiles of an image are made from: its centre crop, or the picture to cut from."""
-        if self.cache is not None and index in self.cache:
-            return self.cache[index]
-        array = self._read(self.local_images[index])
-        if self.cache is not None and self._cached_bytes + array.nbytes <= CACHE_BYTES:
-            self.cache[index] = array
-            self._cached_bytes += array.nbytes
-        return array
-
-    def _read(self, path: str) -> np.ndarray:
-        picture = open_image(path, self.in_channels)
-        if not self.random_crop:
-            tile = center_crop_arr(picture, self.resolution)
-            return tile.reshape(self.resolution, self.resolution, self.in_channels)
-        return np.array(halved(picture, scaled_side(self.resolution)))
+    def _crop(self, picture: Image.Image) -> np.ndarray:
+        """Return what the tiles of an image are made of: its centre, or all to cut from."""
+        if self.random_crop:
+            array = np.array(halved(picture, scaled_side(self.resolution)))
+        else:
+            array = center_crop_arr(picture, self.resolution)
+        return array.reshape(*array.shape[:2], self.in_channels)
 
 
 CACHE_BYTES = 2**30
@@ -178,11 +166,10 @@ def load_data(
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
         in_channels: 1 to 4, see `MODES`.
-        augment: "none", "flip" or "dihedral"; takes the place of `random_flip`.
+        augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.
-        labels: what tells the class of an image: "prefix", its file name up to the first "_", or
-            "folder", the folder right below data_dir that it is in.
+        labels: what tells the class of an image, one of `LABEL_SOURCES`.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], conditions).
@@ -191,7 +178,8 @@ def load_data(
         UserError: if the folder or a file cannot be used. Every file is decoded once at the call,
             so that a broken one shows before the first step.
     """
-    files = list_image_files(data_dir)
+    with blame("data_dir"):
+        files = list_image_files(data_dir)
     side = 2 * scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
@@ -205,32 +193,6 @@ def load_data(
     )
     dataset.check()
     return _batches(dataset, batch_size, deterministic, seed, start_step)
-
-
-def fixed_images(
-    data_dir: str | os.PathLike,
-    image_size: int,
-    class_cond: bool = False,
-    in_channels: int = 3,
-    flag: str = "data_dir",
-    labels: str = "prefix",
-) -> ImageDataset:
-    """Return the centre crops of a folder in order of name, for `ImageDataset.batch`.
-
-    Args:
-        data_dir: folder, searched recursively.
-        image_size: side, pixels.
-        class_cond: add {"y": label}, as in training.
-        in_channels: 1 to 4, see `MODES`.
-        flag: name of the argument, for messages.
-        labels: "prefix" or "folder", see `load_data`.
-
-    Raises:
-        UserError: if there is no such folder, or no image in it.
-    """
-    files = list_image_files(data_dir, flag=flag)
-    classes = class_of_each(data_dir, files, labels) if class_cond else None
-    return ImageDataset(image_size, files, classes, in_channels=in_channels, augment="none")
 
 
 def load_source_data_for_domain_translation(
@@ -259,7 +221,9 @@ def load_source_data_for_domain_translation(
     Raises:
         UserError: if the folder or a file cannot be used, or a name does not begin with a number.
     """
-    files = [f for f in list_image_files(data_dir) if "translated" not in os.path.basename(f)]
+    with blame("data_dir"):
+        files = list_image_files(data_dir)
+    files = [file for file in files if "translated" not in os.path.basename(file)]
     dataset = ImageDataset(
         image_size,
         files,

@@ -24,7 +24,8 @@ def grey(images: th.Tensor) -> th.Tensor:
     images = images.double()
     if images.shape[1] == 1:
         return images[:, 0]
-    return sum(weight * images[:, channel] for channel, weight in enumerate(LUMA))
+    red, green, blue = (weight * images[:, channel] for channel, weight in enumerate(LUMA))
+    return red + green + blue
 
 
 def reference_magnitude(images: th.Tensor) -> th.Tensor:

@@ -1,4 +1,4 @@
-"""Image files: which there are in a folder, opened, cropped and turned.
+"""Image files: found in a folder, opened and cropped.
 
 Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 1].
 """
@@ -6,9 +6,8 @@ Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 
 import os
 import random
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -20,40 +19,33 @@ from ..runtime import dist_util, logger
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-AUGMENTS = ("none", "flip", "dihedral")
 
 
-def list_image_files(data_dir: str | os.PathLike, *, flag: str = "data_dir") -> list[str]:
-    """Return the images under a folder, recursively, sorted by path.
-
-    Args:
-        data_dir: the folder.
-        flag: name of the argument, for messages.
+def list_image_files(data_dir: str | os.PathLike) -> list[str]:
+    """List the images of a folder and of those below it, sorted by path.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
-        raise ArgumentError(flag, f"expected a folder of images, got {str(data_dir)!r}")
+        raise UserError(f"expected a folder of images, got {str(data_dir)!r}")
     files = sorted(
         str(path)
         for path in _visible_files(folder)
         if path.suffix.lower() in EXTENSIONS and path.is_file()
     )
     if not files:
-        raise ArgumentError(
-            flag, f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})"
-        )
+        raise UserError(f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})")
     for file in files:
         # Undecodable bytes and line breaks, which no manifest can hold.
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
-            raise ArgumentError(flag, f"expected file names of printable text, found {file!a}")
+            raise UserError(f"expected file names of printable text, found {file!a}")
     return files
 
 
 def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
-    """Return the JPEG, PNG and GIF files under a folder, in upstream's order; [] without one."""
+    """List the JPEG, PNG and GIF files of a folder and below it in upstream's order, if any."""
     found = []
     for path in sorted(Path(data_dir).iterdir(), key=lambda path: path.name):
         if path.suffix.lower() in UPSTREAMS_EXTENSIONS:
@@ -63,17 +55,10 @@ def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
     return found
 
 
-def first_of(images: Sequence[Any], count: int, place: str) -> Sequence[Any]:
-    """Return the first `count` images, all of them for 0, and log it where there are fewer.
-
-    Args:
-        images: their files or numbers, in order.
-        count: as by `--num_images`.
-        place: where they are, for the log.
-    """
-    if count > len(images) and dist_util.rank() == 0:
-        logger.log(f"--num_images {count}: there are only {len(images)} in {place}, all are used")
-    return images[: count or None]
+def log_if_fewer(num_images: int, found: int, place: str) -> None:
+    """Log that a place has fewer images than `--num_images` asks for, if so."""
+    if num_images > found and dist_util.rank() == 0:
+        logger.log(f"--num_images {num_images}: there are only {found} in {place}, all are used")
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -130,12 +115,6 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
 
 
-def load_tile(path: str | os.PathLike, image_size: int, in_channels: int = 3) -> np.ndarray:
-    """Return the centre crop of an image file, [H, W, C] uint8."""
-    tile = center_crop_arr(open_image(path, in_channels), image_size)
-    return tile.reshape(image_size, image_size, in_channels)
-
-
 def to_model_range(tiles: np.ndarray) -> th.Tensor:
     """Map [N, H, W, C] uint8 in 0..255 to [N, C, H, W] float32 in [-1, 1]."""
     batch = th.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2)
@@ -169,7 +148,7 @@ def random_crop_arr(
 
 
 def scaled_side(image_size: int, crop_frac: float = 0.8) -> int:
-    """Return the short side of which a square of `image_size` is this fraction, or nearly."""
+    """Return the short side, pixels, whose fraction `crop_frac` is about `image_size`."""
     return int(np.ceil(image_size / crop_frac))
 
 
@@ -189,12 +168,3 @@ def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
     scale = target / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return np.array(image.resize(size, Image.Resampling.BICUBIC))
-
-
-def augment_tile(tile: np.ndarray, augment: str, rng: np.random.Generator | None) -> np.ndarray:
-    """Flip or turn a tile [H, W, C]; "dihedral" draws one of the 8 symmetries of the square."""
-    if augment == "dihedral":
-        tile = np.rot90(tile, k=int(rng.integers(4)))
-    if augment != "none" and rng.random() < 0.5:
-        tile = tile[:, ::-1]
-    return tile

@@ -5,17 +5,16 @@ averaged over areas.
 """
 
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from ..config.network_settings import NUM_CLASSES
-from ..errors import ArgumentError
-from .image_datasets import Batch, ImageDataset, fixed_images
-from .image_files import to_model_range
+from ..errors import UserError, blame
+from .image_formats import open_images
+from .image_source import Batch, ImageSource
 
 
 def downsample(images: th.Tensor, side: int) -> th.Tensor:
@@ -34,78 +33,38 @@ def pixelated(images: th.Tensor, side: int) -> th.Tensor:
     return F.interpolate(images, side, mode="nearest")
 
 
-class BaseSamples:
-    """Small images of an .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
+def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) -> ImageSource:
+    """Open the images to enlarge, of an .npz or of a folder (then as centre crops).
 
     Args:
-        path: of the file.
-        side: of the images, pixels.
-        class_cond: whether their classes are needed.
-        in_channels: of the images.
-
-    Raises:
-        UserError: unless the file holds such images.
-    """
-
-    def __init__(self, path: Path, side: int, class_cond: bool, in_channels: int) -> None:
-        arrays = _load_npz(path)
-        self.images = arrays.get("arr_0")
-        _check_images(path, self.images, (side, side, in_channels))
-        self.labels = None
-        if class_cond:
-            self.labels = arrays.get("arr_1")
-            _check_labels(path, self.labels, len(self.images))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Return ([N, C, H, W] float32 in [-1, 1], {"y": classes [N]} if needed)."""
-        chosen = list(indices)
-        labels = {} if self.labels is None else {"y": th.from_numpy(self.labels[chosen]).long()}
-        return to_model_range(self.images[chosen]), labels
-
-
-def open_base_samples(
-    path: str, side: int, class_cond: bool, in_channels: int
-) -> BaseSamples | ImageDataset:
-    """Return the images to enlarge, of an .npz or of a folder (then as centre crops).
+        path: folder, or .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
+        side: of the small images, pixels.
+        class_cond: whether the network needs their classes.
+        in_channels: channels that the network takes.
 
     Raises:
         UserError: if there are none, or they do not fit the network.
     """
-    if not path or not Path(path).exists():
-        raise ArgumentError("base_samples", f"expected an .npz or a folder of images, got {path!r}")
-    if Path(path).is_dir():
-        return fixed_images(path, side, class_cond, in_channels, "base_samples")
-    return BaseSamples(Path(path), side, class_cond, in_channels)
+    with blame("base_samples"):
+        if not path or not Path(path).exists():
+            raise UserError(f"expected an .npz or a folder of images, got {path!r}")
+        if Path(path).is_file():
+            _refuse_npz(path, (side, side, in_channels))
+        return open_images(path, side, in_channels, labels="prefix" if class_cond else "")
 
 
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
+def _refuse_npz(path: str, expected: tuple[int, ...]) -> None:
+    """Stop unless a file is an .npz of images [N, *expected]."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("arr_0", "arr_1") if name in file}
+            images = file.get("arr_0")
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ArgumentError("base_samples", f"expected an .npz, got {path} ({error})") from None
-
-
-def _check_images(path: Path, images: np.ndarray | None, expected: tuple[int, ...]) -> None:
+        raise UserError(f"expected an .npz, got {path} ({error})") from None
     if images is None or images.dtype != np.uint8 or images.shape[1:] != expected:
         found = "no arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
-        raise ArgumentError(
-            "base_samples",
+        raise UserError(
             f"expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
-            f"model's --small_size says, found {found} in {path}",
+            f"model's --small_size says, found {found} in {path}"
         )
     if not len(images):
-        raise ArgumentError("base_samples", f"expected images, found none in {path}")
-
-
-def _check_labels(path: Path, labels: np.ndarray | None, count: int) -> None:
-    whole = labels is not None and labels.shape == (count,) and labels.dtype.kind in "iu"
-    if not whole or not ((labels >= 0) & (labels < NUM_CLASSES)).all():
-        raise ArgumentError(
-            "base_samples",
-            f"expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
-            f"as the model needs it, found {'other numbers' if whole else 'none'} in {path}",
-        )
+        raise UserError(f"expected images, found none in {path}")

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 from ..config.settings import Settings, setting
+from .augmentations import AUGMENTATIONS
+from .class_labels import LABEL_SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +17,12 @@ class FolderSettings(Settings):
         "prefix",
         "what tells the class of an image: prefix: its file name up to the first _; folder: the "
         "folder right below --data_dir",
-        choices=("prefix", "folder"),
+        choices=LABEL_SOURCES,
     )
     augment: str = setting(
         "flip",
         "flip: left-right half of the time; dihedral: right-angle rotations and flips, for tissue",
-        choices=("none", "flip", "dihedral"),
+        choices=AUGMENTATIONS,
     )
     random_crop: bool = setting(False, "random instead of centre crops")
 

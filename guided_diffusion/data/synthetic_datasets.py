@@ -196,9 +196,9 @@ def make_moons(
 
 def make_checkerboard(n_samples: int, *, rng: Rng = None) -> np.ndarray:
     """Return points [N, 2], from right to left, of the eight dark fields of a board of side 4."""
-    rng = np.random if rng is None else rng
-    x = np.sort(rng.random(n_samples) * 4 - 2)[::-1]
-    y = rng.random(n_samples) - 2 * rng.choice(2, n_samples) + np.floor(x) % 2
+    source: Any = np.random if rng is None else rng
+    x = np.sort(source.random(n_samples) * 4 - 2)[::-1]
+    y = source.random(n_samples) - 2 * source.choice(2, n_samples) + np.floor(x) % 2
     return np.stack([x, y], axis=1)
 
 
@@ -261,10 +261,10 @@ def load_2d_data(
         batch_size: points per batch (in training, and per rank).
         shape: the distribution.
         training: without end, each time round in an order of its own, every rank its own batches;
-            otherwise each point once, as drawn, the last batch with what is left.
+            otherwise each point once, as drawn; the last batch may be smaller.
         n_samples: number of points that are drawn.
         seed: the base seed.
-        start_step: batches to leave out, as of a run that is resumed.
+        start_step: number of batches that a resumed run has seen.
 
     Yields:
         ([batch_size, 2] float32, no conditions).

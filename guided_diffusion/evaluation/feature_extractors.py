@@ -13,7 +13,7 @@ import torch as th
 import torch.nn.functional as F
 
 from ..data.image_files import to_model_range
-from ..data.image_sets import ImageSet
+from ..data.image_source import ImageSource
 from ..errors import ArgumentError, UserError, require
 from ..models.checkpoint import first_line, load_state
 from ..runtime import dist_util, progress_bars, random_streams
@@ -170,7 +170,7 @@ def _fetch(path: Path) -> Path:
 
 
 @th.no_grad()
-def extract(images: ImageSet, extractor: Extractor, batch_size: int) -> Rows:
+def extract(images: ImageSource, extractor: Extractor, batch_size: int) -> Rows:
     """Return the features of all images, in their order, on every rank.
 
     Args:
@@ -184,7 +184,7 @@ def extract(images: ImageSet, extractor: Extractor, batch_size: int) -> Rows:
     ranks = dist_util.world_size()
     mine = batches[dist_util.rank() :: ranks]
     bar = progress_bars.progress(
-        images.batches(mine), total=len(mine), desc=images.path.name, unit="batch"
+        map(images.tiles, mine), total=len(mine), desc=images.path.name, unit="batch"
     )
     # Tensor cores would round to 10 bits, which the small differences here do not survive.
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):

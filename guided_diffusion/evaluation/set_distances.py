@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ..data.image_sets import ImageSet
+from ..data.image_source import ImageSource
 from ..errors import UserError
 from ..runtime import dist_util, progress_bars, random_streams
 from .feature_extractors import Extractor, extract
@@ -173,7 +173,9 @@ class Measured:
         return Measured(self.pooled[chosen], self.spatial[chosen], self.given)
 
 
-def measure(images: ImageSet, extractor: Extractor, batch_size: int, device: th.device) -> Measured:
+def measure(
+    images: ImageSource, extractor: Extractor, batch_size: int, device: th.device
+) -> Measured:
     """Extract the features of a set; statistics of the file are taken where they fit.
 
     Images are read batch by batch; their features stay in memory, 33 kB an image with Inception.
@@ -255,7 +257,7 @@ def _interval(value: float, drawn: np.ndarray, limits: tuple[float, float]) -> l
     return [float(np.clip(value + end, *limits)) for end in ends]
 
 
-def warnings_of(images: ImageSet, measured: Measured, extractor: Extractor) -> list[str]:
+def warnings_of(images: ImageSource, measured: Measured, extractor: Extractor) -> list[str]:
     """Return what a reader of FID and sFID must know about a set."""
     said = []
     for distance in images.moments.keys() - measured.given.keys():

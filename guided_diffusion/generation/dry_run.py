@@ -57,7 +57,7 @@ class Job:
         self.all_flops = self.left * (
             self.plan.encoding * self.flops[0] + self.plan.decoding * self.flops[1]
         )
-        height, width, channels = self.sequences.tile(0).shape
+        height, width, channels = self.sequences.images.tile(0).shape
         self.shape = channels, height, width
         common = recipe.depths.amount, self.shape, exporter.count
         self.array_bytes = cost.array_bytes(exporter.arrays, *common)

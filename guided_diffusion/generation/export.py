@@ -16,13 +16,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from PIL.PngImagePlugin import PngInfo
 
-from ..data import report
-from ..data.report import Row
-from ..errors import ArgumentError, UserError
+from ..data import pictures
+from ..errors import ArgumentError, UserError, blame
 from ..runtime import atomic_files
 from ..translation.sequences import ImageSequence, Recipe
 from ..translation.soft_labels import over_stages
 from .plan import check_names
+from .report import Row
 
 
 class Exporter:
@@ -30,9 +30,9 @@ class Exporter:
 
     Args:
         folder: translation_<source>_<target>.
-        names: names of source and target domain.
-        recipe: depths, walks, batches and arithmetic.
-        count: number of source images of all ranks.
+        names: of source and target domain.
+        recipe: how the sequences are made.
+        count: source images of all ranks.
         save_npy: write source.npy, target.npy and diffway.npy.
         save_latents: write latent.npy.
         provenance: facts for every row and picture, such as the checkpoints.
@@ -131,14 +131,14 @@ class Exporter:
             )
 
     def _shows(self, row: Row, tile: np.ndarray) -> bool:
-        return np.array_equal(report.read_tile(self.folder / row["file_name"]), tile)
+        return np.array_equal(pictures.read_tile(self.folder / row["file_name"]), tile)
 
     def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
         # Arrays that were deleted, from the pictures and the manifest.
         if not names:
             return
         for index, sequence in complete_sequences(rows, self.recipe.depths.amount).items():
-            tiles = [report.read_tile(self.folder / row["file_name"]) for row in sequence]
+            tiles = [pictures.read_tile(self.folder / row["file_name"]) for row in sequence]
             channels_first = np.moveaxis(np.stack(tiles), -1, 1)
             depths = np.array([int(row["depth"]) for row in sequence[1:]])
             values = {"source": channels_first[0], "target": channels_first[1:], "diffway": depths}
@@ -148,7 +148,7 @@ class Exporter:
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
         rows = self._rows(sequence)
-        tiles = [sequence.source, *report.to_uint8(sequence.images)]
+        tiles = [sequence.source, *pictures.to_uint8(sequence.images)]
         for row, tile in zip(rows, tiles, strict=True):
             self._save_picture(row, tile)
         self._save_arrays(sequence)
@@ -192,10 +192,10 @@ class Exporter:
             # A PNG keyword is Latin-1; a value may be any text.
             info.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), row[key])
         with atomic_files.atomic_write(path) as file:
-            report.to_picture(tile).save(file, "png", pnginfo=info)
+            pictures.to_picture(tile).save(file, "png", pnginfo=info)
 
     def _save_arrays(self, sequence: ImageSequence) -> None:
-        images = np.moveaxis(report.to_uint8(sequence.images), -1, 1)
+        images = np.moveaxis(pictures.to_uint8(sequence.images), -1, 1)
         values = {
             "source": np.moveaxis(sequence.source, -1, 0),
             "target": images,
@@ -214,7 +214,8 @@ class Exporter:
         path = self.folder / f"{name}.npy"
         shape = (self.count, *example.shape)
         if not path.exists():
-            atomic_files.create_array(path, example.dtype, shape, f"save_npy: {path}")
+            with blame(f"save_npy: {path}"):
+                atomic_files.create_array(path, example.dtype, shape)
         try:
             array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
         except ValueError as error:
@@ -291,7 +292,8 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
 
 def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
     longer = path.with_name(f".{path.name}.longer.partial")
-    atomic_files.create_array(longer, array.dtype, shape, f"save_npy: {path}")
+    with blame(f"save_npy: {path}"):
+        atomic_files.create_array(longer, array.dtype, shape)
     copy = open_memmap(longer, "r+")
     copy[: len(array)] = array
     copy.flush()

@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import report
-from ..data.image_files import first_of, list_image_files
+from ..data.image_files import log_if_fewer
+from ..data.image_formats import open_images
+from ..data.image_source import ImageSource
+from ..errors import blame
 from ..models.domains import Domain
 from ..runtime import atomic_files, dist_util, progress_bars
 from ..translation.sequences import ImageSequence, Recipe, Sequences
-from .export import Exporter, Row, write_manifest
+from . import report
+from .export import Exporter, write_manifest
 from .plan import Plan, folder_name
+from .report import Row
 from .settings import SequenceSettings
 
 
@@ -32,9 +36,10 @@ class Direction:
 
     def prepare(self) -> list[int]:
         """Tidy up what an earlier run left (rank 0 only), and return what is left to make."""
-        files = self.sequences.files
-        finished = self.exporter.prepare(files, self.sequences.tile)
-        return [index for index in range(len(files)) if index not in finished]
+        images = self.sequences.images
+        names = [images.name(index) for index in range(len(images))]
+        finished = self.exporter.prepare(names, images.tile)
+        return [index for index in range(len(images)) if index not in finished]
 
 
 class Generation:
@@ -61,26 +66,26 @@ class Generation:
         asked: SequenceSettings,
         out_dir: Path,
     ) -> None:
-        self.out_dir, self.recipe = out_dir, recipe
-        starts = {source.name: source for source, _ in plan.pairs}
-        files = {
-            name: first_of(
-                list_image_files(stage.data_dir, flag=stage.flag), asked.num_images, stage.data_dir
-            )
-            for name, stage in starts.items()
-        }
+        self.out_dir = out_dir
+        self.images: dict[str, ImageSource] = {}  # of each stage that sequences start from
+        for stage in {source.name: source for source, _ in plan.pairs}.values():
+            network = domains[stage.name].network
+            with blame(stage.flag):
+                images = open_images(stage.data_dir, network.image_size, network.in_channels)
+            log_if_fewer(asked.num_images, len(images), stage.data_dir)
+            self.images[stage.name] = images.first(asked.num_images)
         self.directions = []
         for names in ((source.name, target.name) for source, target in plan.pairs):
             source, target = (domains[name] for name in names)
-            tiles = files[names[0]]
+            images = self.images[names[0]]
             sequences = Sequences(
-                source, target, tiles, self.recipe, watch=progress_bars.inner_progress
+                source, target, images, recipe, watch=progress_bars.inner_progress
             )
             exporter = Exporter(
                 out_dir / folder_name(*names),
                 names,
-                self.recipe,
-                len(tiles),
+                recipe,
+                len(images),
                 save_npy=asked.save_npy,
                 save_latents=asked.save_latents,
                 part=dist_util.rank(),
@@ -92,18 +97,16 @@ class Generation:
     @property
     def count(self) -> int:
         """Number of all sequences, made or not."""
-        return sum(len(direction.sequences.files) for direction in self.directions)
+        return sum(len(direction.sequences.images) for direction in self.directions)
 
     def open_every_image(self) -> None:
-        """Open the source images of each stage once.
+        """Open the source images of each stage, each on one rank.
 
         Raises:
-            UserError: naming one that cannot be opened.
+            UserError: on every rank, if one cannot be opened.
         """
-        by_stage = {d.exporter.names[0]: d.sequences for d in self.directions}
-        for sequences in by_stage.values():
-            for index in range(len(sequences.files)):
-                sequences.tile(index)
+        for images in self.images.values():
+            images.check()
 
     def prepare(self) -> None:
         """Find out what an earlier run left to do."""

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from numpy.lib.format import open_memmap
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UserError
 from . import dist_util
 
 
@@ -38,13 +38,12 @@ def write_if_changed(path: Path, content: bytes) -> None:
             file.write(content)
 
 
-def reserve(file: IO, size: int, flag: str, elsewhere: str = "") -> IO:
+def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
     """Give an empty file its size on the disk, so that mapping it into memory cannot fail later.
 
     Args:
         file: open for writing.
         size: bytes.
-        flag: what to name where the disk is full.
         elsewhere: how to have the file on another disk.
 
     Raises:
@@ -54,21 +53,19 @@ def reserve(file: IO, size: int, flag: str, elsewhere: str = "") -> IO:
         # A sparse file on a full disk ends the process with a bus error.
         (getattr(os, "posix_fallocate", None) or _grow)(file.fileno(), 0, size)
     except OSError as error:
-        raise ArgumentError(
-            flag,
-            f"{size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room{elsewhere}",
+        raise UserError(
+            f"{size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room{elsewhere}"
         ) from None
     return file
 
 
-def create_array(path: Path, dtype: Any, shape: Sequence[int], flag: str) -> None:
+def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
     """Create an .npy file of zeros, which is there at its full size or not at all.
 
     Args:
         path: the file.
         dtype: of the array.
         shape: of the array.
-        flag: what to name where the disk is full.
 
     Raises:
         UserError: if the disk has no room for it.
@@ -77,7 +74,7 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int], flag: str) -> Non
     try:
         open_memmap(partial, "w+", dtype=dtype, shape=tuple(shape))
         with open(partial, "r+b") as file:
-            reserve(file, partial.stat().st_size, flag)
+            reserve(file, partial.stat().st_size)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,27 +84,21 @@ def _grow(descriptor: int, offset: int, size: int) -> None:
     os.ftruncate(descriptor, offset + size)
 
 
-def make_folder(folder: Path, flag: str = "out_dir") -> None:
-    """Make a folder to write to, once for all ranks.
-
-    Args:
-        folder: what to make, where absent.
-        flag: what named it.
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to where there is none, once for all ranks.
 
     Raises:
         UserError: if nothing can be written there.
     """
-    dist_util.once(lambda: _make(folder, flag))
+    dist_util.once(lambda: _make(folder))
 
 
-def _make(folder: Path, flag: str) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ArgumentError(
-            flag, f"expected a folder to write to, got {folder} ({error.strerror})"
-        ) from None
+        raise UserError(f"expected a folder to write to, got {folder} ({error.strerror})") from None
 
 
 def refuse_unwritable(out: str, replacing: bool = True) -> None:

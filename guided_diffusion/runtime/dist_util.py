@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch as th
 import torch.distributed as dist
@@ -349,7 +349,7 @@ def _wait_for_the_others(store: dist.Store) -> None:
             here = store.add("leaving", 0)
 
 
-def open_bytes(path: str | os.PathLike) -> io.IOBase:
+def open_bytes(path: str | os.PathLike) -> IO[bytes]:
     """Open a local file, or a remote one (gs://, az://, https://) through blobfile."""
     if "://" in str(path):
         import blobfile

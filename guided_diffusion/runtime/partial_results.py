@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from ..errors import blame
 from . import atomic_files, dist_util, logger, progress_bars
 from .work_sharing import Dealing
 
@@ -50,7 +51,8 @@ def fill(
 def _unfinished(path: Path, fields: Sequence[tuple], count: int) -> list[int]:
     if not path.exists():
         dtype = [("finished", np.bool_), *fields]
-        atomic_files.create_array(path, dtype, (count,), "num_samples")
+        with blame("num_samples"):
+            atomic_files.create_array(path, dtype, (count,))
     finished = open_memmap(path, "r")["finished"]
     if finished.any():
         logger.log(f"{finished.sum()} of {count} images are there from an earlier run")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
 from . import atomic_files, dist_util, logger
 
 VERSION = "0.1.0"
@@ -122,7 +122,8 @@ class RunFolder:
             UserError: if the folder holds a run that was asked otherwise.
         """
         record = {"script": self.command, "args": dict(self.asked), "resolved": resolved}
-        atomic_files.make_folder(self.path)
+        with blame("out_dir"):
+            atomic_files.make_folder(self.path)
         self.refuse_other_run()
         dist_util.once(lambda: _remove_partial_files(self.path))
         dist_util.once(lambda: _write_record(self.path / RECORD, record | {"versions": versions()}))
@@ -139,7 +140,8 @@ def output_folder(out_dir: str, default: str | Path) -> Path:
         UserError: if nothing can be written there.
     """
     folder = Path(out_dir or os.getenv("OPENAI_LOGDIR") or default)
-    atomic_files.make_folder(folder)
+    with blame("out_dir"):
+        atomic_files.make_folder(folder)
     logger.configure(str(folder))
     return folder
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.image_datasets import ImageDataset
+from ..data.image_source import ImageSource
 from ..models.domains import Domain
 from ..runtime import execution, random_streams
 
@@ -24,7 +24,7 @@ def fields(num_timesteps: int) -> list[tuple]:
 
 def measure(
     domain: Domain,
-    images: ImageDataset,
+    images: ImageSource,
     indices: Sequence[int],
     seed: int,
     clip_denoised: bool = True,

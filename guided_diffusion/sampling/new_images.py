@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 
 from ..config.network_settings import NUM_CLASSES
-from ..data import report
+from ..data.pictures import square_grid, to_uint8
 from ..diffusion.reverse_process import CondFn, Model, ModelKwargs
 from ..models.domains import Domain
 from ..runtime import (
@@ -63,7 +63,7 @@ def stream(
     partial = folder / f".{name}_{run_folder.fingerprint(dict(identity))}.partial.npy"
     fields = [("image", np.uint8, tuple(shape[1:]))]
     *_, drawn = partial_results.fill(
-        partial, fields, shape[0], batch_size, lambda batch: {"image": report.to_uint8(draw(batch))}
+        partial, fields, shape[0], batch_size, lambda batch: {"image": to_uint8(draw(batch))}
     )
     path = folder / f"{name}.npz"
     if dist_util.rank() == 0:
@@ -78,7 +78,7 @@ def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
     with atomic_files.atomic_write(path) as file:
         np.savez(file, *arrays)
     with atomic_files.atomic_write(path.with_name("samples.png")) as file:
-        report.square_grid(images[:GRID_IMAGES]).save(file, "png")
+        square_grid(images[:GRID_IMAGES]).save(file, "png")
     logger.log(f"saved {path}")
 
 

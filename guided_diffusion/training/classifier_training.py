@@ -10,9 +10,9 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from ..data.class_labels import LABELS, class_names
+from ..data.class_labels import LABEL_SOURCES, class_names
 from ..data.image_files import list_image_files
-from ..errors import ArgumentError
+from ..errors import ArgumentError, blame
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
 from .loss_log import log_loss_dict
@@ -127,20 +127,22 @@ def check_data(
         data_dir: folder to learn from.
         val_data_dir: folder to judge by, or "".
         num_classes: outputs of the network.
-        labels: "prefix" or "folder", see `image_datasets.load_data`.
+        labels: what tells the class of an image, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.
     """
-    classes = _classes(data_dir, "data_dir", labels)
+    with blame("data_dir"):
+        classes = _classes(data_dir, labels)
     if not 2 <= len(classes) <= num_classes:
         raise ArgumentError(
             "data_dir",
             f"expected 2 to {num_classes} classes (--num_classes), found "
-            f"{len(classes)}; the class is a {LABELS[labels]}, here {classes[0]!r}",
+            f"{len(classes)}; the class is a {LABEL_SOURCES[labels].meaning}, here {classes[0]!r}",
         )
     if val_data_dir:
-        others = sorted(set(_classes(val_data_dir, "val_data_dir", labels)) ^ set(classes))
+        with blame("val_data_dir"):
+            others = sorted(set(_classes(val_data_dir, labels)) ^ set(classes))
         if others:  # they would shift the numbers of the classes after them
             raise ArgumentError(
                 "val_data_dir", f"expected the classes of --data_dir; only one has {others[0]!r}"
@@ -148,5 +150,5 @@ def check_data(
     return classes
 
 
-def _classes(folder: str, flag: str, labels: str) -> list[str]:
-    return sorted(set(class_names(list_image_files(folder, flag=flag), folder, labels)))
+def _classes(folder: str, labels: str) -> list[str]:
+    return sorted(set(class_names(list_image_files(folder), folder, labels)))

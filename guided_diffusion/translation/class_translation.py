@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch as th
 
 from ..config.parser import numbers
-from ..data import report
+from ..data import pictures
 from ..data.class_labels import class_names
-from ..data.image_files import first_of, list_image_files, load_tile, to_model_range
-from ..errors import ArgumentError
+from ..data.image_files import list_image_files, log_if_fewer
+from ..data.image_source import ImageSource
+from ..errors import ArgumentError, blame
 from ..runtime import atomic_files, execution, random_streams
 from ..sampling.guidance import Guided
 
@@ -61,7 +61,8 @@ def list_translations(
     Raises:
         UserError: if the flags or the files do not fit.
     """
-    files = list_image_files(folder, flag="val_dir")
+    with blame("val_dir"):
+        files = list_image_files(folder)
     names = [path.relative_to(folder) for path in map(Path, files)]
     classes = _classes(names, label_map)
     found = []
@@ -73,7 +74,8 @@ def list_translations(
                 f"no image of class {pair[0]} in {folder}, where "
                 f"{_overview(classes, names)}; --label_map can say otherwise",
             )
-        for i in first_of(chosen, num_images, f"{folder} of class {pair[0]}"):
+        log_if_fewer(num_images, len(chosen), f"{folder} of class {pair[0]}")
+        for i in chosen[: num_images or None]:
             place = Path("{}_to_{}".format(*pair), names[i]).with_suffix(".png").as_posix()
             found.append(Translation(len(found), files[i], *pair, place))
     _refuse_equal_names(found)
@@ -156,18 +158,9 @@ def _refuse_equal_names(translations: Sequence[Translation]) -> None:
             )
 
 
-def source_tile(guided: Guided, item: Translation) -> np.ndarray:
-    """Return the image to translate, [H, W, C] uint8, as the model takes it.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    network = guided.domain.network
-    return load_tile(item.source_file, network.image_size, network.in_channels)
-
-
 def translate(
     guided: Guided,
+    images: ImageSource,
     batch: Sequence[Translation],
     *,
     clip_denoised: bool = True,
@@ -179,20 +172,21 @@ def translate(
 
     Args:
         guided: a class-conditional model, with or without a classifier.
-        batch: N images.
+        images: the source image of each translation, as the model takes it.
+        batch: N translations.
         clip_denoised: limit each implied clean image to [-1, 1].
         eta: share of fresh noise in decoding; 0 is deterministic.
         seed: of that noise.
         precision: "fp32" or "bf16" arithmetic of the networks.
     """
     device, diffusion = guided.domain.device, guided.domain.diffusion
-    images = to_model_range(np.stack([source_tile(guided, item) for item in batch])).to(device)
+    clean, _ = images.batch([item.index for item in batch])
     sources = {"y": th.tensor([item.source for item in batch], device=device)}
     targets = {"y": th.tensor([item.target for item in batch], device=device)}
     diffusion.noise_like = random_streams.ImageNoise(seed, [item.index for item in batch])
     with execution.autocast(device, precision):
         latents = diffusion.ddim_reverse_sample_loop(
-            guided.model, images, clip_denoised, model_kwargs=sources
+            guided.model, clean.to(device), clip_denoised, model_kwargs=sources
         )
         return diffusion.ddim_sample_loop(
             guided.model,
@@ -210,10 +204,10 @@ def save(folder: Path, item: Translation, image: th.Tensor) -> None:
     path = folder / item.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.atomic_write(path) as file:
-        report.to_picture(report.to_uint8(image)).save(file, "png")
+        pictures.to_picture(pictures.to_uint8(image)).save(file, "png")
 
 
-def save_overview(folder: Path, guided: Guided, items: Sequence[Translation]) -> None:
+def save_overview(folder: Path, images: ImageSource, items: Sequence[Translation]) -> None:
     """Save translations.csv, a row per image, and the first pairs side by side in pairs.png."""
     columns = ["file_name", "source_file", "source", "target"]
     with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
@@ -222,8 +216,7 @@ def save_overview(folder: Path, guided: Guided, items: Sequence[Translation]) ->
         writer.writerows(vars(item) for item in items)
     tiles = []
     for item in items[:GRID_PAIRS]:
-        source = source_tile(guided, item)
-        tiles += [source, load_tile(folder / item.file_name, len(source), source.shape[-1])]
+        tiles += [images.tile(item.index), pictures.read_tile(folder / item.file_name)]
     with atomic_files.atomic_write(folder / "pairs.png") as file:
         rows = [tiles[i : i + GRID_COLUMNS] for i in range(0, len(tiles), GRID_COLUMNS)]
-        report.grid(rows).save(file, "png")
+        pictures.grid(rows).save(file, "png")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from ..data.image_files import load_tile, to_model_range
+from ..data.image_files import to_model_range
+from ..data.image_source import ImageSource
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..errors import ArgumentError, UserError
 from ..models.domains import Domain
@@ -86,9 +87,9 @@ class Sequences:
     Args:
         source: domain that encodes.
         target: domain that decodes.
-        files: source images.
+        images: source images, as the source model takes them.
         recipe: depths, walks, batches and arithmetic.
-        todo: indices into `files` that the ranks together are to do; None: all.
+        todo: indices into `images` that the ranks together are to do; None: all.
         watch: as in `encode` and `decode`.
 
     Attributes:
@@ -102,7 +103,7 @@ class Sequences:
         self,
         source: Domain,
         target: Domain,
-        files: Sequence[str],
+        images: ImageSource,
         recipe: Recipe,
         todo: Sequence[int] | None = None,
         watch: Callable[..., Iterable[Move]] = unwatched,
@@ -113,8 +114,8 @@ class Sequences:
         warn_of_roles(source, target)
         self.encoder = recipe.predictor(source, "global")
         self.decoder = recipe.predictor(target, "local")
-        self.files, self.recipe, self.watch = files, recipe, watch
-        self.todo = range(len(files)) if todo is None else todo
+        self.images, self.recipe, self.watch = images, recipe, watch
+        self.todo = range(len(images)) if todo is None else todo
         self.decoded = 0
 
     @property
@@ -131,7 +132,7 @@ class Sequences:
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:
         recipe = self.recipe
-        tiles = np.stack([self.tile(index) for index in batch])
+        tiles = self.images.tiles(batch)
         clean = to_model_range(tiles)
         walk, wanted = recipe.walk, recipe.depths
         memory_gb = recipe.batches.trajectory_memory
@@ -151,7 +152,7 @@ class Sequences:
         ):
             yield ImageSequence(
                 index,
-                self.files[index],
+                self.images.name(index),
                 tile,
                 d,
                 self._timesteps(d),
@@ -159,11 +160,6 @@ class Sequences:
                 decoded,
                 [soft_label(i, wanted.amount) for i in range(1, wanted.amount + 1)],
             )
-
-    def tile(self, index: int) -> np.ndarray:
-        """Return one source tile, [H, W, C] uint8, as the source model takes it."""
-        network = self.source.network
-        return load_tile(self.files[index], network.image_size, network.in_channels)
 
     def _timesteps(self, depths: Depths) -> list[int]:
         original = self.target.diffusion.timestep_map

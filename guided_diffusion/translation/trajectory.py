@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 
 from ..diffusion.solvers import Multistep
+from ..errors import blame
 from ..runtime import atomic_files
 from .moves import Move
 
@@ -72,5 +73,6 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
     elsewhere = ", or let TMPDIR name a folder with more"
-    file = atomic_files.reserve(tempfile.TemporaryFile(), size, "trajectory_memory", elsewhere)
+    with blame("trajectory_memory"):
+        file = atomic_files.reserve(tempfile.TemporaryFile(), size, elsewhere)
     return np.memmap(file, np.float32, "r+", shape=shape)

@@ -4,13 +4,13 @@ import pytest
 from PIL import Image
 from support.cli import call, succeed
 
-from guided_diffusion.data import plots, report
+from guided_diffusion.data import pictures, plots
 from guided_diffusion.translation import depth_policies, walks
 
 
 def test_both_pictures_are_drawn_from_one_encoding(runs, tmp_path, monkeypatch):
     captions, panels, encoded = [], {}, []
-    grid, encode, row = report.grid, walks.encode, plots.curve_row
+    grid, encode, row = pictures.grid, walks.encode, plots.curve_row
 
     def noting_grid(rows, found, scale):
         captions.extend(found)
@@ -20,7 +20,7 @@ def test_both_pictures_are_drawn_from_one_encoding(runs, tmp_path, monkeypatch):
         panels.update(found)
         row(found, *rest)
 
-    monkeypatch.setattr(report, "grid", noting_grid)
+    monkeypatch.setattr(pictures, "grid", noting_grid)
     monkeypatch.setattr(plots, "curve_row", noting_row)
     monkeypatch.setattr(walks, "encode", lambda *a, **k: encoded.append(a) or encode(*a, **k))
     models = ["--source_model", runs.source, "--target_model", runs.target]

@@ -116,6 +116,18 @@ def test_step_0_is_the_source_image_itself(runs, made):
     ]
 
 
+def test_images_of_an_npz_make_the_sequences_of_those_in_a_folder(runs, made, tmp_path):
+    tiles = np.stack([picture(file) for file in sorted(runs.images.iterdir())])
+    np.savez(tmp_path / "a.npz", tiles)
+    flags = [*runs.sequences, "--data_dir", tmp_path / "a.npz", "--out_dir", tmp_path / "run"]
+    succeed(SEQUENCES, *flags)
+    folder = tmp_path / "run" / "translation_0_1"
+    for name in ("source.npy", "target.npy", "diffway.npy"):
+        assert (folder / name).read_bytes() == (made / name).read_bytes()
+    rows = read_csv(folder / "manifest.csv")
+    assert rows[-1]["source_file"] == f"{tmp_path / 'a.npz'}#2"
+
+
 def test_arrays_hold_what_the_pictures_and_the_manifest_hold(made):
     source, target, diffway, latent = (
         np.load(made / f"{name}.npy", allow_pickle=False)

@@ -19,8 +19,8 @@ from support.cli import (
     working_directory,
 )
 
-from guided_diffusion.data import low_res, report
-from guided_diffusion.image_datasets import fixed_images
+from guided_diffusion.data import low_res, pictures
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.runtime import random_streams
 
 TRAIN, SAMPLE = "super_res_train", "super_res_sample"
@@ -77,9 +77,9 @@ def test_a_training_leaves_checkpoints_a_record_and_logs(trained):
 def test_the_grid_shows_small_drawn_and_true_images_in_three_columns(training, trained):
     grid = picture(trained / "samples" / "000008.png")
     assert grid.shape == (5 * 18 + 2, 3 * 18 + 2, 3)
-    large, _ = fixed_images(training[-1], 16).batch(range(5))
-    small = report.to_uint8(low_res.pixelated(low_res.downsample(large, 8), 16))
-    for row, (first, last) in enumerate(zip(small, report.to_uint8(large), strict=True)):
+    large, _ = open_images(training[-1], 16).batch(range(5))
+    small = pictures.to_uint8(low_res.pixelated(low_res.downsample(large, 8), 16))
+    for row, (first, last) in enumerate(zip(small, pictures.to_uint8(large), strict=True)):
         line = grid[2 + 18 * row :][:16]
         assert np.array_equal(line[:, 2:18], first) and np.array_equal(line[:, 38:54], last)
         assert grey_levels_apart(line[:, 20:36], last) > 20  # drawn by a network that knows little

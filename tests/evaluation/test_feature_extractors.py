@@ -9,7 +9,7 @@ import torch
 from support.cli import draw_images
 from torch import nn
 
-from guided_diffusion.data.image_sets import open_set
+from guided_diffusion.data.image_formats import open_set
 from guided_diffusion.errors import UserError
 from guided_diffusion.evaluation.feature_extractors import (
     Inception,
@@ -101,15 +101,15 @@ def test_the_small_network_sees_images_of_any_size(size):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
 def test_features_do_not_depend_on_the_batch_size(tmp_path, batch_size):
     network = SmallNetwork(CPU)
-    images = open_set(draw_images(tmp_path / "images", 7), "REF")
-    expected = network(next(images.batches([range(7)])))
+    images = open_set(draw_images(tmp_path / "images", 7))
+    expected = network(images.tiles(range(7)))
     for found, wanted in zip(extract(images, network, batch_size), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_alone_have_no_features(tmp_path):
     np.savez(tmp_path / "a.npz", mu=np.zeros(256), sigma=np.eye(256))
-    pooled, spatial = extract(open_set(tmp_path / "a.npz", "REF"), SmallNetwork(CPU), 4)
+    pooled, spatial = extract(open_set(tmp_path / "a.npz"), SmallNetwork(CPU), 4)
     assert pooled.shape == (0, 256) and spatial.shape == (0, 448)
 
 

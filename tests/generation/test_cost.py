@@ -6,6 +6,7 @@ from support.reference_images import blurred_noise
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
 from guided_diffusion.config.network_settings import ModelSettings
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.generation import cost
 from guided_diffusion.generation.export import Exporter
@@ -39,7 +40,7 @@ def pair():
 
 @pytest.fixture
 def files(tmp_path):
-    return sorted(str(path) for path in draw_images(tmp_path / "images", 5).iterdir())
+    return open_images(draw_images(tmp_path / "images", 5), 16)
 
 
 def planned(pair, recipe):
@@ -108,7 +109,7 @@ def test_bytes_of_arrays_are_exact_and_of_pictures_near(pair, files, tmp_path, a
     recipe = Recipe(DepthSettings(AMOUNT, "uniform"), ENGINES["draft"])
     exporter = Exporter(tmp_path / "t", ("a", "b"), recipe, len(files), **arrays)
     sequences = Sequences(*pair, files, recipe)
-    exporter.prepare(files, sequences.tile)
+    exporter.prepare([files.name(index) for index in range(len(files))], files.tile)
     for sequence in sequences:
         exporter.save(sequence)
     exporter.merge()

@@ -11,7 +11,7 @@ from PIL import Image
 from support.cli import read_csv
 from support.reference_weights import draw
 
-from guided_diffusion.data import report
+from guided_diffusion.data import pictures
 from guided_diffusion.errors import UserError
 from guided_diffusion.generation.export import Exporter, complete_sequences
 from guided_diffusion.translation.depth_policies import Depths
@@ -130,7 +130,7 @@ def test_arrays_have_the_published_shapes_and_the_pictures_pixels(exporter, tmp_
     for one in made:
         assert np.array_equal(arrays["source"][one.index], one.source.transpose(2, 0, 1))
         assert np.array_equal(
-            report.to_uint8(one.images)[2, ..., 0], arrays["target"][one.index, 2, 0]
+            pictures.to_uint8(one.images)[2, ..., 0], arrays["target"][one.index, 2, 0]
         )
         np.testing.assert_allclose(arrays["latent"][one.index], one.latents, rtol=1e-3, atol=1e-6)
 

@@ -13,6 +13,7 @@ from support.cli import (
     SEQUENCES,
     TINY_CLASSIFIER,
     command,
+    draw_images,
     grey_levels_apart,
     launch,
     launch_together,
@@ -191,6 +192,16 @@ def test_a_mistake_that_only_rank_0_meets_ends_every_rank(launcher, runs, tmp_pa
     assert "manifest.csv: expected the columns file_name,sequence," in result.err
     assert "UserError" not in result.err and "RuntimeError" not in result.err
     assert (folder / "manifest.csv").read_text() == "file_name,label\na,b\n"
+
+
+def test_a_broken_image_that_only_rank_1_opens_ends_every_rank(runs, tmp_path):
+    second = sorted(draw_images(tmp_path / "images", 3).iterdir())[1]
+    second.write_text("no picture")
+    flags = [*runs.sequences, "--data_dir", second.parent, "--out_dir", tmp_path / "run"]
+    result = launch(command("mpiexec", SEQUENCES, *flags))
+    assert result.code == 2 and not (tmp_path / "run").exists()
+    assert f"error: {second}: expected a readable image" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_wrong_flag_ends_every_rank_with_code_2(runs, tmp_path):

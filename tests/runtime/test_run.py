@@ -13,7 +13,7 @@ from support.cli import ROOT, load_script
 
 from guided_diffusion import dist_util, logger
 from guided_diffusion.config import flags
-from guided_diffusion.errors import ArgumentError, MissingExtraError, UserError
+from guided_diffusion.errors import ArgumentError, MissingExtraError, UserError, blame
 from guided_diffusion.runtime import (
     atomic_files,
     command,
@@ -352,7 +352,7 @@ def test_paths_may_be_text(tmp_path):
 
 def test_a_reserved_file_has_its_size(tmp_path):
     with open(tmp_path / "file", "w+b") as file:
-        atomic_files.reserve(file, 10_000, "--flag")
+        atomic_files.reserve(file, 10_000)
     assert (tmp_path / "file").stat().st_size == 10_000
 
 
@@ -364,5 +364,6 @@ def test_a_full_disk_is_a_user_error_that_names_the_flag(tmp_path, monkeypatch):
     with (
         open(tmp_path / "file", "w+b") as file,
         pytest.raises(UserError, match="flag: 2.00 GB of disk.*No space left"),
+        blame("flag"),
     ):
-        atomic_files.reserve(file, 2 * 10**9, "--flag")
+        atomic_files.reserve(file, 2 * 10**9)

@@ -17,7 +17,7 @@ from support.gaussian_oracle import (
 from support.toy_domains import ReferenceSource, domain
 
 from guided_diffusion import gaussian_diffusion as gd
-from guided_diffusion.image_datasets import fixed_images
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.respace import SpacedDiffusion
 from guided_diffusion.sampling import likelihood
 from guided_diffusion.script_util import create_gaussian_diffusion
@@ -121,7 +121,7 @@ def test_a_denoiser_that_is_off_costs_bits():
 
 
 def test_what_an_image_needs_does_not_depend_on_its_batch(tmp_path):
-    images = fixed_images(draw_images(tmp_path, 5), 16)
+    images = open_images(draw_images(tmp_path, 5), 16)
     toy = domain(ReferenceSource(), 16, "10")
     together = likelihood.measure(toy, images, range(5), seed=3)
     dtype = likelihood.fields(10)

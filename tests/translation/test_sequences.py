@@ -5,6 +5,7 @@ from PIL import Image
 from support.reference_images import blurred_noise
 from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.errors import UserError
 from guided_diffusion.translation import sequences
 from guided_diffusion.translation.sequences import Recipe
@@ -23,7 +24,7 @@ def files(tmp_path):
     for index in range(5):
         tile = ((blurred_noise(index, 16)[0].permute(1, 2, 0) + 1) * 127.5).byte().numpy()
         Image.fromarray(tile).save(tmp_path / f"{index}.png")
-    return sorted(str(path) for path in tmp_path.glob("*.png"))
+    return open_images(tmp_path, 16)
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,11 @@ def test_each_image_gets_the_sequence_it_would_get_alone(pair, files, policy, fe
 
 
 def test_labels_and_timesteps_of_a_sequence(pair, files):
-    (found,) = sequences.Sequences(*pair, files[:1], Recipe(DepthSettings(4, "uniform")))
+    (found,) = sequences.Sequences(*pair, files.first(1), Recipe(DepthSettings(4, "uniform")))
     assert found.depths.values == (10, 20, 30, 40)
     assert found.timesteps == [int(pair[0].diffusion.timestep_map[d - 1]) for d in (10, 20, 30, 40)]
     assert found.labels == [(0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0.0, 1.0)]
-    assert np.array_equal(found.source, np.asarray(Image.open(files[0])))
+    assert np.array_equal(found.source, np.asarray(Image.open(files.name(0))))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""Sets of images to evaluate: the same from an .npz and from a folder, and read piece by piece."""
+"""Formats of images: the same tiles from an .npz and from a folder, and each read on its own."""
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.cli import draw_images, picture
 
-from guided_diffusion.data.image_files import load_tile
-from guided_diffusion.data.image_sets import open_set, refuse_unequal_sizes
-from guided_diffusion.errors import UserError
+from guided_diffusion.data.image_folder import ImageFiles
+from guided_diffusion.data.image_formats import open_set, refuse_unequal_sizes
+from guided_diffusion.errors import UserError, blame
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def images_of(opened, *wanted):
-    return np.concatenate(list(opened.batches(wanted or [range(len(opened))])))
+    return np.concatenate([opened.tiles(run) for run in wanted or [range(len(opened))]])
 
 
 def saved(path, save=np.savez, **arrays):
@@ -32,7 +32,7 @@ def pixels(count=3, size=16, channels=3):
 
 
 def test_a_folder_is_read_recursively_in_order_of_path(folder):
-    opened = open_set(folder, "REF")
+    opened = open_set(folder)
     files = sorted(folder.rglob("*.png"))
     assert len(opened) == 5 and opened.size == (16, 16) and opened.moments == {}
     assert np.array_equal(images_of(opened), np.stack([picture(file) for file in files]))
@@ -41,7 +41,7 @@ def test_a_folder_is_read_recursively_in_order_of_path(folder):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_an_npz_gives_any_run_of_its_images(tmp_path, save):
     images = pixels(7)
-    opened = open_set(saved(tmp_path / "a.npz", save, arr_0=images, arr_1=np.arange(7)), "REF")
+    opened = open_set(saved(tmp_path / "a.npz", save, arr_0=images, arr_1=np.arange(7)))
     assert len(opened) == 7 and opened.size == (16, 16)
     assert np.array_equal(images_of(opened), images)
     found = images_of(opened, [0, 1], [4], [5, 6], [1, 2, 3])
@@ -55,32 +55,32 @@ def test_grey_becomes_rgb_and_transparency_is_dropped_as_in_a_folder(tmp_path):
         folder.mkdir()
         for index, tile in enumerate(images):
             Image.fromarray(tile.squeeze(), mode).save(folder / f"{index}.png")
-        npz = open_set(saved(tmp_path / f"{mode}.npz", arr_0=images), "REF")
+        npz = open_set(saved(tmp_path / f"{mode}.npz", arr_0=images))
         assert images_of(npz).shape == (3, 16, 16, 3)
-        assert np.array_equal(images_of(npz), images_of(open_set(folder, "REF")))
+        assert np.array_equal(images_of(npz), images_of(open_set(folder)))
 
 
 def test_one_size_is_made_as_for_training_from_either(tmp_path, folder):
     wide = folder / "wide.png"
     Image.fromarray(np.tile(pixels(1, 20)[0], (1, 2, 1))).save(wide)
-    opened = open_set(folder, "REF", image_size=8)
+    opened = open_set(folder, image_size=8)
     assert opened.size == (8, 8)
-    assert np.array_equal(images_of(opened)[-1], load_tile(wide, 8))
+    assert np.array_equal(images_of(opened)[-1], ImageFiles([wide], 8).tile(0))
     big = np.stack([picture(file) for file in sorted(folder.glob("tile*.png"))])
-    npz = open_set(saved(tmp_path / "a.npz", arr_0=big), "REF", image_size=8)
+    npz = open_set(saved(tmp_path / "a.npz", arr_0=big), image_size=8)
     assert np.array_equal(images_of(npz), images_of(opened)[1:-1])
 
 
 def test_statistics_are_found_beside_images_and_alone(tmp_path):
     numbers = {"mu": np.arange(3.0), "sigma": np.eye(3, dtype=np.float32)}
-    alone = open_set(saved(tmp_path / "a.npz", **numbers), "REF")
+    alone = open_set(saved(tmp_path / "a.npz", **numbers))
     assert len(alone) == 0 and alone.moments.keys() == {"fid"}
     spatial = {"mu_s": np.arange(2.0), "sigma_s": np.eye(2)}
-    both = open_set(saved(tmp_path / "b.npz", arr_0=pixels(), **numbers, **spatial), "REF")
+    both = open_set(saved(tmp_path / "b.npz", arr_0=pixels(), **numbers, **spatial))
     assert len(both) == 3 and both.moments.keys() == {"fid", "sfid"}
     mean, covariance = both.moments["fid"]
     assert mean.tolist() == [0, 1, 2] and np.array_equal(covariance, np.eye(3))
-    half = open_set(saved(tmp_path / "c.npz", arr_0=pixels(), mu=np.arange(3.0)), "REF")
+    half = open_set(saved(tmp_path / "c.npz", arr_0=pixels(), mu=np.arange(3.0)))
     assert half.moments == {}
 
 
@@ -110,14 +110,14 @@ def test_a_file_that_is_no_npz_is_named(tmp_path, case):
     path = tmp_path / "a.npz"
     BROKEN[case](path)
     with pytest.raises(UserError, match="a.npz: expected an .npz with arr_0, .* cannot be read"):
-        open_set(path, "REF")
+        open_set(path)
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_npz_of_something_else_is_refused_with_what_it_holds(tmp_path, case):
     arrays, message = REFUSED[case]
     with pytest.raises(UserError) as refused:
-        open_set(saved(tmp_path / "a.npz", **arrays), "REF")
+        open_set(saved(tmp_path / "a.npz", **arrays))
     assert message in str(refused.value)
     assert str(refused.value).count(str(tmp_path / "a.npz")) == 1
 
@@ -128,30 +128,32 @@ def test_damage_inside_an_npz_shows_when_its_images_are_read(tmp_path):
     content[-5000] ^= 255
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read .*CRC"):
-        images_of(open_set(path, "REF"))
+        images_of(open_set(path))
 
 
 def test_images_of_several_sizes_are_refused_unless_one_is_asked_for(tmp_path, folder):
     Image.new("RGB", (12, 16)).save(folder / "zz.png")
     with pytest.raises(UserError, match=r"zz.png: expected 16x16 pixels .* got 16x12; .*--image_s"):
-        open_set(folder, "REF")
-    assert len(open_set(folder, "REF", image_size=8)) == 6
+        open_set(folder)
+    assert len(open_set(folder, image_size=8)) == 6
     (folder / "zz.png").write_text("no picture")
     with pytest.raises(UserError, match=r"zz.png: expected a readable image"):
-        open_set(folder, "REF")
+        open_set(folder)
 
 
 def test_sets_of_different_sizes_are_refused(tmp_path, folder):
-    other = open_set(saved(tmp_path / "a.npz", arr_0=pixels(size=12)), "SAMPLES")
+    other = open_set(saved(tmp_path / "a.npz", arr_0=pixels(size=12)))
     with pytest.raises(UserError, match=r"a.npz: expected 16x16 pixels .* got 12x12; give --image"):
-        refuse_unequal_sizes(open_set(folder, "REF"), other)
+        refuse_unequal_sizes(open_set(folder), other)
     refuse_unequal_sizes(other, other)
-    alone = open_set(saved(tmp_path / "b.npz", mu=np.zeros(2), sigma=np.eye(2)), "REF")
+    alone = open_set(saved(tmp_path / "b.npz", mu=np.zeros(2), sigma=np.eye(2)))
     refuse_unequal_sizes(alone, other)
 
 
 def test_a_place_without_images_is_named_by_its_argument(tmp_path):
-    with pytest.raises(UserError, match="SAMPLES: no image in"):
-        open_set(tmp_path, "SAMPLES")
-    with pytest.raises(UserError, match="REF: expected an .npz file or a folder of images, got"):
-        open_set(tmp_path / "missing", "REF")
+    with pytest.raises(UserError, match="SAMPLES: no image in"), blame("SAMPLES"):
+        open_set(tmp_path)
+    message = "REF: expected an .npz file or a folder of images, got"
+    with pytest.raises(UserError, match=message) as refused, blame("REF"):
+        open_set(tmp_path / "missing")
+    assert refused.value.report.startswith("REF: ")

@@ -1,0 +1,81 @@
+"""What images can be read from: the registry of formats, and how any of them is opened."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UserError
+from .image_folder import ImageFolder
+from .image_source import KEPT_BYTES, ImageSource, patient_expression
+from .npz_images import NpzImages, is_npz
+
+# Which paths a format takes, and how it opens one: (path, image_size, in_channels, labels).
+# The first that takes a path has it.
+FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, int, int, str], ImageSource]], ...] = (
+    (Path.is_dir, ImageFolder),
+    (is_npz, NpzImages),
+)
+
+
+def open_images(
+    path: str | os.PathLike,
+    image_size: int = 0,
+    in_channels: int = 3,
+    *,
+    labels: str = "",
+    patient: str = "",
+    keep_bytes: int = KEPT_BYTES,
+    expected: str = "a folder of images",
+) -> ImageSource:
+    """Open the images of a place.
+
+    Args:
+        path: folder (searched recursively) or file of images.
+        image_size: side of the square that is cut from the centre, pixels; 0: whole images, which
+            have one size.
+        in_channels: channels of a tile, 1 to 4, see `MODES`.
+        labels: what tells the class of an image file, one of `LABEL_SOURCES`; files of many images
+            hold the classes themselves; empty: classes are not needed.
+        patient: regular expression that finds the patient in the name of a file, as its only
+            group; empty: patients are unknown.
+        keep_bytes: memory for tiles, so that those that fit are opened once.
+        expected: what the path should be, for messages.
+
+    Raises:
+        UserError: if there are no images, or some that cannot be used.
+    """
+    for takes, opened in FORMATS:
+        if str(path) and takes(Path(path)):
+            source = opened(Path(path), image_size, in_channels, labels)
+            source.keep_bytes = keep_bytes
+            source.patient_in_name = patient_expression(patient) if patient else None
+            return source
+    raise UserError(f"expected {expected}, got {str(path)!r}")
+
+
+def open_set(path: str | os.PathLike, image_size: int = 0) -> ImageSource:
+    """Open a set of RGB images to compare with another; they are read one time.
+
+    Args:
+        path: folder or .npz, with images or statistics of features.
+        image_size: side to resize and centre-crop to, pixels; 0: as they are.
+
+    Raises:
+        UserError: if there is nothing, no image, or images of several sizes to keep.
+    """
+    expected = "an .npz file or a folder of images"
+    return open_images(path, image_size, keep_bytes=0, expected=expected)
+
+
+def refuse_unequal_sizes(one: ImageSource, other: ImageSource) -> None:
+    """Stop if two sets of images have different sizes, which the networks would see.
+
+    Raises:
+        UserError: naming both.
+    """
+    if len(one) and len(other) and one.size != other.size:
+        expected, found = ("{}x{}".format(*images.size) for images in (one, other))
+        raise UserError(
+            f"{other.path}: expected {expected} pixels as in {one.path}, got {found}; give "
+            "--image_size to bring all to one size"
+        )

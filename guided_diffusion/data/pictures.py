@@ -1,0 +1,78 @@
+"""Pictures of images: from the range of a model to 8 bits, into grids, and back from a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from ..errors import UserError
+
+GAP = 2  # pixels between tiles
+
+
+def to_uint8(images: th.Tensor) -> np.ndarray:
+    """Map [..., C, H, W] in [-1, 1] to [..., H, W, C] uint8, as upstream does (truncating)."""
+    scaled = ((images.detach().float().cpu() + 1) * 127.5).clamp(0, 255).to(th.uint8)
+    return scaled.movedim(-3, -1).contiguous().numpy()
+
+
+def to_picture(tile: np.ndarray) -> Image.Image:
+    """Return a tile [H, W, C] uint8 of 1 to 4 channels as a picture."""
+    return Image.fromarray(tile[..., 0] if tile.shape[-1] == 1 else tile)
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[Sequence[str]] | None = None,
+    scale: int = 1,
+) -> Image.Image:
+    """Lay out rows of tiles [H, W, C] uint8, with an optional caption below each.
+
+    Args:
+        rows: tiles of one size.
+        captions: text per tile, or None.
+        scale: enlargement in whole pixels.
+    """
+    height, width = (scale * side for side in rows[0][0].shape[:2])
+    band = 14 if captions else 0
+    columns = max(len(row) for row in rows)
+    size = (columns * (width + GAP) + GAP, len(rows) * (height + band + GAP) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            corner = (GAP + j * (width + GAP), GAP + i * (height + band + GAP))
+            picture = to_picture(tile).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, corner)
+            if captions:
+                pen.text((corner[0] + 1, corner[1] + height + 1), captions[i][j], fill="black")
+    return sheet
+
+
+def square_grid(tiles: Sequence[np.ndarray]) -> Image.Image:
+    """Lay out tiles in rows of about as many columns as rows."""
+    columns = int(np.ceil(np.sqrt(len(tiles))))
+    return grid([tiles[i : i + columns] for i in range(0, len(tiles), columns)])
+
+
+def scale_of(tile: np.ndarray) -> int:
+    """Return the enlargement, in whole pixels, that gives the captions of tiles room."""
+    return -(-96 // tile.shape[1])  # they need about 60 pixels
+
+
+def read_tile(path: Path) -> np.ndarray:
+    """Return a picture that was written here, [H, W, C] uint8.
+
+    Raises:
+        UserError: if it was damaged since.
+    """
+    try:
+        with Image.open(path) as picture:
+            tile = np.array(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(
+            f"{path}: expected a whole picture, got {error}; delete it, the same command makes it"
+        ) from None
+    return tile if tile.ndim == 3 else tile[..., None]
