@@ -14,9 +14,8 @@ from PIL import Image
 from ..config import flags, tool_options
 from ..data.drawn_tissue import draw_tile
 from ..errors import ArgumentError
-from ..runtime import atomic_files, command, progress_bars, random_streams
-
-SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
+from ..runtime import atomic_files, command, progress_bars
+from ..runtime.random_streams import Stream, generator
 
 
 @command.command(interrupted=command.STARTS_ANEW)
@@ -56,7 +55,7 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
         for turn, (name, middle) in enumerate(chosen.items()):
             seed = args.seed + index * len(chosen) + turn
             ends = (middle - args.severity_spread, middle + args.severity_spread)
-            severity = random_streams.generator(seed, SEVERITY_STREAM).uniform(
+            severity = generator(seed, Stream.TISSUE_SEVERITY).uniform(
                 max(0, ends[0]), min(1, ends[1])
             )
             folder = f"{name}/" if args.stages else ""

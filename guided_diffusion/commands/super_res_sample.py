@@ -19,7 +19,8 @@ from ..data.image_datasets import ImageDataset
 from ..data.low_res import BaseSamples, open_base_samples
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, Domain, load_asked
-from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
+from ..runtime import atomic_files, command, dist_util, execution, logger
+from ..runtime.random_streams import Stream
 from ..sampling import new_images
 
 GROUPS = (
@@ -84,6 +85,6 @@ def draw(
         (domain.args["in_channels"], *[domain.args["large_size"]] * 2),
         indices,
         model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
-        purpose=random_streams.ImageNoise.ENLARGING,
+        purpose=Stream.ENLARGING_NOISE,
         **flags.args_to_dict(args, DRAW_FLAGS),
     )

@@ -15,7 +15,8 @@ import torch
 from ..config import flags, options, synthetic_options
 from ..data import plots
 from ..models.domains import Domain
-from ..runtime import atomic_files, command, dist_util, execution, logger, random_streams
+from ..runtime import atomic_files, command, dist_util, execution, logger
+from ..runtime.random_streams import ImageNoise
 from ..translation import point_translation
 
 GROUPS = (synthetic_options.SyntheticSampleOptions, *point_translation.NETWORK, options.RunOptions)
@@ -54,9 +55,8 @@ def create_argparser() -> argparse.ArgumentParser:
 
 def draw(domain: Domain, indices: Sequence[int], args: argparse.Namespace) -> torch.Tensor:
     """Return the points [N, 2] of these indices."""
-    noise = random_streams.ImageNoise(args.seed, indices)
-    domain.diffusion.noise_like = noise
-    start = noise.draw((domain.args["in_channels"],))
+    noise = ImageNoise(args.seed, indices)
+    start, diffusion = noise.draw((domain.args["in_channels"],)), domain.diffusion.drawing(noise)
     with execution.autocast(domain.device, args.precision):
         # Points reach beyond [-1, 1], to which images would be clipped.
-        return domain.diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)
+        return diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)

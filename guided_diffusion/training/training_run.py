@@ -32,9 +32,9 @@ from ..runtime import (
     execution,
     logger,
     progress_bars,
-    random_streams,
     run_folder,
 )
+from ..runtime.random_streams import ImageNoise, Stream, generator
 from .loop_log import drop_later_rows, open_loop_log
 from .resume import remove_unfinished
 from .train_util import TrainLoop, ema_rates
@@ -120,7 +120,7 @@ def join(
     run_folder.refuse_other_run(*identity, advice=_how_to_train_on(Path(folder)))
     args.precision = execution.settle_precision(args.precision, dist_util.dev())
     # There is no other way to the generator that the first weights are drawn with.
-    th.manual_seed(int(random_streams.generator(args.seed, 6).integers(2**62)))
+    th.manual_seed(int(generator(args.seed, Stream.FIRST_WEIGHTS).integers(2**62)))
     return identity
 
 
@@ -259,7 +259,7 @@ def draw_samples(
     asked = args_to_dict(args, flags.defaults(DiffusionOptions))
     asked["timestep_respacing"] = str(steps)
     diffusion = create_gaussian_diffusion(steps=asked.pop("diffusion_steps"), **asked)
-    noise = random_streams.ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
+    noise = ImageNoise(args.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
     conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
     with loop.averaged_weights() as model, execution.autocast(loop.device, args.precision):
         set_priority(model, "local")

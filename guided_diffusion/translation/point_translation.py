@@ -18,14 +18,14 @@ from ..config.synthetic_options import SyntheticModelOptions
 from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
 from ..models.domains import POINTS, Domain, load_domain
-from ..runtime import atomic_files, dist_util, execution, logger, progress_bars, random_streams
+from ..runtime import atomic_files, dist_util, execution, logger, progress_bars
+from ..runtime.random_streams import Stream, generator
 from ..runtime.work_sharing import Dealing
 from . import sequences
 from .walks import Engine
 
 RUNS = Path("results") / "synthetic"
 NETWORK = (SyntheticModelOptions, DiffusionOptions)
-SOURCE_STREAM = 21  # of `random_streams.generator`
 
 
 def run_of_task(task: int, folder: str | Path = "") -> Path:
@@ -79,7 +79,7 @@ def create_engine(args: argparse.Namespace) -> Engine:
 
 def source_points(args: argparse.Namespace) -> th.Tensor:
     """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = random_streams.generator(args.seed, SOURCE_STREAM, args.source)
+    rng = generator(args.seed, Stream.SOURCE_POINTS, args.source)
     return th.from_numpy(draw_points(args.num_samples, shape_of_task(args.source), rng))
 
 

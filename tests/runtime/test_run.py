@@ -196,7 +196,7 @@ def test_noise_follows_dtype_seed_and_is_standard_normal():
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[:1], random_streams.ImageNoise(1, [0])(x[:1]))
     assert not torch.equal(
-        noise[:1], random_streams.ImageNoise(0, [0], random_streams.ImageNoise.ENLARGING)(x[:1])
+        noise[:1], random_streams.ImageNoise(0, [0], random_streams.Stream.ENLARGING_NOISE)(x[:1])
     )
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 
