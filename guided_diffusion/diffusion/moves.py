@@ -30,7 +30,7 @@ class Sampler(ReverseProcess):
             default from torch's generator. It may be replaced; see also `drawing`.
     """
 
-    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(torch.randn_like)
+    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda x: torch.randn_like(x))
 
     def drawing(self: _Process, noise: Callable[[torch.Tensor], torch.Tensor]) -> _Process:
         """Return a copy of the process that draws its fresh noise from a function.

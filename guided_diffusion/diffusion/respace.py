@@ -73,15 +73,17 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
     Reference:
         arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
     """
-    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
-        counts = _parse_counts(section_counts[len("ddim") :])
+    if not isinstance(section_counts, str):
+        counts = list(section_counts)
+    elif not section_counts.startswith("ddim"):
+        counts = _parse_counts(section_counts)
+    else:
+        counts = _parse_counts(section_counts.removeprefix("ddim"))
         if len(counts) != 1:
             raise ValueError(
                 f"timestep respacing: expected one number after ddim, found {section_counts!r}"
             )
         return _ddim_timesteps(num_timesteps, counts[0])
-    parse = isinstance(section_counts, str)
-    counts = _parse_counts(section_counts) if parse else list(section_counts)
     size, longer = divmod(num_timesteps, max(len(counts), 1))
     steps: set[int] = set()
     start = 0
@@ -165,9 +167,10 @@ class _WrappedModel:
         rescale_timesteps: bool,
         original_num_steps: int,
     ) -> None:
-        shared = isinstance(timestep_map, DeviceTable)
+        if not isinstance(timestep_map, DeviceTable):
+            timestep_map = DeviceTable(timestep_map)
         self.model = model
-        self.timestep_map = timestep_map if shared else DeviceTable(timestep_map)
+        self.timestep_map = timestep_map
         self.rescale_timesteps = rescale_timesteps
         self.original_num_steps = original_num_steps
 
