@@ -1,4 +1,4 @@
-"""One-step samplers: ancestral sampling, DDIM towards the image, and DDIM towards the noise.
+"""Single moves: ancestral sampling, DDIM towards the image, and DDIM towards the noise.
 
 Each takes states x [N, C, H, W] read at level alpha_bar_t (t int64 [N]) and returns a dict of
 `sample`, the states after the move, and `pred_xstart`, the clean images implied before it.
@@ -54,12 +54,12 @@ class Sampler(ReverseProcess):
         cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
     ) -> dict[str, torch.Tensor]:
-        """Draw x_{t-1} from p(x_{t-1} | x_t); noise comes from `noise_like`.
+        """Draw x_{t-1} from p(x_{t-1} | x_t), with noise from `noise_like`.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N]; no noise is added where it is 0.
+            t: timesteps, int64 [N]; no noise is added where it is 0.
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             cond_fn: gradient of log p(y | x) to steer by, see `condition_mean`.
@@ -91,15 +91,15 @@ class Sampler(ReverseProcess):
         model_kwargs: ModelKwargs = None,
         eta: float = 0.0,
     ) -> dict[str, torch.Tensor]:
-        """One DDIM move towards the image.
+        """Make one DDIM move towards the image.
 
-        Noise is drawn for every eta, 0 included, so that a seeded program goes through the same
-        random numbers as with upstream.
+        Noise is drawn for every eta, 0 included, so that a seeded program meets the same random
+        numbers as with upstream.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             cond_fn: gradient of log p(y | x) to steer by, see `condition_score`.
@@ -133,12 +133,12 @@ class Sampler(ReverseProcess):
         eta: float = 0.0,
         cond_fn: CondFn = None,
     ) -> dict[str, torch.Tensor]:
-        """One DDIM move towards the noise: x, read at t, goes to the level of t + 1.
+        """Make one DDIM move towards the noise: x, read at t, goes to the level of t + 1.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             model_kwargs: further keywords of the network and of cond_fn.

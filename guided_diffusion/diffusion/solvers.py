@@ -130,7 +130,7 @@ _LONGEST = 4.0
 
 
 class Multistep:
-    """Integrate exponentially in the log-SNR: DDIM at order 1, DPM-Solver++(2M) at order 2.
+    """Exponential integrator in the log-SNR: DDIM at order 1, DPM-Solver++(2M) at order 2.
 
     Let lambda = log(alpha / sigma), half the log-SNR. The flow of the predicted clean image x0 is
     d(x / sigma) / d(lambda) = exp(lambda) x0. Over a move, x0 is taken as the polynomial through
@@ -201,6 +201,23 @@ class Multistep:
         return [*history, move][-(self.order - 1) :] if self.order > 1 else []
 
 
+class DDIM(Multistep):
+    """The multistep solver of first order, whatever order is asked for.
+
+    Its encodings can mirror its decodings, see `translation.moves`.
+
+    Args:
+        order: no effect.
+        predicts: no effect, but a key of `PREDICTED`.
+
+    Reference:
+        DDIM, arXiv:2010.02502, eq. 12.
+    """
+
+    def __init__(self, order: int = 1, predicts: str = "data") -> None:
+        super().__init__(1, predicts)
+
+
 def _extended(move: Past, images: int) -> Past:
     """Give a past move rows for all images; the level of an image that it did not move is NaN."""
     level, x, eps = move
@@ -261,9 +278,5 @@ def _difference_weights(
     return [torch.where(usable & torch.isfinite(weight), weight, 0.0) for weight in weights]
 
 
-def _ddim(_order: int, predicts: str) -> Solver:
-    return Multistep(1, predicts)
-
-
 # Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
-SOLVERS: dict[str, Callable[[int, str], Solver]] = {"ddim": _ddim, "dpmpp": Multistep}
+SOLVERS: dict[str, Callable[[int, str], Solver]] = {"ddim": DDIM, "dpmpp": Multistep}
