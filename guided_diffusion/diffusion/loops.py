@@ -30,29 +30,17 @@ T = TypeVar("T")
 Finish = Callable[[Any, torch.Tensor, Walk], T]
 
 
-def _with_progress(timesteps: Sequence[int], progress: bool) -> Iterable[int]:
-    if not progress:
-        return timesteps
-    from tqdm.auto import tqdm  # only a run that shows a bar needs it
-
-    return tqdm(timesteps)
-
-
-def _device_of(model: Model, given: Device, start: torch.Tensor | None) -> torch.device:
-    """Find where to sample: as asked, else with the model, else (for a function) with the start."""
-    if given is not None:
-        return torch.device(given)
-    parameters = getattr(model, "parameters", tuple)
-    for parameter in parameters():
-        return parameter.device
-    return torch.device("cpu") if start is None else start.device
-
-
 def _starting_states(
     model: Model, given: torch.Tensor | None, device: Device, shape: Sequence[int] = ()
 ) -> torch.Tensor:
-    """Return the given states, whatever the shape, or else noise from torch's generator."""
-    device = _device_of(model, device, given)
+    """Return the given states, whatever the shape, or else noise from torch's generator.
+
+    They are on the device that is asked for, else with the model, else (for a function) as given.
+    """
+    if device is None:
+        elsewhere = torch.device("cpu") if given is None else given.device
+        parameters = getattr(model, "parameters", tuple)
+        device = next((parameter.device for parameter in parameters()), elsewhere)
     return torch.randn(*shape, device=device) if given is None else given.to(device)
 
 
@@ -109,7 +97,7 @@ class Trajectories(Sampler):
         move: Callable[..., dict[str, torch.Tensor]],
         model: Model,
         x: torch.Tensor,
-        timesteps: Sequence[int],
+        timesteps: Iterable[int],
         progress: bool,
         **options: Any,
     ) -> Walk:
@@ -123,8 +111,12 @@ class Trajectories(Sampler):
             progress: show a progress bar.
             **options: further arguments of the move; left out if None and not known to it.
         """
+        if progress:
+            from tqdm.auto import tqdm  # only a run that shows a bar needs it
+
+            timesteps = tqdm(timesteps)
         options = known_or_given(move, **options)
-        for index in _with_progress(timesteps, progress):
+        for index in timesteps:
             t = torch.full((x.shape[0],), index, dtype=torch.int64, device=x.device)
             with torch.no_grad():
                 out = move(model, x, t, **options)

@@ -14,36 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
 Level = float | torch.Tensor
 # A move already made: the level where the network was asked, the states there, their noise.
 Past = tuple[Level, torch.Tensor, torch.Tensor]
-
-
-class Solver(Protocol):
-    """A way to move states from level to level, as `Multistep` does.
-
-    Attributes:
-        order: number of predictions that a move is made of, the present one included.
-    """
-
-    order: int
-
-    def step(
-        self,
-        x: torch.Tensor,
-        level_cur: Level,
-        level_next: Level,
-        eps: torch.Tensor,
-        history: Sequence[Past] = (),
-    ) -> torch.Tensor:
-        """Move states from one level to another; see `Multistep.step`."""
-
-    def remember(self, history: Sequence[Past], move: Past) -> list[Past]:
-        """Return the history for the next step; see `Multistep.remember`."""
 
 
 def _as_float64(*levels: Level) -> list[torch.Tensor]:
@@ -279,4 +255,4 @@ def _difference_weights(
 
 
 # Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
-SOLVERS: dict[str, Callable[[int, str], Solver]] = {"ddim": DDIM, "dpmpp": Multistep}
+SOLVERS: dict[str, Callable[[int, str], Multistep]] = {"ddim": DDIM, "dpmpp": Multistep}
