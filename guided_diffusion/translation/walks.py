@@ -23,17 +23,16 @@ import torch as th
 from ..data.image_features import FEATURES
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import timestep_grid
-from ..diffusion.solvers import PREDICTED, Multistep, Past
+from ..diffusion.solvers import DDIM, PREDICTED, SOLVERS, Multistep, Past
 from ..errors import ArgumentError
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
 from ..runtime import atomic_files, execution
 
 CONVENTIONS = ("reference", "aligned")
-SOLVERS = ("ddim", "dpmpp")
 CHOICES = {
     "level_convention": CONVENTIONS,
-    "solver": SOLVERS,
+    "solver": tuple(SOLVERS),
     "encode_prediction": tuple(PREDICTED),
 }
 _SMALL = 8  # images; what is left below goes through the network at once
@@ -58,17 +57,17 @@ class Engine:
     @property
     def order(self) -> int:
         """Order of the solver; DDIM is the first."""
-        return 1 if self.solver == "ddim" else self.solver_order
+        return self.encoding.order
 
     @property
     def encoding(self) -> Multistep:
         """Solver of the walk to noise."""
-        return Multistep(self.order, self.encode_prediction)
+        return SOLVERS[self.solver](self.solver_order, self.encode_prediction)
 
     @property
     def decoding(self) -> Multistep:
         """Solver of the walk to clean images."""
-        return Multistep(self.order)
+        return SOLVERS[self.solver](self.solver_order, "data")
 
     def within(self, levels: int) -> "Engine":
         """Return an engine that takes no more steps than there are levels."""
@@ -101,7 +100,7 @@ def encode_moves(diffusion: GaussianDiffusion, engine: Engine) -> list[Move]:
         pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
         return [Move(t, a, b, t + 1) for t, (a, b) in pairs]
     level, depths = levels(diffusion), _visited(diffusion, engine, "encode_steps")
-    mirrored = engine.solver == "ddim"
+    mirrored = isinstance(engine.encoding, DDIM)
     return [
         Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], b)
         for a, b in zip([0, *depths], depths, strict=False)
@@ -354,13 +353,13 @@ def decode(
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     diffusion = predict.domain.diffusion
-    solver, past = engine.decoding, []
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
     # All moves are made of these, so that none waits for something from the host.
     descending = th.tensor([depths[i] for i in order], device=states.device)
     level_at = th.tensor(levels(diffusion), dtype=th.float64, device=states.device)
-    moves = decode_moves(diffusion, engine)
+    moves, past = decode_moves(diffusion, engine), []
+    solver = engine.decoding
     ends = dict(zip(moves, [*(move.depth for move in moves[1:]), 0], strict=True))
     below = [move for move in moves if ends[move] < max(depths)]
     for move in watch(below, desc="decoding"):
