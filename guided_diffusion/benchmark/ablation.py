@@ -20,7 +20,7 @@ from ..evaluation.feature_extractors import Extractor
 from ..evaluation.set_distances import kid, psnr
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
-from ..runtime import random_streams
+from ..runtime.random_streams import Stream, generator
 from ..translation.sequences import ImageSequence, Recipe, Sequences
 from ..translation.walks import translate
 
@@ -93,7 +93,7 @@ def mean_loss(
         batch_size: images per forward.
     """
     set_priority(domain.model, priority)
-    rng = random_streams.generator(seed, 30)
+    rng = generator(seed, Stream.ABLATION)
     steps, found = domain.diffusion.num_timesteps, []
     for stratum in range(STRATA):
         noise = th.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))

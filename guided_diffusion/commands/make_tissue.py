@@ -13,10 +13,9 @@ from PIL import Image
 from ..data.drawn_tissue import draw_tile
 from ..data.settings import TissueSettings
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, progress_bars, random_streams
+from ..runtime import atomic_files, progress_bars
 from ..runtime.command import STARTS_ANEW, command
-
-SEVERITY_STREAM = 8  # apart from the streams that draw_tile takes from the same seed
+from ..runtime.random_streams import Stream, generator
 
 
 @command(interrupted=STARTS_ANEW)
@@ -51,7 +50,7 @@ def plan(asked: TissueSettings) -> Iterator[tuple[str, int, float]]:
         for turn, (name, middle) in enumerate(chosen.items()):
             seed = asked.seed + index * len(chosen) + turn
             ends = (middle - asked.severity_spread, middle + asked.severity_spread)
-            severity = random_streams.generator(seed, SEVERITY_STREAM).uniform(
+            severity = generator(seed, Stream.TISSUE_SEVERITY).uniform(
                 max(0, ends[0]), min(1, ends[1])
             )
             folder = f"{name}/" if asked.stages else ""

@@ -18,7 +18,7 @@ from ..diffusion.settings import ProcessSettings
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, load_asked
 from ..runtime.command import command
-from ..runtime.random_streams import ImageNoise
+from ..runtime.random_streams import Stream
 from ..runtime.run_folder import output_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
@@ -58,7 +58,7 @@ def main(
             seed=run.seed,
             precision=execution.precision,
             model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
-            purpose=ImageNoise.ENLARGING,
+            purpose=Stream.ENLARGING_NOISE,
         )
 
     # Enlarge images on all ranks, and save them under upstream's name.

@@ -39,13 +39,13 @@ def main(
 
     def draw(indices: Sequence[int]) -> list[torch.Tensor]:
         noise = ImageNoise(run.seed, indices)
-        domain.diffusion.noise_like = noise
-        start = noise.draw((domain.network.in_channels,))
+        start, diffusion = (
+            noise.draw((domain.network.in_channels,)),
+            domain.diffusion.drawing(noise),
+        )
         with autocast(domain.device, execution.precision):
             # Points reach beyond [-1, 1], to which images would be clipped.
-            drawn = domain.diffusion.p_sample_loop(
-                domain.model, start.shape, start, clip_denoised=False
-            )
+            drawn = diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)
         return [drawn]
 
     # Draw the points, and save them under upstream's name and as a plot.

@@ -15,7 +15,8 @@ import numpy as np
 import torch as th
 from torch.utils.data import Dataset
 
-from ..runtime import dist_util, random_streams
+from ..runtime import dist_util
+from ..runtime.random_streams import Stream, generator
 from .image_files import open_image
 
 XYZ_OF_RGB = np.array(
@@ -153,7 +154,7 @@ def load_color_data_for_training(
 
 
 def _random_batches(points: th.Tensor, batch_size: int) -> Batches:
-    rng = random_streams.generator(0, 40, dist_util.rank())
+    rng = generator(0, Stream.COLOR_POINTS, dist_util.rank())
     while True:
         yield points[rng.integers(len(points), size=batch_size)], {}
 

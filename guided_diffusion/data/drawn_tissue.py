@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..errors import require
+from ..runtime.random_streams import Stream, generator
 
 SUPERSAMPLE = 4
 FIELD = 64  # side in px of the tile at which nuclei are measured
@@ -67,10 +68,6 @@ class _Nuclei:
     ink: np.ndarray  # [N] haematoxylin density
 
 
-def _stream(seed: int, topic: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, topic]))
-
-
 def _between(rng: np.random.Generator, low: float, high: float, *shape: int) -> np.ndarray:
     return low + (high - low) * rng.random(shape)
 
@@ -95,7 +92,7 @@ def _turn(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _place_glands(seed: int) -> _Glands:
     """Put glands on a jittered, turned hexagonal lattice that overhangs the tile."""
-    rng = _stream(seed, 0)
+    rng = generator(seed, Stream.TISSUE_GLANDS)
     row, column = np.divmod(np.arange(LATTICE**2), LATTICE)
     hexagonal = np.stack([column + 0.5 * (row % 2), row * np.sqrt(0.75)], axis=-1)
     hexagonal -= hexagonal.mean(axis=0)
@@ -144,7 +141,7 @@ def _semi_axes(size: np.ndarray, longer: np.ndarray) -> np.ndarray:
 
 def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
     """Place the nuclei of the glands: a ring that stratifies, and at last fills the tile."""
-    rng = _stream(seed, 1)
+    rng = generator(seed, Stream.TISSUE_EPITHELIUM)
     shape = (len(glands.centre), SHEET_NUCLEI)
     loss = _disorder(severity)
     order = np.arange(SHEET_NUCLEI)
@@ -180,7 +177,7 @@ def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
 
 def _stroma(seed: int, glands: _Glands, severity: float, grain: float) -> _Nuclei:
     """Place spindle nuclei along the fibres, shrunk away where a growing gland reaches them."""
-    rng = _stream(seed, 2)
+    rng = generator(seed, Stream.TISSUE_STROMA)
     centre = _between(rng, -0.05, 1.05, STROMAL_NUCLEI, 2)
     away = centre[:, None] - glands.centre  # [N, G, 2]
     theta = np.arctan2(away[..., 1], away[..., 0]).T - glands.angle[:, None]
@@ -235,7 +232,7 @@ def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
 
 def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
     """Draw slow wavy bands along `grain`, [size, size] in about [-1, 1]."""
-    rng = _stream(seed, 3)
+    rng = generator(seed, Stream.TISSUE_FIBRES)
     phase = _between(rng, 0.0, 2.0 * np.pi, 4)
     axis = (np.arange(size) + 0.5) / size
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # x along columns
@@ -246,7 +243,7 @@ def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
 
 def _stain(seed: int, haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray:
     """Return RGB uint8 [size, size, 3] of densities [size, size] under this tile's stain."""
-    rng = _stream(seed, 4)
+    rng = generator(seed, Stream.TISSUE_STAIN)
     vectors = STAINS + _between(rng, -0.045, 0.045, 2, 3)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     strength = _between(rng, 0.9, 1.1, 2)

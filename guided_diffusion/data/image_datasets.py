@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ArgumentError, UserError, blame
-from ..runtime import dist_util, random_streams
+from ..runtime import dist_util
+from ..runtime.random_streams import Stream, generator
 from .augmentations import AUGMENTATIONS
 from .class_labels import class_of_each
 from .image_files import (
@@ -255,7 +256,7 @@ def _batches(
         samples = range(first, first + batch_size)
         indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
         yield dataset.batch(
-            indices, [random_streams.generator(seed, 1, sample) for sample in samples]
+            indices, [generator(seed, Stream.AUGMENTATION, sample) for sample in samples]
         )
         step += 1
 
@@ -270,4 +271,4 @@ def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
 @functools.lru_cache(maxsize=8)
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order [count] in which a training goes through its data the `epoch`-th time."""
-    return random_streams.generator(seed, 0, epoch).permutation(count)
+    return generator(seed, Stream.DATA_ORDER, epoch).permutation(count)

@@ -20,11 +20,11 @@ import numpy as np
 import torch as th
 from torch.utils.data import Dataset
 
-from ..runtime import atomic_files, dist_util, random_streams
+from ..runtime import atomic_files, dist_util
+from ..runtime.random_streams import Stream, generator
 from . import plots
 from .image_datasets import epoch_order
 
-TRAIN_STREAM = 20  # of `random_streams.generator`
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
 INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
 # Centres of up to five olympic curves, in units of fiftieths of a radius.
@@ -269,7 +269,7 @@ def load_2d_data(
     Yields:
         ([batch_size, 2] float32, no conditions).
     """
-    rng = random_streams.generator(seed, TRAIN_STREAM, shape.value)
+    rng = generator(seed, Stream.TRAINING_POINTS, shape.value)
     points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
     if training:
         yield from _shuffled_batches(points, batch_size, seed, start_step)
@@ -316,6 +316,6 @@ def save_plots() -> None:
     folder = Path("synthetic_images")
     atomic_files.make_folder(folder)
     for shape in Synthetic2DType:
-        points = draw_points(20000, shape, random_streams.generator(0, TRAIN_STREAM, shape.value))
+        points = draw_points(20000, shape, generator(0, Stream.TRAINING_POINTS, shape.value))
         heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")
         scatter(points, folder / f"{shape.value}_{shape}_Scatter.png")

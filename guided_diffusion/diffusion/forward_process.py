@@ -1,11 +1,11 @@
 """The forward (noising) process q: its tables, and the closed forms that follow from them.
 
-Conventions: t = 0 .. T - 1 as int64 [N], one per image. A state x_t is read at the level
-alpha_bar_t = `alphas_cumprod[t]`; t = 0 is one move away from the clean image (level 1) and
+Conventions: timesteps t are int64 [N] in 0 .. T - 1, one per image. A state x_t has the level
+alpha_bar_t = `alphas_cumprod[t]`: t = 0 is one move away from the clean image (level 1), and
 t = T - 1 is the noisiest. Images are [N, C, H, W] in [-1, 1], but any [N, ...] works.
 
-Tables are float64 numpy attributes of shape [T]. Copies on the devices in use are cached, gathered
-in float64 and then cast to float32.
+Tables are float64 numpy attributes of shape [T]. Their copies on devices are cached; an entry is
+looked up in float64 and then cast to float32.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 
 
 class DeviceTable:
-    """A 1-d array with a cached copy on every device that asked for one."""
+    """A 1-d array with a copy of it on every device that asked for one."""
 
     def __init__(self, values: np.ndarray | Sequence[int]) -> None:
         self._values = np.asarray(values)
         self._copies: dict[torch.device, torch.Tensor] = {}
 
     def on(self, device: torch.device) -> torch.Tensor:
-        """The array as a tensor on `device`, copied there at the first call only."""
+        """Return the array as a tensor on `device`, copied there at the first call only."""
         if device not in self._copies:
             self._copies[device] = torch.as_tensor(self._values, device=device)
         return self._copies[device]
@@ -33,7 +33,7 @@ class DeviceTable:
 def _extract_into_tensor(
     arr: np.ndarray | torch.Tensor, timesteps: torch.Tensor, broadcast_shape: Sequence[int]
 ) -> torch.Tensor:
-    """Entries of a table for a batch of timesteps, ready to multiply a batch of states.
+    """Look up a table's entries for a batch of timesteps, ready to multiply a batch of states.
 
     Args:
         arr: table [T]; an array, or a tensor on the device of `timesteps`.
@@ -59,7 +59,7 @@ def _checked_betas(betas: np.ndarray | Sequence[float]) -> np.ndarray:
 
 
 def check_same_shape(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise ValueError unless the two tensors have one shape."""
+    """Raise ValueError unless both tensors have the same shape."""
     if found.shape != expected.shape:
         raise ValueError(
             f"{name}: expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
@@ -98,33 +98,33 @@ class ForwardProcess:
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
 
     def _set_posterior(self) -> None:
-        """The terms of q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7."""
+        """Set the tables of q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7."""
         prev, rest = self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
         self.posterior_variance = self.betas * (1.0 - prev) / rest
-        # The variance at t = 0 is zero, so that its logarithm borrows the next one.
+        # The variance at t = 0 is zero; instead of its logarithm stands the one of t = 1.
         second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]
         self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
         self.posterior_mean_coef1 = self.betas * np.sqrt(prev) / rest
         self.posterior_mean_coef2 = (1.0 - prev) * np.sqrt(1.0 - self.betas) / rest
 
     def _table(self, name: str, device: torch.device) -> torch.Tensor:
-        """The float64 table that attribute `name` holds, on `device`."""
+        """Return the table of an attribute's name on a device."""
         if name not in self._tables:
             self._tables[name] = DeviceTable(getattr(self, name))
         return self._tables[name].on(device)
 
     def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Float32 entries of table `name` for timesteps t [N], in the shape of x [N, ...]."""
+        """Look up entries of a table at t [N]; float32 in the shape of x [N, ...]."""
         return _extract_into_tensor(self._table(name, t.device), t, x.shape)
 
     def q_mean_variance(
         self, x_start: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
+        """Compute mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
 
         Args:
             x_start: clean images [N, ...].
-            t: int64 [N].
+            t: timesteps, int64 [N].
 
         Reference:
             DDPM, arXiv:2006.11239, eq. 4.
@@ -140,11 +140,11 @@ class ForwardProcess:
 
         Args:
             x_start: clean images [N, ...].
-            t: int64 [N].
+            t: timesteps, int64 [N].
             noise: standard normal noise in the shape of x_start; drawn if None.
 
         Returns:
-            x_t, same shape.
+            States x_t in the shape of x_start.
 
         Raises:
             ValueError: if the noise has another shape.
@@ -161,16 +161,16 @@ class ForwardProcess:
     def q_posterior_mean_variance(
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
+        """Compute mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
 
         Args:
             x_start: clean images [N, ...].
-            x_t: their states at t, same shape.
-            t: int64 [N].
+            x_t: states of these images at t, same shape.
+            t: timesteps, int64 [N].
 
         Returns:
-            Three tensors in the shape of x_t. The log-variance at t = 0, which would be
-            -inf, is that of t = 1.
+            Three tensors in the shape of x_t. At t = 0 the log-variance would be -inf; the one of
+            t = 1 stands for it.
 
         Raises:
             ValueError: if the two shapes differ.
@@ -189,7 +189,7 @@ class ForwardProcess:
     def _predict_xstart_from_eps(
         self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
     ) -> torch.Tensor:
-        """The clean image that a state and its noise imply (q_sample solved for x_start)."""
+        """Compute the clean image from a state and its noise (q_sample solved for x_start)."""
         check_same_shape("eps", eps, x_t)
         return (
             self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
@@ -199,14 +199,14 @@ class ForwardProcess:
     def _predict_eps_from_xstart(
         self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
     ) -> torch.Tensor:
-        """The noise that a state and its clean image imply (q_sample solved for noise)."""
+        """Compute the noise from a state and its clean image (q_sample solved for noise)."""
         signal = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
         return (signal - pred_xstart) / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
 
     def _predict_xstart_from_xprev(
         self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
     ) -> torch.Tensor:
-        """The clean image whose posterior mean is xprev (DDPM, eq. 7 solved for x_0)."""
+        """Compute the clean image from a state and its posterior mean (DDPM, eq. 7 for x_0)."""
         check_same_shape("xprev", xprev, x_t)
         without_state = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t
         return without_state / self._at("posterior_mean_coef1", t, x_t)

@@ -1,10 +1,11 @@
 """The diffusion process with its training losses and its likelihood bound.
 
-This is the module to import from; it gathers the process from the modules below it, each a layer
-of one class: `forward_process` (q and its tables), `reverse_process` (what a network's output
-means, guidance), `sampling` (single moves), `trajectories` (loops). All conventions (t = 0 is the
-cleanest of 0 .. T - 1, images [N, C, H, W] in [-1, 1], float64 tables) are those of
-`forward_process`.
+This is the module to import from. The class is built up in layers, a module each:
+`forward_process` (q and its tables), `reverse_process` (what a network's output means, guidance),
+`moves` (single steps), `loops` (walks over many steps), and here losses and likelihood.
+
+Conventions, as in `forward_process`: t = 0 is the cleanest of 0 .. T - 1, images are [N, C, H, W]
+in [-1, 1], tables are float64.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from .loops import Trajectories
 from .losses import discretized_gaussian_log_likelihood, normal_kl
 from .reverse_process import Model, ModelKwargs, ModelMeanType, ModelVarType
 
-# The variational term of RESCALED_MSE is weighted by T over this (arXiv:2102.09672, section 3.1:
-# lambda = 0.001 on a sum of T terms, of which one is drawn).
+# The variational term of RESCALED_MSE is weighted by T over this: arXiv:2102.09672, section 3.1,
+# takes lambda = 0.001 on a sum of T terms, and one term is drawn here.
 _VB_WEIGHT_STEPS = 1000.0
 
 
 class LossType(enum.Enum):
-    """What training minimises; the KL types are the variational bound itself."""
+    """Losses that training can minimise; the KL types are the variational bound itself."""
 
     MSE = enum.auto()  # squared error, plus the bound's term where the variance is learned
     RESCALED_MSE = enum.auto()  # the same with the bound's term scaled to weight 0.001
@@ -35,7 +36,7 @@ class LossType(enum.Enum):
     RESCALED_KL = enum.auto()  # T times that: an estimate of the whole bound
 
     def is_vb(self) -> bool:
-        """Whether the loss is the variational bound alone."""
+        """Tell whether the loss is the variational bound alone."""
         return self in (LossType.KL, LossType.RESCALED_KL)
 
 
@@ -43,9 +44,9 @@ class GaussianDiffusion(Trajectories):
     """A Gaussian diffusion process: training, sampling, encoding and likelihood.
 
     Args:
-        betas: [T], each in (0, 1], cleanest first.
+        betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
         model_mean_type: what the network predicts.
-        model_var_type: where the variance of reverse moves comes from.
+        model_var_type: source of the variance of reverse moves.
         loss_type: what `training_losses` returns as `loss`.
         rescale_timesteps: hand t * 1000 / T to the network instead of t.
 
@@ -81,12 +82,12 @@ class GaussianDiffusion(Trajectories):
         model_kwargs: ModelKwargs = None,
         noise: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The loss of each image at its timestep.
+        """Compute the loss of each image at its timestep.
 
         Args:
             model: the network.
             x_start: clean images [N, C, ...] in [-1, 1].
-            t: int64 [N].
+            t: timesteps, int64 [N].
             model_kwargs: further keywords of the network.
             noise: standard normal noise in the shape of x_start; drawn if None.
 
@@ -118,7 +119,7 @@ class GaussianDiffusion(Trajectories):
     def _training_target(
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
-        """What the network is to predict."""
+        """Return what the network is to predict."""
         if self.model_mean_type == ModelMeanType.PREVIOUS_X:
             return self.q_posterior_mean_variance(x_start, x_t, t)[0]
         return x_start if self.model_mean_type == ModelMeanType.START_X else noise
@@ -131,7 +132,7 @@ class GaussianDiffusion(Trajectories):
         x_t: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
-        """The bound's term [N] as a loss of the variance alone.
+        """Compute the bound's term [N] as a loss of the variance alone.
 
         The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
         """
@@ -150,7 +151,7 @@ class GaussianDiffusion(Trajectories):
         clip_denoised: bool = True,
         model_kwargs: ModelKwargs = None,
     ) -> dict[str, torch.Tensor]:
-        """The term of the variational bound at t, in bits per dimension.
+        """Compute the term of the variational bound at t, in bits per dimension.
 
         Returns:
             `output` [N], the KL of the reverse move or, at t = 0, the negative log-likelihood
@@ -171,7 +172,7 @@ class GaussianDiffusion(Trajectories):
         return {"output": nats / math.log(2.0), "pred_xstart": out["pred_xstart"]}
 
     def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
-        """KL of q(x_T | x_0) from a standard normal, in bits per dimension [N]; no parameters."""
+        """Compute the KL of q(x_T | x_0) from a standard normal, in bits per dimension [N]."""
         t = torch.full((x_start.shape[0],), self.num_timesteps - 1, device=x_start.device)
         mean, _, log_variance = self.q_mean_variance(x_start, t)
         return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2.0)
@@ -183,10 +184,9 @@ class GaussianDiffusion(Trajectories):
         clip_denoised: bool = True,
         model_kwargs: ModelKwargs = None,
     ) -> dict[str, torch.Tensor]:
-        """The variational bound on the negative log-likelihood, term by term.
+        """Compute the variational bound on the negative log-likelihood, term by term.
 
-        Each term is estimated with one draw of noise from `noise_like`, by default from torch's
-        generator.
+        Each term is estimated with one draw of noise from `noise_like`.
 
         Args:
             model: the network.
@@ -195,8 +195,9 @@ class GaussianDiffusion(Trajectories):
             model_kwargs: further keywords of the network.
 
         Returns:
-            `total_bpd` and `prior_bpd` [N]; `vb`, `xstart_mse` and `mse` (of the noise)
-            [N, T], from t = T - 1 in column 0 to t = 0 in the last.
+            `total_bpd` and `prior_bpd` [N]; the bound's terms `vb`, the squared error
+            `xstart_mse` of the clean image and `mse` of the noise [N, T], from t = T - 1 in column
+            0 to t = 0 in the last.
 
         Reference:
             DDPM, arXiv:2006.11239, eq. 5.

@@ -1,9 +1,8 @@
-"""Walks over many timesteps: every loop is a consumer of one generator, `Trajectories._walk`.
+"""Walks over many timesteps: sampling from t = T - 1 down to 0, encoding from t = 0 up to T - 1.
 
-Sampling walks go from t = T - 1 down to 0, encoding walks from t = 0 up to T - 1. The
-`*_progressive` methods are generators that yield, after each move, the dict of the one-step
-sampler (`sample` and `pred_xstart`); the `*_loop` methods return only the last `sample`. Nothing
-is computed before the first item is asked for.
+The `*_progressive` methods are generators that yield, after each move, the dict of the one-step
+sampler (`sample` and `pred_xstart`). Nothing is computed before the first item is asked for. Each
+has a twin of the same arguments, the `*_loop`, that runs it and returns what is left at its end.
 
 Depths: a partial walk is given by `diffway_start` and `diffway_end`, which cut the list of
 timesteps 0 .. T - 1 as a Python slice does. `amount`, the number of images in a sequence, is in
@@ -12,8 +11,10 @@ the signatures because the published code carries it along; it has no effect.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -22,56 +23,107 @@ from .moves import Sampler
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs
 from .signatures import known_or_given
 
-Move = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 Walk = Iterator[dict[str, torch.Tensor]]
 Device = torch.device | str | None
+P = ParamSpec("P")
+T = TypeVar("T")
+Finish = Callable[[Any, torch.Tensor, Walk], T]
 
 
-def _with_progress(timesteps: Sequence[int], progress: bool) -> Iterable[int]:
-    if not progress:
-        return timesteps
-    from tqdm.auto import tqdm  # only a run that shows a bar needs it
-
-    return tqdm(timesteps)
-
-
-def _device_of(model: Model, given: Device, start: torch.Tensor | None) -> torch.device:
-    """Where to sample: as asked, else with the model, else (for a plain function) the start."""
-    if given is not None:
-        return torch.device(given)
-    parameters = getattr(model, "parameters", tuple)
-    for parameter in parameters():
-        return parameter.device
-    return torch.device("cpu") if start is None else start.device
-
-
-def _starting_noise(
-    model: Model, shape: Sequence[int], noise: torch.Tensor | None, device: Device
+def _starting_states(
+    model: Model, given: torch.Tensor | None, device: Device, shape: Sequence[int] = ()
 ) -> torch.Tensor:
-    """The given noise, whatever the shape; or a draw from torch's default generator."""
-    device = _device_of(model, device, noise)
-    return torch.randn(*shape, device=device) if noise is None else noise.to(device)
+    """Return the given states, whatever the shape, or else noise from torch's generator.
+
+    They are on the device that is asked for, else with the model, else (for a function) as given.
+    """
+    if device is None:
+        elsewhere = torch.device("cpu") if given is None else given.device
+        parameters = getattr(model, "parameters", tuple)
+        device = next((parameter.device for parameter in parameters()), elsewhere)
+    return torch.randn(*shape, device=device) if given is None else given.to(device)
+
+
+def _twin_of(progressive: Callable[P, Walk]) -> Callable[[Finish[T]], Callable[P, T]]:
+    """Turn a function of a walk into a method that takes the arguments of a progressive one.
+
+    The method runs the progressive one of its process, which a subclass may have overridden without
+    some of the optional arguments (see `signatures`). The decorated function gets the process, the
+    states [N, ...] that the walk starts from, and the walk; its result is the method's.
+
+    Args:
+        progressive: generator method with parameters self, model, a shape or an image, and others
+            that are handed on by name; the start is its `noise` or else its `image`.
+    """
+    published = inspect.signature(progressive)
+
+    def decorate(finish: Finish[T]) -> Callable[P, T]:
+        @functools.wraps(finish)
+        def loop(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = published.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            name, shape = "noise" if "noise" in given else "image", given.get("shape", ())
+            start = _starting_states(given["model"], given[name], given["device"], shape)
+            given[name] = start
+            process, model, first, *rest = bound.args
+            options = dict(zip(list(given)[3:], rest, strict=True))
+            walk = getattr(process, progressive.__name__)
+            return finish(process, start, walk(model, first, **known_or_given(walk, **options)))
+
+        returned = finish.__annotations__["return"]
+        loop.__annotations__ = {**progressive.__annotations__, "return": returned}
+        vars(loop)["__signature__"] = published.replace(return_annotation=returned)
+        return loop
+
+    return decorate
 
 
 def _last_sample(start: torch.Tensor, walk: Walk) -> torch.Tensor:
-    """Where a walk ends; its start if it has no move."""
+    """Return the states at the end of a walk; its start if it has no move."""
     for out in walk:
         start = out["sample"]
     return start
 
 
 class Trajectories(Sampler):
-    """Full and partial walks in both directions; see `ReverseProcess` for arguments."""
+    """A process with full and partial walks in both directions.
 
-    def _walk(self, move: Move, x: torch.Tensor, timesteps: Sequence[int], progress: bool) -> Walk:
-        for index in _with_progress(timesteps, progress):
+    For arguments of the class see `ReverseProcess`.
+    """
+
+    def _walk(
+        self,
+        move: Callable[..., dict[str, torch.Tensor]],
+        model: Model,
+        x: torch.Tensor,
+        timesteps: Iterable[int],
+        progress: bool,
+        **options: Any,
+    ) -> Walk:
+        """Yield the result of each move, the last one's `sample` being the next one's states.
+
+        Args:
+            move: one-step sampler, of this class or of one that was written for an upstream.
+            model: the network.
+            x: states [N, C, ...] at the first timestep.
+            timesteps: timestep of each move.
+            progress: show a progress bar.
+            **options: further arguments of the move; left out if None and not known to it.
+        """
+        if progress:
+            from tqdm.auto import tqdm  # only a run that shows a bar needs it
+
+            timesteps = tqdm(timesteps)
+        options = known_or_given(move, **options)
+        for index in timesteps:
             t = torch.full((x.shape[0],), index, dtype=torch.int64, device=x.device)
             with torch.no_grad():
-                out = move(x, t)
+                out = move(model, x, t, **options)
             yield out  # outside of no_grad, which is the consumer's to choose
             x = out["sample"]
 
-    def p_sample_loop(
+    def p_sample_loop_progressive(
         self,
         model: Model,
         shape: Sequence[int],
@@ -82,7 +134,22 @@ class Trajectories(Sampler):
         model_kwargs: ModelKwargs = None,
         device: Device = None,
         progress: bool = False,
-    ) -> torch.Tensor:
+    ) -> Walk:
+        """Yield the dicts of `p_sample` along `p_sample_loop`; for arguments see there."""
+        yield from self._walk(
+            self.p_sample,
+            model,
+            _starting_states(model, noise, device, shape),
+            range(self.num_timesteps)[::-1],
+            progress,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            cond_fn=cond_fn,
+            model_kwargs=model_kwargs,
+        )
+
+    @_twin_of(p_sample_loop_progressive)
+    def p_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
         """Sample images by ancestral sampling.
 
         Args:
@@ -99,45 +166,9 @@ class Trajectories(Sampler):
         Returns:
             Images of the given shape, or of the shape of noise where it is given.
         """
-        start = _starting_noise(model, shape, noise, device)
-        walk = self.p_sample_loop_progressive(
-            model,
-            shape,
-            noise=start,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            device=device,
-            progress=progress,
-            **known_or_given(self.p_sample_loop_progressive, cond_fn=cond_fn),
-        )
         return _last_sample(start, walk)
 
-    def p_sample_loop_progressive(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        noise: torch.Tensor | None = None,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn = None,
-        cond_fn: CondFn = None,
-        model_kwargs: ModelKwargs = None,
-        device: Device = None,
-        progress: bool = False,
-    ) -> Walk:
-        """`p_sample_loop` as a generator of the dicts of `p_sample`."""
-        start = _starting_noise(model, shape, noise, device)
-        move = partial(
-            self.p_sample,
-            model,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            **known_or_given(self.p_sample, cond_fn=cond_fn),
-        )
-        yield from self._walk(move, start, range(self.num_timesteps)[::-1], progress)
-
-    def ddim_sample_loop(
+    def ddim_sample_loop_progressive(
         self,
         model: Model,
         shape: Sequence[int],
@@ -151,7 +182,23 @@ class Trajectories(Sampler):
         eta: float = 0.0,
         amount: int | None = None,
         diffway_end: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Walk:
+        """Yield the dicts of `ddim_sample` along `ddim_sample_loop`; for arguments see there."""
+        yield from self._walk(
+            self.ddim_sample,
+            model,
+            _starting_states(model, noise, device, shape),
+            range(self.num_timesteps)[:diffway_end][::-1],
+            progress,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            cond_fn=cond_fn,
+            model_kwargs=model_kwargs,
+            eta=eta,
+        )
+
+    @_twin_of(ddim_sample_loop_progressive)
+    def ddim_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
         """Sample images with DDIM, from pure noise or from a given depth.
 
         Args:
@@ -172,56 +219,9 @@ class Trajectories(Sampler):
         Returns:
             Images of the given shape, or of the shape of noise where it is given.
         """
-        start = _starting_noise(model, shape, noise, device)
-        walk = self.ddim_sample_loop_progressive(
-            model,
-            shape,
-            noise=start,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            device=device,
-            progress=progress,
-            eta=eta,
-            **known_or_given(
-                self.ddim_sample_loop_progressive,
-                cond_fn=cond_fn,
-                amount=amount,
-                diffway_end=diffway_end,
-            ),
-        )
         return _last_sample(start, walk)
 
-    def ddim_sample_loop_progressive(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        noise: torch.Tensor | None = None,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn = None,
-        cond_fn: CondFn = None,
-        model_kwargs: ModelKwargs = None,
-        device: Device = None,
-        progress: bool = False,
-        eta: float = 0.0,
-        amount: int | None = None,
-        diffway_end: int | None = None,
-    ) -> Walk:
-        """`ddim_sample_loop` as a generator of the dicts of `ddim_sample`."""
-        start = _starting_noise(model, shape, noise, device)
-        move = partial(
-            self.ddim_sample,
-            model,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            **known_or_given(self.ddim_sample, cond_fn=cond_fn),
-            eta=eta,
-        )
-        timesteps = range(self.num_timesteps)[:diffway_end][::-1]
-        yield from self._walk(move, start, timesteps, progress)
-
-    def ddim_reverse_sample_loop(
+    def ddim_reverse_sample_loop_progressive(
         self,
         model: Model,
         image: torch.Tensor,
@@ -235,7 +235,26 @@ class Trajectories(Sampler):
         amount: int | None = None,
         diffway_start: int | None = None,
         diffway_end: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Walk:
+        """Yield the dicts of `ddim_reverse_sample` along `ddim_reverse_sample_loop`.
+
+        For arguments see there.
+        """
+        yield from self._walk(
+            self.ddim_reverse_sample,
+            model,
+            _starting_states(model, image, device),
+            range(self.num_timesteps)[diffway_start:diffway_end],
+            progress,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            cond_fn=cond_fn,
+            model_kwargs=model_kwargs,
+            eta=eta,
+        )
+
+    @_twin_of(ddim_reverse_sample_loop_progressive)
+    def ddim_reverse_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
         """Encode images towards noise with DDIM run backwards.
 
         As published, the clean image is read at level alpha_bar_0 and the result lies one
@@ -261,79 +280,7 @@ class Trajectories(Sampler):
         Raises:
             ValueError: if eta is not 0.
         """
-        start = image.to(_device_of(model, device, image))
-        depths = {"amount": amount, "diffway_start": diffway_start, "diffway_end": diffway_end}
-        walk = self.ddim_reverse_sample_loop_progressive(
-            model,
-            start,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            device=device,
-            progress=progress,
-            eta=eta,
-            **known_or_given(self.ddim_reverse_sample_loop_progressive, cond_fn=cond_fn, **depths),
-        )
         return _last_sample(start, walk)
-
-    def ddim_reverse_sample_loop_progressive(
-        self,
-        model: Model,
-        image: torch.Tensor,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn = None,
-        cond_fn: CondFn = None,
-        model_kwargs: ModelKwargs = None,
-        device: Device = None,
-        progress: bool = False,
-        eta: float = 0.0,
-        amount: int | None = None,
-        diffway_start: int | None = None,
-        diffway_end: int | None = None,
-    ) -> Walk:
-        """`ddim_reverse_sample_loop` as a generator of the dicts of `ddim_reverse_sample`."""
-        start = image.to(_device_of(model, device, image))
-        move = partial(
-            self.ddim_reverse_sample,
-            model,
-            clip_denoised=clip_denoised,
-            denoised_fn=denoised_fn,
-            model_kwargs=model_kwargs,
-            **known_or_given(self.ddim_reverse_sample, cond_fn=cond_fn),
-            eta=eta,
-        )
-        timesteps = range(self.num_timesteps)[diffway_start:diffway_end]
-        yield from self._walk(move, start, timesteps, progress)
-
-    def fourier_frequency_list_loop(
-        self,
-        model: Model,
-        image: torch.Tensor,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn = None,
-        cond_fn: CondFn = None,
-        model_kwargs: ModelKwargs = None,
-        device: Device = None,
-        progress: bool = False,
-        eta: float = 0.0,
-    ) -> list[float]:
-        """Encode fully and measure the published spectral magnitude after each move.
-
-        As published, only the first image of the batch is measured, and the list is turned round,
-        ready for `fourier_trans.get_adaptive_list`. For arguments see `ddim_reverse_sample_loop`.
-
-        Returns:
-            T magnitudes, noisiest state first: entry k was measured after T - k moves.
-
-        Reference:
-            ADD's `fourier_frequency_list_loop`.
-        """
-        walk = self.fourier_frequency_list_progressive(
-            model, image, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta
-        )
-        # One copy to the host at the end: a float per move would wait for the device each time.
-        magnitudes = torch.cat([reference_magnitude(out["sample"][:1]) for out in walk])
-        return magnitudes.flip(0).tolist()
 
     def fourier_frequency_list_progressive(
         self,
@@ -347,7 +294,24 @@ class Trajectories(Sampler):
         progress: bool = False,
         eta: float = 0.0,
     ) -> Walk:
-        """The states that `fourier_frequency_list_loop` measures: the full encoding walk."""
+        """Encode fully; yield what `fourier_frequency_list_loop` measures."""
         yield from self.ddim_reverse_sample_loop_progressive(
             model, image, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta
         )
+
+    @_twin_of(fourier_frequency_list_progressive)
+    def fourier_frequency_list_loop(self, start: torch.Tensor, walk: Walk) -> list[float]:
+        """Encode fully and measure the published spectral magnitude after each move.
+
+        As published, only the first image of the batch is measured, and the list is turned round,
+        ready for `fourier_trans.get_adaptive_list`. For arguments see `ddim_reverse_sample_loop`.
+
+        Returns:
+            T magnitudes, noisiest state first: entry k was measured after T - k moves.
+
+        Reference:
+            ADD's `fourier_frequency_list_loop`.
+        """
+        # One copy to the host at the end: a float per move would wait for the device each time.
+        magnitudes = torch.cat([reference_magnitude(out["sample"][:1]) for out in walk])
+        return magnitudes.flip(0).tolist()

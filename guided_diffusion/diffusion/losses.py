@@ -1,7 +1,7 @@
-"""Likelihood terms of Gaussian models, elementwise and in nats.
+"""Likelihood terms of Gaussian models, for each element and in nats.
 
-Images are in [-1, 1] and come from 8-bit values: neighbouring values are 2 / 255 apart. Nothing
-here reduces over pixels or converts to bits; the caller does.
+Images are in [-1, 1] and come from 8-bit values: neighbouring values are 2 / 255 apart. Sums over
+pixels and the conversion to bits are left to the caller.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ def normal_kl(
     mean2: torch.Tensor | float,
     logvar2: torch.Tensor | float,
 ) -> torch.Tensor:
-    """KL divergence of N(mean1, exp(logvar1)) from N(mean2, exp(logvar2)), elementwise.
+    """Compute the KL divergence of N(mean1, exp(logvar1)) from N(mean2, exp(logvar2)).
+
+    The arguments may have any shapes that broadcast together.
 
     Args:
-        mean1: mean of the first normal; any shapes that broadcast together.
-        logvar1: natural logarithm of its variance.
+        mean1: mean of the first normal.
+        logvar1: natural logarithm of the first variance.
         mean2: mean of the second normal.
-        logvar2: natural logarithm of its variance.
+        logvar2: natural logarithm of the second variance.
 
     Returns:
-        The divergence in nats, in the broadcast shape.
+        The divergence of each element in nats, in the broadcast shape.
 
     Raises:
         ValueError: if none of the four is a tensor.
@@ -48,10 +50,10 @@ def normal_kl(
 
 
 def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:
-    """Probability that a standard normal stays below x, by a tanh that is within 2e-4 of it.
+    """Compute the probability that a standard normal stays below x, to within 2e-4 by a tanh.
 
     Args:
-        x: any shape.
+        x: limits, any shape.
 
     Returns:
         Probabilities in [0, 1], same shape.
@@ -62,7 +64,7 @@ def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:
 def discretized_gaussian_log_likelihood(
     x: torch.Tensor, *, means: torch.Tensor, log_scales: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probability that a Gaussian gives to the 8-bit bin in which each pixel lies.
+    """Compute the log-probability that a Gaussian gives to the 8-bit bin of each pixel.
 
     The first and the last bin take the whole tail on their side, so the 256 bins sum to one.
 

@@ -1,4 +1,4 @@
-"""One-step samplers: ancestral sampling, DDIM towards the image, and DDIM towards the noise.
+"""Single moves: ancestral sampling, DDIM towards the image, and DDIM towards the noise.
 
 Each takes states x [N, C, H, W] read at level alpha_bar_t (t int64 [N]) and returns a dict of
 `sample`, the states after the move, and `pred_xstart`, the clean images implied before it.
@@ -8,23 +8,41 @@ Denoising moves reach `alphas_cumprod_prev[t]` (1, clean, from t = 0); encoding 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs, ReverseProcess
 from .solvers import ddim_sigma, ddim_step
 
+_Process = TypeVar("_Process", bound="Sampler")
+
 
 class Sampler(ReverseProcess):
-    """The moves that a trained network makes possible; see `ReverseProcess` for arguments.
+    """A reverse process with the moves that a trained network makes possible.
+
+    For arguments see `ReverseProcess`.
 
     Attributes:
-        noise_like: draws the fresh noise of a move, in the shape of its states; replace it to
-            give each image a generator of its own.
+        noise_like: function that draws the fresh noise of a move in the shape of its states, by
+            default from torch's generator. It may be replaced; see also `drawing`.
     """
 
-    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(torch.randn_like)
+    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda x: torch.randn_like(x))
+
+    def drawing(self: _Process, noise: Callable[[torch.Tensor], torch.Tensor]) -> _Process:
+        """Return a copy of the process that draws its fresh noise from a function.
+
+        The copy is shallow, and this process draws as before.
+
+        Args:
+            noise: function from states [N, ...] to standard normal noise of their shape.
+        """
+        process = copy.copy(self)
+        process.noise_like = noise
+        return process
 
     def p_sample(
         self,
@@ -36,12 +54,12 @@ class Sampler(ReverseProcess):
         cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
     ) -> dict[str, torch.Tensor]:
-        """Draw x_{t-1} from p(x_{t-1} | x_t); noise comes from `noise_like`.
+        """Draw x_{t-1} from p(x_{t-1} | x_t), with noise from `noise_like`.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N]; no noise is added where it is 0.
+            t: timesteps, int64 [N]; no noise is added where it is 0.
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             cond_fn: gradient of log p(y | x) to steer by, see `condition_mean`.
@@ -73,15 +91,15 @@ class Sampler(ReverseProcess):
         model_kwargs: ModelKwargs = None,
         eta: float = 0.0,
     ) -> dict[str, torch.Tensor]:
-        """One DDIM move towards the image.
+        """Make one DDIM move towards the image.
 
-        Noise is drawn for every eta, 0 included, so that a seeded program goes through the same
-        random numbers as with upstream.
+        Noise is drawn for every eta, 0 included, so that a seeded program meets the same random
+        numbers as with upstream.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             cond_fn: gradient of log p(y | x) to steer by, see `condition_score`.
@@ -94,14 +112,15 @@ class Sampler(ReverseProcess):
         Reference:
             DDIM, arXiv:2010.02502, eqs. 12 and 16.
         """
-        eps, pred_xstart = self._guided_eps(
-            model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs
-        )
+        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        if cond_fn is not None:
+            out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
+        eps = self._predict_eps_from_xstart(x, t, out["pred_xstart"])
         level_cur = self._table("alphas_cumprod", t.device)[t]
         level_next = self._table("alphas_cumprod_prev", t.device)[t]
-        sigma, noise = ddim_sigma(level_cur, level_next, eta), self.noise_like(x)
-        sample = ddim_step(x, level_cur, level_next, eps, sigma, noise)
-        return {"sample": sample, "pred_xstart": pred_xstart}
+        sigma = ddim_sigma(level_cur, level_next, eta)
+        sample = ddim_step(x, level_cur, level_next, eps, sigma, self.noise_like(x))
+        return {"sample": sample, "pred_xstart": out["pred_xstart"]}
 
     def ddim_reverse_sample(
         self,
@@ -114,12 +133,12 @@ class Sampler(ReverseProcess):
         eta: float = 0.0,
         cond_fn: CondFn = None,
     ) -> dict[str, torch.Tensor]:
-        """One DDIM move towards the noise: x, read at t, goes to the level of t + 1.
+        """Make one DDIM move towards the noise: x, read at t, goes to the level of t + 1.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             model_kwargs: further keywords of the network and of cond_fn.
@@ -137,26 +156,11 @@ class Sampler(ReverseProcess):
         """
         if eta != 0.0:
             raise ValueError(f"encoding with DDIM: expected eta = 0, found eta = {eta}")
-        eps, pred_xstart = self._guided_eps(
-            model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs
-        )
-        level_cur = self._table("alphas_cumprod", t.device)[t]
-        level_next = self._table("alphas_cumprod_next", t.device)[t]
-        sample = ddim_step(x, level_cur, level_next, eps)
-        return {"sample": sample, "pred_xstart": pred_xstart}
-
-    def _guided_eps(
-        self,
-        model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        clip_denoised: bool,
-        denoised_fn: DenoisedFn,
-        cond_fn: CondFn,
-        model_kwargs: ModelKwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The noise and the clean image that DDIM takes for true, after clipping and guidance."""
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         if cond_fn is not None:
             out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
-        return self._predict_eps_from_xstart(x, t, out["pred_xstart"]), out["pred_xstart"]
+        eps = self._predict_eps_from_xstart(x, t, out["pred_xstart"])
+        level_cur = self._table("alphas_cumprod", t.device)[t]
+        level_next = self._table("alphas_cumprod_next", t.device)[t]
+        sample = ddim_step(x, level_cur, level_next, eps)
+        return {"sample": sample, "pred_xstart": out["pred_xstart"]}

@@ -1,7 +1,7 @@
-"""Which timesteps to train on: uniformly, or more often where the loss is large.
+"""Samplers of the timesteps to train on: uniform, or more often where the loss is large.
 
-A sampler draws timesteps t in 0 .. T - 1 and the importance weights that keep the weighted loss an
-unbiased estimate of the uniform one. Its state lives on the host in float64 numpy.
+A sampler draws timesteps t in 0 .. T - 1, and the importance weights that keep the weighted loss an
+unbiased estimate of the loss under uniform timesteps. Its state is float64 numpy on the host.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .forward_process import ForwardProcess
 
 
 class ScheduleSampler(ABC):
-    """A distribution over timesteps."""
+    """Base of samplers, which draw timesteps from a distribution."""
 
     @abstractmethod
     def weights(self) -> np.ndarray:
-        """Positive weights [T], one per timestep; they need not sum to one."""
+        """Return positive weights [T], one per timestep; they need not sum to one."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what a resumed run needs in order to draw on as before."""
@@ -32,7 +32,7 @@ class ScheduleSampler(ABC):
         """Go on from what `state_dict` returned.
 
         Args:
-            state: of a sampler of the same kind and process; empty: leave the sampler fresh.
+            state: state of a sampler of the same kind and process; empty: leave this one fresh.
         """
 
     def sample(
@@ -45,9 +45,9 @@ class ScheduleSampler(ABC):
         """Draw timesteps for a batch.
 
         Args:
-            batch_size: N.
-            device: where the results go.
-            rng: source of random numbers; numpy's global one if None, as upstream's.
+            batch_size: number of timesteps, N.
+            device: device of the results.
+            rng: source of random numbers; None: numpy's global one, as in upstream.
 
         Returns:
             Timesteps, int64 [N], and the weights of their losses, float32 [N]: 1 / (T p_t).
@@ -63,29 +63,29 @@ class ScheduleSampler(ABC):
 
 
 class UniformSampler(ScheduleSampler):
-    """Every timestep alike, with weight 1."""
+    """Sampler that draws every timestep alike, with weight 1."""
 
     def __init__(self, diffusion: ForwardProcess) -> None:
         self.diffusion = diffusion
         self._weights = np.ones([diffusion.num_timesteps])
 
     def weights(self) -> np.ndarray:
-        """Ones [T]."""
+        """Return ones [T]."""
         return self._weights
 
 
 class LossAwareSampler(ScheduleSampler):
-    """A sampler that learns from the losses of training."""
+    """Base of samplers that learn from the losses of training."""
 
     def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
         """Learn from one step of training, on every rank from the losses of all ranks.
 
-        A collective call where torch.distributed is initialised: all ranks must make it, and
-        all then hold the same state. Batch sizes may differ between ranks.
+        Where torch.distributed is initialised, all ranks must make this call together, and all
+        then hold the same state. Batch sizes may differ between ranks.
 
         Args:
-            local_ts: this rank's timesteps, integer [N].
-            local_losses: their unweighted losses [N].
+            local_ts: timesteps of this rank, integer [N].
+            local_losses: unweighted losses at these timesteps [N].
         """
         pairs = torch.stack([local_ts.double(), local_losses.detach().double()], dim=1)
         gathered = _gather_rows(pairs).cpu().numpy()
@@ -93,16 +93,16 @@ class LossAwareSampler(ScheduleSampler):
 
     @abstractmethod
     def update_with_all_losses(self, ts: Sequence[int], losses: Sequence[float]) -> None:
-        """Learn from timesteps and their losses; must not depend on the rank.
+        """Learn from timesteps and their losses, in the same way on every rank.
 
         Args:
             ts: timesteps.
-            losses: as many losses.
+            losses: loss at each of them.
         """
 
 
 def _gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The rows [n, k] of all ranks in the order of ranks, where n may differ; else the same."""
+    """Gather the rows [n, k] of all ranks, in the order of ranks; n may differ between them."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     count = torch.tensor([len(rows)], device=rows.device)
@@ -117,14 +117,14 @@ def _gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 class LossSecondMomentResampler(LossAwareSampler):
-    """Timesteps in proportion to the root mean square of their latest losses.
+    """Sampler of timesteps in proportion to the root mean square of their latest losses.
 
-    Uniform until every timestep has been seen `history_per_term` times.
+    It draws uniformly until each timestep has been seen `history_per_term` times.
 
     Args:
         diffusion: the process whose timesteps are drawn.
-        history_per_term: how many losses per timestep to remember.
-        uniform_prob: share of draws that stays uniform, so that none starves.
+        history_per_term: number of losses to remember per timestep.
+        uniform_prob: share of draws that stays uniform, so that every timestep is drawn at times.
 
     Reference:
         arXiv:2102.09672, eq. 18.
@@ -140,20 +140,20 @@ class LossSecondMomentResampler(LossAwareSampler):
         self._loss_counts = np.zeros([diffusion.num_timesteps], dtype=np.int64)
 
     def weights(self) -> np.ndarray:
-        """Weights [T]: ones at first, later probabilities."""
+        """Return weights [T]: ones at first, later probabilities."""
         if not self._warmed_up():
             return np.ones([self.diffusion.num_timesteps])
         rms = np.sqrt(np.mean(self._loss_history**2, axis=-1))
         return (1 - self.uniform_prob) * rms / rms.sum() + self.uniform_prob / len(rms)
 
     def update_with_all_losses(self, ts: Sequence[int], losses: Sequence[float]) -> None:
-        """Remember losses, dropping the oldest of a timestep whose memory is full.
+        """Remember losses, and forget the oldest of a timestep whose memory is full.
 
-        Infinite ones, and those that are no numbers, are not remembered: such a step is skipped.
+        Losses that are infinite or NaN are not remembered, as training skips their steps.
 
         Args:
             ts: timesteps.
-            losses: as many losses.
+            losses: loss at each of them.
         """
         for t, loss in zip(ts, losses, strict=True):
             if not math.isfinite(loss):
@@ -166,7 +166,7 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self._loss_counts[t] += 1
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the losses remembered, [T, history_per_term], and how many of each, [T]."""
+        """Return the remembered losses [T, history_per_term] and their numbers [T]."""
         return {
             "loss_history": torch.from_numpy(self._loss_history.copy()),
             "loss_counts": torch.from_numpy(self._loss_counts.copy()),

@@ -1,7 +1,7 @@
-"""A diffusion process that visits only some of the timesteps of the one a network knows.
+"""A diffusion process that visits only some timesteps of the process that a network knows.
 
-A respaced process has its own t = 0 .. S - 1 and betas such that its levels are those of the kept
-timesteps; the network is still asked at the original timesteps.
+A respaced process has its own timesteps t = 0 .. S - 1. Its betas are such that it visits the
+levels of the timesteps that are kept; the network is still asked at the original timesteps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .reverse_process import Model
 
 
 def _ddim_timesteps(num_timesteps: int, count: int) -> set[int]:
-    """Every k-th timestep from 0 on, for the smallest stride k that gives `count` of them."""
+    """Choose every k-th timestep from 0 on, for the smallest k that gives `count` timesteps."""
     for stride in range(1, num_timesteps):
         steps = range(0, num_timesteps, stride)
         if len(steps) == count:
@@ -40,7 +40,7 @@ def _parse_counts(section_counts: str) -> list[int]:
 
 
 def _section(start: int, size: int, count: int) -> set[int]:
-    """`count` timesteps of start .. start + size - 1, evenly, both ends included."""
+    """Choose `count` timesteps of start .. start + size - 1 evenly, both ends included."""
     if not 0 <= count <= size:
         raise ValueError(
             f"timestep respacing: expected 0 to {size} steps in the section that starts at "
@@ -58,30 +58,32 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
     """Choose timesteps of a process to keep.
 
     Args:
-        num_timesteps: T of the original process.
-        section_counts: how many to keep of each of several sections of nearly equal length
-            (the first T mod sections are one longer), as a list or as "10,15,20", cleanest
-            section first; or "ddimN": N timesteps at one whole stride, as in the DDIM paper.
+        num_timesteps: number of timesteps of the original process, T.
+        section_counts: number of timesteps to keep in each of several sections, cleanest first, as
+            a list or as "10,15,20"; sections are of nearly equal length, the first T mod sections
+            one longer. Or "ddimN": N timesteps at one whole stride, as in the DDIM paper.
 
     Returns:
-        The timesteps kept, each in 0 .. T - 1.
+        The timesteps that are kept, each in 0 .. T - 1.
 
     Raises:
-        ValueError: if a section is shorter than what is to be kept of it, no stride gives N,
-            nothing would be kept, or the text does not parse.
+        ValueError: if a section has fewer timesteps than are to be kept, no stride gives N, nothing
+            would be kept, or the text does not parse.
 
     Reference:
         arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
     """
-    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
-        counts = _parse_counts(section_counts[len("ddim") :])
+    if not isinstance(section_counts, str):
+        counts = list(section_counts)
+    elif not section_counts.startswith("ddim"):
+        counts = _parse_counts(section_counts)
+    else:
+        counts = _parse_counts(section_counts.removeprefix("ddim"))
         if len(counts) != 1:
             raise ValueError(
                 f"timestep respacing: expected one number after ddim, found {section_counts!r}"
             )
         return _ddim_timesteps(num_timesteps, counts[0])
-    parse = isinstance(section_counts, str)
-    counts = _parse_counts(section_counts) if parse else list(section_counts)
     size, longer = divmod(num_timesteps, max(len(counts), 1))
     steps: set[int] = set()
     start = 0
@@ -98,8 +100,8 @@ class SpacedDiffusion(GaussianDiffusion):
     """A `GaussianDiffusion` on a subset of the timesteps of a base process.
 
     Args:
-        use_timesteps: the timesteps to keep, each in 0 .. T - 1 of the base process.
-        **kwargs: of the base process, see `GaussianDiffusion`.
+        use_timesteps: timesteps of the base process to keep, each in 0 .. T - 1.
+        **kwargs: arguments of the base process, see `GaussianDiffusion`.
 
     Raises:
         ValueError: if no timestep is kept, or one is outside the base process.
@@ -140,7 +142,7 @@ class SpacedDiffusion(GaussianDiffusion):
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
     def network_timesteps(self, t: torch.Tensor) -> torch.Tensor:
-        """Return t [N] of this process as a network or a cond_fn is told it: original, scaled."""
+        """Return timesteps t [N] as a network is told them: original, and scaled if it asks so."""
         return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
 
     def _wrap_model(self, model: Model) -> _WrappedModel:
@@ -151,12 +153,19 @@ class SpacedDiffusion(GaussianDiffusion):
         )
 
     def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
-        """t itself: the wrapped model does the scaling, by the original number of steps."""
+        """Return t: the wrapped model does the scaling, by the original number of steps."""
         return t
 
 
 class _WrappedModel:
-    """A network (or cond_fn) called with the timesteps of a respaced process."""
+    """Network (or cond_fn) that is called with the timesteps of a respaced process.
+
+    Args:
+        model: the network.
+        timestep_map: original timestep of each timestep of the respaced process, rising.
+        rescale_timesteps: hand t * 1000 / T to the network instead of t.
+        original_num_steps: number of timesteps of the original process, T.
+    """
 
     def __init__(
         self,
@@ -165,9 +174,10 @@ class _WrappedModel:
         rescale_timesteps: bool,
         original_num_steps: int,
     ) -> None:
-        shared = isinstance(timestep_map, DeviceTable)
+        if not isinstance(timestep_map, DeviceTable):
+            timestep_map = DeviceTable(timestep_map)
         self.model = model
-        self.timestep_map = timestep_map if shared else DeviceTable(timestep_map)
+        self.timestep_map = timestep_map
         self.rescale_timesteps = rescale_timesteps
         self.original_num_steps = original_num_steps
 

@@ -1,8 +1,8 @@
-"""The reverse (denoising) process p: what a network's output means, and how to steer it.
+"""The reverse (denoising) process p: the meaning of a network's output, and guidance.
 
 A network is called as `model(x, t, **model_kwargs)` with x [N, C, H, W] at level alpha_bar_t and
 t [N], rescaled to 0..1000 if `rescale_timesteps`. It returns C channels, or 2 C where the variance
-is learned: the mean's parametrisation first, then the variance's. See `forward_process` for t.
+is learned: C channels for the mean, then C for the variance. See `forward_process` for t.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ DenoisedFn = Callable[[torch.Tensor], torch.Tensor] | None
 # Gradient of log p(y | x) with respect to x, called as cond_fn(x, t, **model_kwargs).
 CondFn = Callable[..., torch.Tensor] | None
 
-# Networks that take rescaled timesteps were made for this many.
+# Networks that take rescaled timesteps know them in 0 .. this.
 _RESCALED_STEPS = 1000.0
 
 
 class ModelMeanType(enum.Enum):
-    """What the network predicts."""
+    """Predictions that a network can make."""
 
     PREVIOUS_X = enum.auto()  # the mean of x_{t-1}
     START_X = enum.auto()  # the clean image x_0
@@ -35,10 +35,11 @@ class ModelMeanType(enum.Enum):
 
 
 class ModelVarType(enum.Enum):
-    """Where the variance of a reverse move comes from.
+    """Sources of the variance of a reverse move.
 
-    LEARNED_RANGE is a fraction, in [-1, 1], of the way from FIXED_SMALL to FIXED_LARGE on the
-    logarithmic scale (arXiv:2102.09672, eq. 15).
+    FIXED_SMALL is the posterior's variance, FIXED_LARGE is beta_t. With LEARNED the network
+    predicts the log-variance. With LEARNED_RANGE it predicts the place between FIXED_SMALL (-1) and
+    FIXED_LARGE (1) on the logarithmic scale (arXiv:2102.09672, eq. 15).
     """
 
     LEARNED = enum.auto()
@@ -48,17 +49,17 @@ class ModelVarType(enum.Enum):
 
     @property
     def is_learned(self) -> bool:
-        """Whether the network has a second half of channels for it."""
+        """Tell whether half of the network's output channels are for the variance."""
         return self in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
 
 
 class ReverseProcess(ForwardProcess):
-    """p(x_{t-1} | x_t) of a network, on the schedule of a `ForwardProcess`.
+    """The reverse moves p(x_{t-1} | x_t) of a network, on the schedule of a `ForwardProcess`.
 
     Args:
-        betas: [T], each in (0, 1], cleanest first.
+        betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
         model_mean_type: what the network predicts.
-        model_var_type: where the variance comes from.
+        model_var_type: source of the variance.
         rescale_timesteps: hand t * 1000 / T to the network instead of t.
 
     Raises:
@@ -78,19 +79,19 @@ class ReverseProcess(ForwardProcess):
         self.model_var_type = model_var_type
         self.rescale_timesteps = rescale_timesteps
         self.log_betas = np.log(self.betas)
-        # FIXED_LARGE is beta_t, but the last move keeps the small variance: likelihood needs it.
+        # The move to the clean image has the small variance all the same: likelihood needs it.
         first_log = self.posterior_log_variance_clipped[0]
         self.large_log_variance = np.append(first_log, self.log_betas[1:])
         self.large_variance = np.append(np.exp(first_log), self.betas[1:])
 
     def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
-        """Timesteps as the network wants them: float32 if rescaled, else t itself."""
+        """Return timesteps as the network wants them: float32 if rescaled, else t itself."""
         return t.float() * (_RESCALED_STEPS / self.num_timesteps) if self.rescale_timesteps else t
 
     def _run_model(
         self, model: Model, x: torch.Tensor, t: torch.Tensor, model_kwargs: ModelKwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One forward; the output's mean half [N, C, ...] and variance half (None if fixed)."""
+        """Ask the network; return the mean's [N, C, ...] and the variance's channels, if any."""
         if t.shape != x.shape[:1]:
             raise ValueError(f"t: expected shape {tuple(x.shape[:1])}, found {tuple(t.shape)}")
         output = model(x, self._scale_timesteps(t), **(model_kwargs or {}))
@@ -109,7 +110,7 @@ class ReverseProcess(ForwardProcess):
     def _model_variance(
         self, var_half: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Variance and log-variance of the reverse move, each in the shape of x."""
+        """Return variance and log-variance of the reverse move, each in the shape of x."""
         if self.model_var_type == ModelVarType.FIXED_LARGE:
             return self._at("large_variance", t, x), self._at("large_log_variance", t, x)
         small_log = self._at("posterior_log_variance_clipped", t, x)
@@ -129,7 +130,7 @@ class ReverseProcess(ForwardProcess):
         clip_denoised: bool,
         denoised_fn: DenoisedFn = None,
     ) -> torch.Tensor:
-        """The clean image that the network's output implies, edited and clipped as asked."""
+        """Return the clean image that the network's output implies, edited and clipped as asked."""
         if self.model_mean_type == ModelMeanType.START_X:
             xstart = mean_half
         elif self.model_mean_type == ModelMeanType.EPSILON:
@@ -154,7 +155,7 @@ class ReverseProcess(ForwardProcess):
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             clip_denoised: limit the implied clean image to [-1, 1].
             denoised_fn: edits the implied clean image before it is limited.
             model_kwargs: further keywords of the network, such as `y`.
@@ -191,15 +192,15 @@ class ReverseProcess(ForwardProcess):
         clip_denoised: bool = False,
         model_kwargs: ModelKwargs = None,
     ) -> torch.Tensor:
-        """The noise that DDIM uses at (x, t), whatever the network predicts.
+        """Predict the noise that DDIM uses at (x, t), whatever the network's output means.
 
-        One forward; no posterior is computed.
+        The network is asked once, and no posterior is computed.
 
         Args:
             model: the network.
             x: states [N, C, ...] at t.
-            t: int64 [N].
-            clip_denoised: limit the implied clean image to [-1, 1] and take the noise from it.
+            t: timesteps, int64 [N].
+            clip_denoised: limit the implied clean image to [-1, 1] and derive the noise from it.
             model_kwargs: further keywords of the network.
 
         Returns:
@@ -225,10 +226,10 @@ class ReverseProcess(ForwardProcess):
         """Shift the mean of a reverse move along the gradient of log p(y | x).
 
         Args:
-            cond_fn: that gradient, called as cond_fn(x, t, **model_kwargs).
-            p_mean_var: what `p_mean_variance` returned.
+            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
+            p_mean_var: result of `p_mean_variance`.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             model_kwargs: further keywords of cond_fn.
 
         Returns:
@@ -251,10 +252,10 @@ class ReverseProcess(ForwardProcess):
         """Subtract the gradient of log p(y | x) from the predicted noise, as DDIM needs it.
 
         Args:
-            cond_fn: that gradient, called as cond_fn(x, t, **model_kwargs).
-            p_mean_var: what `p_mean_variance` returned; left as it is.
+            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
+            p_mean_var: result of `p_mean_variance`; left as it is.
             x: states [N, C, ...] at t.
-            t: int64 [N].
+            t: timesteps, int64 [N].
             model_kwargs: further keywords of cond_fn.
 
         Returns:

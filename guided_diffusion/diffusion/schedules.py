@@ -1,4 +1,6 @@
-"""Noise schedules: the variance beta_t that move t adds, for t = 0 (cleanest) .. T - 1.
+"""Noise schedules and timestep grids, for timesteps t = 0 (cleanest) .. T - 1.
+
+A schedule holds beta_t, the variance of the noise that move t adds.
 
 The level of a state is its cumulative alpha, alpha_bar_t = prod_{s <= t} (1 - beta_s): 1 is clean,
 0 is pure noise. Schedules are float64 numpy arrays of shape [T].
@@ -24,7 +26,7 @@ def _cosine_alpha_bar(u: float) -> float:
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """The betas of a schedule by its name.
+    """Compute the betas of a schedule by its name.
 
     Args:
         schedule_name: `linear` (its ends scale with 1000 / T, so that every T reaches the same
@@ -54,7 +56,7 @@ def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) ->
 def betas_for_alpha_bar(
     num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
 ) -> np.ndarray:
-    """The betas whose cumulative alphas follow a given function of time.
+    """Compute the betas whose cumulative alphas follow a given function of time.
 
     Args:
         num_diffusion_timesteps: T.
@@ -72,18 +74,23 @@ def betas_for_alpha_bar(
     return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)
 
 
-GRIDS = ("time", "quadratic", "logsnr", "mixed")
+# Name of a grid -> the rising measure [T] in which it is even, from the timesteps t [T] and the
+# negative log of the signal-to-noise ratio, normalised to [0, 1].
+GRIDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "time": lambda t, _: t,
+    "quadratic": lambda t, _: np.sqrt(t),
+    "logsnr": lambda _, noise: noise,
+    "mixed": lambda t, noise: t / max(t[-1], 1) + noise,
+}
 
 
 def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarray:
-    """Timesteps for a walk of few moves, from 0 to T - 1.
+    """Choose timesteps for a walk of few moves, from 0 to T - 1.
 
-    A grid is even in some rising function of the timestep t; where that asks for one timestep
-    twice, its neighbour is taken.
+    Where an even grid asks for one timestep twice, a neighbour is taken.
 
     Args:
-        kind: `time` (t), `quadratic` (the root of t), `logsnr` (the log of the signal-to-noise
-            ratio) or `mixed` (the sum of time and logsnr, each normalised to [0, 1]).
+        kind: name of the measure in which the grid is even, a key of `GRIDS`.
         steps: number of timesteps, 1 .. T; one alone is T - 1.
         alphas_cumprod: levels [T], falling.
 
@@ -94,30 +101,29 @@ def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarr
         ValueError: for another kind, or steps outside 1 .. T.
     """
     total = len(alphas_cumprod)
-    t = np.arange(total)
     if not 1 <= steps <= total:
         raise ValueError(f"expected 1 to {total} steps, found {steps}")
     noise = np.log1p(-alphas_cumprod) - np.log(alphas_cumprod)
     noise = (noise - noise[0]) / max(noise[-1] - noise[0], 1e-12)
-    measures = {
-        "time": t,
-        "quadratic": np.sqrt(t),
-        "logsnr": noise,
-        "mixed": t / max(total - 1, 1) + noise,
-    }
-    if kind not in measures:
-        raise ValueError(f"expected one of {sorted(measures)}, found {kind!r}")
-    measure = measures[kind]
+    if kind not in GRIDS:
+        raise ValueError(f"expected one of {sorted(GRIDS)}, found {kind!r}")
+    t = np.arange(total)
+    measure = GRIDS[kind](t, noise)
     wanted = np.linspace(measure[0], measure[-1], steps) if steps > 1 else measure[-1:]
     return strictly_rising(np.interp(wanted, measure, t).round().astype(np.int64), total)
 
 
 def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
-    """Move indices, which rise, apart until no two are equal, within 0 .. total - 1.
+    """Move rising indices apart until no two are equal.
+
+    Indices that differ already, and a last index at its limit, stay where they are.
 
     Args:
-        indices: int64 [n] with n <= total; the last one stays at total - 1 if it is there.
+        indices: rising int64 [n] in 0 .. total - 1, with n <= total.
         total: one more than the largest index allowed.
+
+    Returns:
+        Strictly rising int64 [n] in 0 .. total - 1.
     """
     places = np.arange(len(indices))
     free = np.minimum(indices - places, total - len(indices)).clip(min=0)
@@ -127,14 +133,14 @@ def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
 def betas_of_flags(
     noise_schedule: str, steps: int, name: str = "steps", pure_noise: bool = True
 ) -> np.ndarray:
-    """Return the betas [T] that the arguments of these names ask for.
+    """Compute the betas [T] of a schedule that a user asks for.
 
     Args:
         noise_schedule: name of the schedule.
         steps: number of diffusion steps, T.
         name: name of the argument `steps`, for messages.
-        pure_noise: whether the last level may have no image left in it (beta = 1), as the linear
-            schedule has at 20 steps; upstream accepts it, but nothing can be predicted there.
+        pure_noise: whether the last level may be pure noise (beta = 1), as that of the linear
+            schedule of 20 steps is. Upstream accepts it, but nothing can be predicted there.
 
     Raises:
         ArgumentError: if there is no such schedule, or not of so few steps.

@@ -1,7 +1,7 @@
-"""Which arguments a function takes.
+"""Calls of functions that may lack some of the arguments.
 
-Samplers, processes and loops can be overridden by code that was written for one of the upstreams.
-Methods there lack some arguments that methods here, or in another upstream, have.
+Samplers, processes and loops can be overridden by code that was written for one of the upstreams,
+whose methods lack some of the arguments that methods have here or in another upstream.
 """
 
 import inspect
@@ -10,17 +10,17 @@ from typing import Any
 
 
 def known(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Return the arguments that a function takes, by name or as any keyword."""
+    """Return those of the arguments that a function takes, by name or as any keyword."""
     parameters = inspect.signature(function).parameters
     rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {name: value for name, value in arguments.items() if rest or name in parameters}
 
 
 def known_or_given(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Return the arguments that a function takes, and those that are not None.
+    """Return those of the arguments that a function takes, and all that are not None.
 
-    What is None changes nothing, and is left out where it is not known; what is given is handed on,
-    so that a function without such an argument says so.
+    An argument that is None changes nothing, so it is left out if the function does not take it.
+    Any other is handed on even so, and the call then fails instead of ignoring it.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     return known(function, **arguments) | given

@@ -1,4 +1,4 @@
-"""One move of the deterministic (or DDIM's stochastic) process between any two noise levels.
+"""Move states between any two noise levels: DDIM, and multistep solvers of higher order.
 
 A level is a cumulative alpha: 1 is clean, 0 is pure noise, and a state at level a is
 sqrt(a) * x0 + sqrt(1 - a) * eps. A move goes from `level_cur` to `level_next`; it denoises where
@@ -6,21 +6,24 @@ level_next is the larger and encodes where it is the smaller, by one formula. Le
 floats, or tensors of shape [] or [N] with one level per image. Coefficients are computed in
 float64 and applied in float32 (in float64 to a float64 state).
 
-Pure arithmetic: no network, no random numbers, no file and no host synchronisation in here.
+All is pure arithmetic: nothing here asks a network, draws random numbers, opens a file or waits
+for a device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 Level = float | torch.Tensor
+# A move already made: the level where the network was asked, the states there, their noise.
+Past = tuple[Level, torch.Tensor, torch.Tensor]
 
 
 def _as_float64(*levels: Level) -> list[torch.Tensor]:
-    """Levels as float64 tensors on one device; plain numbers alone stay on the host."""
+    """Return levels as float64 tensors on one device, which is the host if all are numbers."""
     for level in levels:
         if not isinstance(level, torch.Tensor) and not 0.0 <= level <= 1.0:
             raise ValueError(f"noise level: expected a number in [0, 1], found {level}")
@@ -42,7 +45,7 @@ def _per_image(coefficient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def ddim_sigma(level_cur: Level, level_next: Level, eta: float) -> torch.Tensor:
-    """Standard deviation of the fresh noise in one denoising move.
+    """Compute the standard deviation of the fresh noise in one denoising move.
 
     Args:
         level_cur: level of the state, below 1; float or [N].
@@ -98,29 +101,31 @@ def ddim_step(
     return moved if noise is None else moved + _per_image(sd, x) * noise
 
 
-_LONGEST = 4.0  # times the move before; a longer one goes without a past
-
-Past = tuple[Level, torch.Tensor, torch.Tensor]
+# A move longer than this many times the move before is made at first order.
+_LONGEST = 4.0
 
 
 class Multistep:
-    """Exponential integrator in the log-SNR; of order 1 it is DDIM, of order 2 DPM-Solver++(2M).
+    """Exponential integrator in the log-SNR: DDIM at order 1, DPM-Solver++(2M) at order 2.
 
-    With lambda = log(alpha / sigma) half the log-SNR, the flow of the predicted clean image x0 is
-    d(x / sigma) / d(lambda) = exp(lambda) x0. Over a move x0 is taken as the polynomial through
-    its values at this level and at the levels of the moves before, and the integral is exact.
-    Direction is no case: lambda falls in an encoding and rises in a decoding.
+    Let lambda = log(alpha / sigma), half the log-SNR. The flow of the predicted clean image x0 is
+    d(x / sigma) / d(lambda) = exp(lambda) x0. Over a move, x0 is taken as the polynomial through
+    its values at this level and at the levels of the moves before; the integral is then exact.
+    One formula serves both directions: lambda falls in an encoding and rises in a decoding.
 
-    The polynomial can be that of the predicted noise instead, whose flow is the same with alpha
-    and sigma exchanged: d(x / alpha) / d(-lambda) = exp(-lambda) eps.
+    The predicted noise can be taken as the polynomial instead. Its flow is the same with alpha and
+    sigma exchanged: d(x / alpha) / d(-lambda) = exp(-lambda) eps.
 
-    At a clean end lambda is infinite; a move from or to there is one of first order, as is the
-    first of an image without a past, and one so much longer than the move before that it would
-    magnify what is wrong in a difference of predictions.
+    Three kinds of moves are made at first order: a move from or to the clean end, where lambda is
+    infinite; the first move of an image; and a move so much longer than the one before that it
+    would magnify the error in a difference of predictions.
 
     Args:
         order: 1 to 3.
-        predicts: "data" or "noise", what is taken as a polynomial.
+        predicts: prediction that is taken as a polynomial, a key of `PREDICTED`.
+
+    Raises:
+        ValueError: if the order or the prediction is another.
 
     Reference:
         DPM-Solver++, arXiv:2211.01095, section 4.2 (there order 3 halves the last term); for the
@@ -149,8 +154,8 @@ class Multistep:
             level_cur: level of the states; float, [] or [N].
             level_next: level to reach; float, [] or [N].
             eps: predicted noise at (x, level_cur), shape of x.
-            history: (level_cur, x, eps) of the moves before, the latest last; those of fewer
-                images are of the first images of this batch.
+            history: (level_cur, x, eps) of the moves before, the latest last. A move of fewer
+                images is one of the first images of this batch.
 
         Returns:
             States [N, ...] at `level_next`.
@@ -172,19 +177,37 @@ class Multistep:
         return [*history, move][-(self.order - 1) :] if self.order > 1 else []
 
 
+class DDIM(Multistep):
+    """The multistep solver of first order, whatever order is asked for.
+
+    Its encodings can mirror its decodings, see `translation.moves`.
+
+    Args:
+        order: no effect.
+        predicts: no effect, but a key of `PREDICTED`.
+
+    Reference:
+        DDIM, arXiv:2010.02502, eq. 12.
+    """
+
+    def __init__(self, order: int = 1, predicts: str = "data") -> None:
+        super().__init__(1, predicts)
+
+
 def _extended(move: Past, images: int) -> Past:
-    """A past move with rows for all images; NaN as the level of those that it did not move."""
-    level, *states = move
-    missing = images - len(states[0])
+    """Give a past move rows for all images; the level of an image that it did not move is NaN."""
+    level, x, eps = move
+    missing = images - len(x)
     if missing == 0:
         return move
-    level = torch.as_tensor(level, dtype=torch.float64).expand(images - missing)
-    padded = [torch.cat([s, s.new_zeros(missing, *s.shape[1:])]) for s in states]
-    return torch.cat([level, level.new_full((missing,), math.nan)]), *padded
+    levels = torch.as_tensor(level, dtype=torch.float64).expand(len(x))
+    levels = torch.cat([levels, levels.new_full((missing,), math.nan)])
+    rows = x.new_zeros(missing, *x.shape[1:])
+    return levels, torch.cat([x, rows]), torch.cat([eps, rows])
 
 
 def _clean(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """The predicted clean image; x itself where the level is 1 or not known."""
+    """Return the predicted clean image; x itself where the level is 1 or not known."""
     level = level.nan_to_num(1.0)
     return _per_image(level.rsqrt(), x) * x - _per_image(torch.sqrt(1 / level - 1), x) * eps
 
@@ -193,8 +216,8 @@ def _noise(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Ten
     return eps
 
 
-# What is predicted, from a state, its level and its noise; and its own share of the variance there.
-PREDICTED = {
+# Name of a prediction -> the prediction from (x, level, eps), and its share of the variance of x.
+PREDICTED: dict[str, tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]] = {
     "data": (_clean, lambda level: level),
     "noise": (_noise, lambda level: 1.0 - level),
 }
@@ -207,9 +230,10 @@ def _log_snr(level: torch.Tensor) -> torch.Tensor:
 def _difference_weights(
     cur: torch.Tensor, nxt: torch.Tensor, *before: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Weights of x0_cur - x0_1, x0_1 - x0_2 that a move adds to DDIM; 0 where a level is missing.
+    """Compute the weights of x0_cur - x0_1 and x0_1 - x0_2 that a move adds to DDIM.
 
-    The polynomial is Newton's; its terms are integrated against exp(lambda).
+    The polynomial is Newton's; its terms are integrated against exp(lambda). A weight is 0 where a
+    level is missing.
     """
     if not before:
         return []
@@ -219,7 +243,7 @@ def _difference_weights(
     weights = [torch.sqrt(nxt) * first / gap]
     if len(past) == 2:
         gap_before = past[0] - past[1]
-        second = h**2 - 2 * first + gap * first  # that of u (u + gap)
+        second = h**2 - 2 * first + gap * first  # the integral of u (u + gap), over exp(h)
         bend = torch.sqrt(nxt) * second / (gap + gap_before)
         known = torch.isfinite(bend / gap_before)
         weights = [
@@ -230,4 +254,5 @@ def _difference_weights(
     return [torch.where(usable & torch.isfinite(weight), weight, 0.0) for weight in weights]
 
 
-SOLVERS = {"ddim": lambda order, predicts: Multistep(1, predicts), "dpmpp": Multistep}
+# Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
+SOLVERS: dict[str, Callable[[int, str], Multistep]] = {"ddim": DDIM, "dpmpp": Multistep}

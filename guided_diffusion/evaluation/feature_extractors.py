@@ -16,7 +16,8 @@ from ..data.image_files import to_model_range
 from ..data.image_source import ImageSource
 from ..errors import ArgumentError, UserError, require
 from ..models.checkpoint import first_line, load_state
-from ..runtime import dist_util, progress_bars, random_streams
+from ..runtime import dist_util, progress_bars
+from ..runtime.random_streams import Stream, generator
 from ..runtime.work_sharing import deal
 
 Rows = tuple[th.Tensor, th.Tensor]  # pooled [N, D] and spatial [N, S], float32 on the CPU
@@ -55,7 +56,7 @@ class SmallNetwork:
     dims = {"fid": WIDTHS[-1], "sfid": SPATIAL_CHANNELS * SIDE**2}
 
     def __init__(self, device: th.device) -> None:
-        rng = random_streams.generator(0, 20)
+        rng = generator(0, Stream.SMALL_NETWORK)
         shapes = [(out, into, 3, 3) for into, out in zip(self.WIDTHS, self.WIDTHS[1:])]  # noqa: B905
         # He's scale: activations keep their size from layer to layer.
         self.weights = [

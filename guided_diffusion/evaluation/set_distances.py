@@ -16,7 +16,8 @@ import torch as th
 
 from ..data.image_source import ImageSource
 from ..errors import UserError
-from ..runtime import dist_util, progress_bars, random_streams
+from ..runtime import dist_util, progress_bars
+from ..runtime.random_streams import Stream, generator
 from .feature_extractors import Extractor, extract
 
 FEW_IMAGES = 2048  # below it FID says more about the number of images than about the images
@@ -100,7 +101,7 @@ def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]
     size = min(SUBSET_SIZE, len(reference) // 2, len(samples) // 2)
     values = []
     for subset in range(SUBSETS):
-        rng = random_streams.generator(seed, 21, subset)
+        rng = generator(seed, Stream.KERNEL_DISTANCE, subset)
         pair = (draw_rows(rows, size, rng) for rows in (reference, samples))
         values.append(polynomial_mmd(*pair))
     spread = float(np.std(values))
@@ -245,7 +246,7 @@ def _replicates(
     mine = range(dist_util.rank(), count, ranks)
     scores = []
     for index in progress_bars.progress(mine, desc="intervals", unit="half"):
-        rng = random_streams.generator(seed, 22, index)
+        rng = generator(seed, Stream.INTERVALS, index)
         scores.append(_scores(reference.half(rng), samples.half(rng)))
     parts = dist_util.Ranks().gather(scores)
     return [parts[index % ranks][index // ranks] for index in range(count)]

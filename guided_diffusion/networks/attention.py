@@ -7,14 +7,14 @@ heads of D channels, in one of two orders:
     legacy: [H, 3, D], each head's query, key and value lie together
     new:    [3, H, D], all queries, then all keys, then all values
 
-Attention runs in three pieces, `split_heads`, `attend`, `merge_heads`; an order is known to the
-first alone. The memory behind [N, C, T] tensors is position-major here, as in channels_last images,
+Attention runs in three pieces, `split_heads`, `attend` and `merge_heads`; only the first depends on
+the order. The memory behind [N, C, T] tensors is position-major here, as in channels_last images,
 because the fused kernels want D to be the innermost dimension.
 
 Standard attention is between all positions. Hybrid attention blends it, head by head, with
-attention inside windows (see `windows`). A priority is a set of the blend's weights: it says where
-they start, `global` with all positions and `local` with windows. A network that holds both sets is
-told by `set_priority` which one to use.
+attention inside windows (see `window_grid`). A priority is a set of weights of the blend, named
+after its start: `global` starts with attention between all positions, `local` with windows. A
+network that holds both sets is told by `set_priority` which one to use.
 """
 
 import math
@@ -31,9 +31,8 @@ from .window_grid import WindowGrid
 QKVOrder = Literal["legacy", "new"]
 Priority = Literal["global", "local"]
 
-# Where the share of attention in windows starts, of the sets of weights that a block can hold.
 KINDS = ("standard", "hybrid")  # attention between all positions, or blended with windows
-
+# Priorities that a block can hold -> the share of attention in windows that each starts with.
 STARTS: dict[str, dict[Priority, float]] = {
     "global": {"global": 0.0},
     "local": {"local": 1.0},
@@ -47,7 +46,7 @@ def split_heads(qkv: Tensor, n_heads: int, order: QKVOrder) -> tuple[Tensor, Ten
     Args:
         qkv: [N, 3 * H * D, T]; a view is returned where its memory is position-major.
         n_heads: H.
-        order: what the channels mean, "legacy" or "new" (see the module's docstring).
+        order: order of the channels, "legacy" or "new" (see the module's docstring).
 
     Returns:
         Three tensors [N, H, T, D].
@@ -74,20 +73,20 @@ def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
     Args:
         rows: [3 * H * D, ...], in `order`.
         n_heads: H.
-        order: "legacy" or "new", what the rows are; the result is the other.
+        order: order of the rows, "legacy" or "new"; the result has the other one.
 
     Returns:
-        A copy in which the rows stand elsewhere, bit for bit the same.
+        A copy with the same rows, bit for bit, in other places.
     """
     leading = (n_heads, 3) if order == "legacy" else (3, n_heads)
     return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v for [N, H, T, D] tensors; q may have fewer positions.
+    """Compute softmax(q k^T / sqrt(D)) v.
 
     Args:
-        q, k, v: queries, keys and values.
+        q, k, v: queries, keys and values [N, H, T, D]; q may have fewer positions.
         mask: [N, 1, T, T], true where a query (row) sees a key; None: it sees all.
 
     Reference: Vaswani et al. 2017, "Attention Is All You Need", equation 1.
@@ -98,13 +97,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def attend_in_windows(
     q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int], window: int, shifted: bool = False
 ) -> Tensor:
-    """Attention between the positions of a window, for [N, H, T, D] tensors.
+    """Attend between the positions of each window.
 
     Args:
-        q, k, v: queries, keys and values at positions T = height * width.
+        q, k, v: queries, keys and values [N, H, T, D] at positions T = height * width.
         spatial: (height, width); windows need not divide them.
         window: positions on a side of a window.
-        shifted: see `windows`.
+        shifted: start the grid of windows half a window after the first position.
     """
     grid = WindowGrid(spatial, window, shifted)
     heads = attend(*(grid.cut(x) for x in (q, k, v)), grid.mask(len(q), q.device))
@@ -112,7 +111,7 @@ def attend_in_windows(
 
 
 def merge_heads(heads: Tensor) -> Tensor:
-    """[N, H, T, D] -> [N, H * D, T]."""
+    """Put heads together: [N, H, T, D] -> [N, H * D, T]."""
     return heads.transpose(1, 2).flatten(2).transpose(1, 2)
 
 
@@ -121,8 +120,8 @@ def count_flops_attn(model: nn.Module, _x: Any, y: Tensor | Sequence[Tensor]) ->
 
     Args:
         model: an attention module that thop gave a `total_ops` tensor.
-        _x: its inputs, not used.
-        y: its output [N, C, *spatial], bare or as the first of a sequence.
+        _x: inputs of the module, not used.
+        y: output of the module [N, C, *spatial], alone or as the first of a sequence.
     """
     n, channels, *spatial = (y if isinstance(y, Tensor) else y[0]).shape
     # Two products of the same size: queries with keys, and weights with values.
@@ -131,7 +130,7 @@ def count_flops_attn(model: nn.Module, _x: Any, y: Tensor | Sequence[Tensor]) ->
 
 
 class _OrderedAttention(nn.Module):
-    """[N, 3 * H * D, T] -> [N, H * D, T] with the channel order of the subclass."""
+    """Attention [N, 3 * H * D, T] -> [N, H * D, T], with the channel order of the subclass."""
 
     order: ClassVar[QKVOrder]
 
@@ -163,16 +162,16 @@ class QKVAttention(_OrderedAttention):
 class HybridAttention(nn.Module):
     """Attention between all positions, blended with attention inside windows.
 
-    [N, 3 * H * D, T] -> [N, H * D, T], and no more parameters than H a priority: `blend`
-    [priorities, H] is the share of the windows in each head's result, a free number. Where no
-    gradient is asked for, a share of exactly 0 or 1 in all heads saves the other kind of attention.
+    Maps [N, 3 * H * D, T] to [N, H * D, T]. Its only parameters are `blend` [priorities, H], the
+    share of the windows in each head's result, a number without limits. Where no gradient is asked
+    for and a share is exactly 0 or 1 in all heads, the other kind of attention is not computed.
 
     Args:
-        n_heads: H.
-        order: of the projection's channels.
+        n_heads: number of heads, H.
+        order: order of the projection's channels.
         window: positions on a side of a window.
-        shifted: as in `attend_in_windows`.
-        priority: the sets of weights to hold, a key of `STARTS`.
+        shifted: start the grid of windows half a window after the first position.
+        priority: sets of weights to hold, a key of `STARTS`.
 
     Raises:
         ValueError: if the window has no position, or the priority is unknown.
@@ -192,7 +191,7 @@ class HybridAttention(nn.Module):
         self.priorities = tuple(STARTS[priority])
         starts = torch.tensor(list(STARTS[priority].values()))
         self.blend = nn.Parameter(starts[:, None].repeat(1, n_heads))
-        self.row = len(self.priorities) - 1  # a network that draws images is a target
+        self.row = len(self.priorities) - 1  # the last, `local`, is the one for drawing images
         self._find_unused()
 
     def set_priority(self, priority: Priority) -> None:
@@ -204,10 +203,10 @@ class HybridAttention(nn.Module):
         """Attend between T = prod(spatial) positions."""
         q, k, v = split_heads(qkv, self.n_heads, self.order)
         one_window = max(spatial) <= self.window
-        if self._learns():
+        everywhere, nearby = self._used[self.row]
+        if torch.is_grad_enabled() and self.blend.requires_grad:
+            # A share of 0 can move only if the windows are computed: they decide its gradient.
             everywhere, nearby = True, True
-        else:
-            everywhere, nearby = self._used[self.row]
         if everywhere or one_window:
             all_heads = attend(q, k, v)
             if not nearby:
@@ -222,19 +221,15 @@ class HybridAttention(nn.Module):
         share = self.blend[self.row].to(q.dtype)[:, None, None]
         return merge_heads(torch.lerp(all_heads, window_heads, share))
 
-    def _learns(self) -> bool:
-        # A share that stands at 0 moves from there by what the windows would have changed.
-        return torch.is_grad_enabled() and self.blend.requires_grad
-
     def _find_unused(self) -> None:
-        # Here rather than in every forward: to read a share makes the host wait for the device.
+        # Found once and not in every forward, because reading a share waits for the device.
         self._used = [(True, True)] * len(self.priorities)
         if not self.blend.is_meta:
             rows = self.blend.detach().tolist()
             self._used = [(any(s != 1 for s in row), any(s != 0 for s in row)) for row in rows]
 
     def train(self, mode: bool = True) -> "HybridAttention":
-        """As any module's; the blend is looked at, see `forward`."""
+        """Switch between training and evaluation, and look at the blend anew (see the class)."""
         self._find_unused()
         return super().train(mode)
 
@@ -244,7 +239,7 @@ class HybridAttention(nn.Module):
 
 
 def priorities_of(network: nn.Module) -> tuple[Priority, ...]:
-    """Return the priorities that a network's attention has weights for; () for standard ones."""
+    """Return the priorities that a network has weights for; () if its attention is standard."""
     return next((m.priorities for m in network.modules() if isinstance(m, HybridAttention)), ())
 
 
@@ -259,10 +254,10 @@ def set_priority(network: nn.Module, priority: Priority) -> None:
 
 
 class _PointwiseConv1d(nn.Conv1d):
-    """A kernel-size-1 Conv1d computed as one matrix product, with a position-major result.
+    """A Conv1d of kernel size 1, computed as one matrix product with a position-major result.
 
-    Parameters, keys and initialisation are Conv1d's. The plain kernel returns channel-major memory,
-    which every fused attention kernel would have to copy.
+    Parameters, keys and initialisation are as in Conv1d. The plain kernel returns channel-major
+    memory, which every fused attention kernel would have to copy.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -277,12 +272,12 @@ class AttentionBlock(nn.Module):
     """Residual self-attention between the positions of a feature map.
 
     Args:
-        channels: of input and output.
-        num_heads: heads, where num_head_channels is -1.
+        channels: channels of input and output.
+        num_heads: number of heads, where num_head_channels is -1.
         num_head_channels: channels of one head; sets the number of heads unless it is -1.
         use_checkpoint: recompute the block's activations in the backward pass.
-        use_new_attention_order: whether the projection's order is "new" rather than "legacy".
-        hybrid: the window, shifted and priority of a `HybridAttention`; None: standard attention.
+        use_new_attention_order: use the channel order "new" instead of "legacy".
+        hybrid: `window`, `shifted` and `priority` of a `HybridAttention`; None: standard attention.
 
     Raises:
         ValueError: if the channels cannot be cut into equal heads as asked.
@@ -313,7 +308,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_module(_PointwiseConv1d(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, *spatial] -> the same shape."""
+        """Attend: [N, C, *spatial] -> the same shape."""
         return checkpoint(self._forward, (x,), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -323,7 +318,12 @@ class AttentionBlock(nn.Module):
 
 
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
-    """Return the number of heads of a block of so many channels.
+    """Compute the number of heads of an attention block.
+
+    Args:
+        channels: channels of the block.
+        num_heads: number of heads, where num_head_channels is -1.
+        num_head_channels: channels of one head, or -1.
 
     Raises:
         ValueError: if the channels cannot be cut into equal heads as asked.
@@ -347,7 +347,7 @@ class AttentionPool2d(nn.Module):
 
     Args:
         spacial_dim: height and width of the feature map.
-        embed_dim: its channels C.
+        embed_dim: channels of the feature map, C.
         num_heads_channels: channels of one head.
         output_dim: channels of the result; C if not given.
 
@@ -374,7 +374,7 @@ class AttentionPool2d(nn.Module):
         self.c_proj = _PointwiseConv1d(embed_dim, output_dim or embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, spacial_dim, spacial_dim] -> [N, output_dim].
+        """Pool: [N, C, spacial_dim, spacial_dim] -> [N, output_dim].
 
         Raises:
             ValueError: if x has another number of positions.

@@ -1,9 +1,9 @@
 """Group normalisation of half-precision channels_last images on a CPU, forward and backward.
 
-torch's own kernels for this layout walk through the few channels of one group at a time: their
-backward takes up to fifty times as long as that of contiguous images, their forward of small images
-thirty times. Here sums are taken over the positions of all channels at once, in float32, and
-images are worked on in parts that stay in the processor's cache.
+torch's own kernels for this layout go through the few channels of one group at a time. Compared
+with contiguous images, their backward takes up to fifty times as long, and their forward of small
+images thirty times. Here sums are taken over the positions of all channels at once, in float32,
+and images are worked on in parts that stay in the processor's cache.
 
 Shapes: x [N, C, H, W]; a statistic of a group is [N, G], spread over its channels [N, C, 1, 1].
 
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALVES = (torch.bfloat16, torch.float16)
-_PART = 2**18  # numbers of a part: 1 MB of float32
-_LARGE = 1024  # positions from which on torch's forward is the faster one
+_PART = 2**18  # numbers in a part: 1 MB of float32
+_LARGE = 1024  # images of at least so many positions are faster by torch's forward
 
 
 def suits(x: Tensor) -> bool:
-    """Whether this module is meant for an input."""
+    """Tell whether an input is one that this module is made for."""
     return (
         x.is_cpu
         and x.dtype in HALVES
@@ -41,7 +41,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
         x: [N, C, H, W] for which `suits` holds.
         groups: G, a divisor of C.
         weight, bias: float32 [C].
-        eps: added to the variance.
+        eps: number that is added to the variance.
 
     Returns:
         The same shape, dtype and layout.
@@ -64,7 +64,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is to be taken: by torch's formula
+        if torch.is_grad_enabled():  # for second derivatives: torch's formula
             y = F.group_norm(x.float(), ctx.groups, weight, bias, ctx.eps).to(x.dtype)
             dx, dweight, dbias = torch.autograd.grad(y, (x, weight, bias), dy, create_graph=True)
         else:
@@ -93,7 +93,10 @@ def _normalise(
 def _gradients(
     dy: Tensor, x: Tensor, groups: int, weight: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With z = (x - mean) * rstd and g = weight * dy: dx = rstd * (g - E[g] - z * E[g * z])."""
+    """Compute the gradients of x, weight and bias.
+
+    With z = (x - mean) * rstd and g = weight * dy, dx = rstd * (g - E[g] - z * E[g * z]).
+    """
     dx = torch.empty_like(x)
     sums = []
     for part in _parts(x):
@@ -120,10 +123,10 @@ def _parts(x: Tensor) -> Iterator[slice]:
 
 
 def _of_groups(means: Tensor, groups: int) -> Tensor:
-    """[N, C] -> [N, G]: the mean over the channels of each group."""
+    """Average over the channels of each group: [N, C] -> [N, G]."""
     return means.unflatten(1, (groups, -1)).mean(2)
 
 
 def _spread(statistic: Tensor, x: Tensor) -> Tensor:
-    """[N, G] -> [N, C, 1, 1]."""
+    """Give each channel the statistic of its group: [N, G] -> [N, C, 1, 1]."""
     return statistic.repeat_interleave(x.shape[1] // statistic.shape[1], 1)[:, :, None, None]

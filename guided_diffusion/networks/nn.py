@@ -1,8 +1,8 @@
 """Layers and tensor helpers that every network of the package is made of.
 
-Conventions: activations are [N, C, *spatial] (NCHW for images), pictures lie in [-1, 1], and `t` is
-the diffusion timestep of each example as the diffusion hands it over (rescaled and fractional
-values included; 0 is the clean end). Layers accept contiguous and channels_last memory alike.
+Conventions: activations are [N, C, *spatial] (NCHW for images), pictures lie in [-1, 1]. The
+timestep of an example is what the diffusion process hands over: 0 is the clean end, and values may
+be rescaled or fractional. Layers accept contiguous and channels_last memory alike.
 """
 
 import math
@@ -23,7 +23,7 @@ AVERAGE_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class SiLU(nn.Module):
-    """x * sigmoid(x), elementwise.
+    """The activation x * sigmoid(x).
 
     Reference: Elfwing et al. 2017, "Sigmoid-Weighted Linear Units", https://arxiv.org/abs/1702.03118
     """
@@ -97,8 +97,8 @@ def update_ema(
         target_params: the running averages, changed in place.
         source_params: the current values, in the same order and of the same shapes.
         rate: share of the old average that is kept, in [0, 1].
-        taken: whether to; a bool tensor [] on the parameters' device is obeyed without waiting
-            for it, and finite parameters are taken for granted then.
+        taken: whether to average at all. A bool tensor [] on the parameters' device is obeyed
+            without waiting for it; all parameters must be finite then.
 
     Raises:
         ValueError: if the two hold different numbers of tensors.
@@ -120,7 +120,7 @@ def update_ema(
 
 
 def _update_where(taken: Tensor, targets: list[Tensor], sources: list[Tensor], rate: float) -> None:
-    # By factors of 1 and 0, of which none changes a bit of what `rate` itself would make.
+    # Factors of 1 and 0 select: they leave every bit of the average as `rate` alone would make it.
     share = taken.to(targets[0].dtype)
     kept = share * rate + (1 - share)
     size = 1 if taken.is_cpu else len(targets)  # a CPU needs no large batches, and no large copies
@@ -146,15 +146,15 @@ def scale_module(module: nn.Module, scale: float) -> nn.Module:
 
 
 def mean_flat(tensor: Tensor) -> Tensor:
-    """Mean over all dimensions but the batch: [N, ...] -> [N]."""
+    """Average over all dimensions but the batch: [N, ...] -> [N]."""
     return tensor.mean(dim=list(range(1, tensor.ndim)))
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000) -> Tensor:
-    """Sinusoids of the timestep at geometrically falling frequencies 1 .. 1 / max_period.
+    """Embed timesteps as sinusoids of geometrically falling frequencies 1 .. 1 / max_period.
 
     Args:
-        timesteps: [N], may be fractional.
+        timesteps: timesteps [N], may be fractional.
         dim: width of the result; an odd width ends in one zero column.
         max_period: inverse of the (excluded) lowest frequency, in timesteps per radian.
 
@@ -174,14 +174,14 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000) -
 def checkpoint(
     func: Callable[..., Any], inputs: Sequence[Any], params: Iterable[Tensor], flag: bool
 ) -> Any:
-    """Call `func(*inputs)`, with `flag` recomputing its activations in the backward pass.
+    """Call a function, if asked for so that its activations are recomputed in the backward pass.
 
     Args:
-        func: what to evaluate; the random state is restored when it is evaluated again.
-        inputs: its positional arguments.
+        func: function to call; the random state is restored when it is called again.
+        inputs: positional arguments of func.
         params: parameters that func uses. Kept for upstream's signature: the recomputation runs
             through autograd and finds them by itself.
-        flag: whether to trade this compute for memory.
+        flag: save memory by computing the activations twice.
 
     Reference: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
@@ -191,11 +191,11 @@ def checkpoint(
 
 
 class CheckpointFunction(torch.autograd.Function):
-    """Upstream's lower-level spelling of `checkpoint`, for code that calls it directly."""
+    """The autograd function behind upstream's `checkpoint`, for code that calls it directly."""
 
     @staticmethod
     def forward(ctx: Any, run_function: Callable[..., Any], length: int, *args: Tensor) -> Any:
-        """Call `run_function` on the first `length` of args; the others are its parameters."""
+        """Call a function on the first `length` of args; the others are its parameters."""
         ctx.run_function, ctx.length = run_function, length
         ctx.random = torch.get_rng_state(), *torch.utils.checkpoint.get_device_states(*args)
         ctx.save_for_backward(*args)
@@ -203,9 +203,9 @@ class CheckpointFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *output_grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Call the function again, with the same random numbers, and derive it."""
+        """Call the function again, with the same random numbers, and differentiate it."""
         inputs = [x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
-        inputs[ctx.length :] = ctx.saved_tensors[ctx.length :]  # the function holds them itself
+        inputs[ctx.length :] = ctx.saved_tensors[ctx.length :]  # parameters, not copies of them
         state, *devices = ctx.random
         with torch.enable_grad(), torch.random.fork_rng(devices[0]):
             torch.set_rng_state(state)
@@ -222,7 +222,7 @@ class TimestepBlock(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """[N, C, *spatial] and [N, E] -> feature map."""
+        """Apply the module: [N, C, *spatial] and [N, E] -> feature map."""
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
@@ -238,10 +238,10 @@ class Upsample(nn.Module):
     """Double the resolution by repeating pixels, optionally followed by a 3x3 convolution.
 
     Args:
-        channels: of the input.
-        use_conv: whether to convolve.
-        dims: spatial dimensions; of three, the first keeps its size.
-        out_channels: of the convolution; `channels` if not given.
+        channels: channels of the input.
+        use_conv: convolve after doubling.
+        dims: number of spatial dimensions; the first of three keeps its size.
+        out_channels: channels of the result; `channels` if not given.
     """
 
     def __init__(
@@ -261,10 +261,10 @@ class Downsample(nn.Module):
     """Halve the resolution by a strided 3x3 convolution or by averaging.
 
     Args:
-        channels: of the input.
-        use_conv: whether to convolve rather than average.
-        dims: spatial dimensions; of three, the first keeps its size.
-        out_channels: of the convolution; `channels` if not given.
+        channels: channels of the input.
+        use_conv: convolve instead of averaging.
+        dims: number of spatial dimensions; the first of three keeps its size.
+        out_channels: channels of the result; `channels` if not given.
 
     Raises:
         ValueError: if averaging is asked to change the number of channels.
@@ -295,14 +295,15 @@ class ResBlock(TimestepBlock):
     """Two convolutions with the timestep added between them, around a skip connection.
 
     Args:
-        channels: of the input.
+        channels: channels of the input.
         emb_channels: width of the timestep embedding.
         dropout: probability of dropping an activation before the second convolution.
-        out_channels: of the result; `channels` if not given.
-        use_conv: whether a skip that changes the channels is 3x3 rather than 1x1.
+        out_channels: channels of the result; `channels` if not given.
+        use_conv: change the number of channels in the skip connection by a 3x3 convolution
+            instead of a 1x1 one.
         use_scale_shift_norm: let the embedding scale and shift the second norm's result
             ("adaptive group normalization", Dhariwal and Nichol 2021, section 3.1).
-        dims: spatial dimensions.
+        dims: number of spatial dimensions.
         use_checkpoint: recompute the block's activations in the backward pass.
         up, down: double or halve the resolution inside the block.
     """
@@ -344,7 +345,7 @@ class ResBlock(TimestepBlock):
             self.skip_connection = conv_nd(dims, channels, out, kernel, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """[N, channels, *spatial] and [N, emb_channels] -> [N, out_channels, *resized]."""
+        """Apply the block: [N, channels, *spatial], [N, emb_channels] -> [N, out_channels, ...]."""
         return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """DDIB's network for points of the plane, or for colours: a U-Net of linear layers.
 
-Conventions: points and activations are [N, C] vectors; `t` is the diffusion timestep of each
-point as the diffusion hands it over (0 is the clean end). Parameters are named as in the U-Net.
+Conventions: points and activations are [N, C] vectors. The timestep of a point is what the
+diffusion process hands over; 0 is the clean end. Parameters are named as in the U-Net.
 """
 
 import torch
@@ -49,7 +49,7 @@ class ResBlock(TimestepBlock):
         self.skip_connection = nn.Identity() if out == channels else linear(channels, out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """[N, channels] and [N, emb_channels], or [1, emb_channels] -> [N, out_channels]."""
+        """Apply the block: [N, channels], [N or 1, emb_channels] -> [N, out_channels]."""
         return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -60,15 +60,16 @@ class ResBlock(TimestepBlock):
 class SyntheticModel(nn.Module):
     """The denoising network of points.
 
-    Its way up reads what its way down left just before the middle, as DDIB's: the embedding of the
-    points by the first layer reaches the result through the blocks alone.
+    As in DDIB, the only skip connection leads from just before the middle block to just after it:
+    what the first layer makes of the points reaches the result through the blocks alone.
 
     Args:
-        in_channels: coordinates of a point.
-        model_channels: width of the way down, a multiple of 32; the way up is twice as wide.
+        in_channels: number of coordinates of a point.
+        model_channels: width of the input blocks, a multiple of 32; output blocks are twice as
+            wide.
         out_channels: channels of the result; with learned variance, twice the coordinates.
-        num_res_blocks: residual blocks each way.
-        dropout: probability, in [0, 1].
+        num_res_blocks: number of residual blocks before the middle block, and after it.
+        dropout: probability of dropping an activation, in [0, 1].
         use_checkpoint: recompute activations in the backward pass to save memory.
         use_fp16: run the blocks in float16; call `convert_to_fp16` before the first forward.
 
@@ -110,18 +111,18 @@ class SyntheticModel(nn.Module):
             )
         )
 
-    def _torso(self) -> list[nn.Module]:
+    def _float16_parts(self) -> list[nn.Module]:
         return [self.input_blocks, self.middle_block, self.output_blocks]
 
     def convert_to_fp16(self) -> None:
         """Cast the blocks to float16; the embedding and the last layers stay float32."""
-        for part in self._torso():
+        for part in self._float16_parts():
             part.half()
         self.dtype = torch.float16
 
     def convert_to_fp32(self) -> None:
         """Cast the blocks back to float32."""
-        for part in self._torso():
+        for part in self._float16_parts():
             part.float()
         self.dtype = torch.float32
 
@@ -129,8 +130,8 @@ class SyntheticModel(nn.Module):
         """Predict from noisy points.
 
         Args:
-            x: [N, in_channels].
-            timesteps: [N].
+            x: noisy points [N, in_channels].
+            timesteps: timesteps [N].
 
         Returns:
             [N, out_channels], in x's dtype.
@@ -145,8 +146,8 @@ class SyntheticModel(nn.Module):
         return self.out(h.float()).to(x.dtype)
 
     def _embed(self, timesteps: Tensor) -> Tensor:
-        # A point is so small that embedding its time would be most of the work; each distinct
-        # time is embedded once, and one time for all, as in sampling, stays a single row.
+        # Points are so small that embedding their timesteps would be most of the work. Each
+        # distinct one is embedded once; if there is only one, as in sampling, it stays one row.
         distinct, place = timesteps.unique(return_inverse=True)
         emb = self.time_embed(timestep_embedding(distinct, self.model_channels))
         return emb if len(distinct) == 1 else emb[place]

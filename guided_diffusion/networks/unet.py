@@ -1,8 +1,9 @@
 """The networks: a U-Net, its super-resolution variant, and its encoder half as a classifier.
 
-Conventions: pictures are [N, C, H, W] in [-1, 1]; `timesteps` [N] is t as the diffusion hands it
-over (possibly rescaled or fractional, 0 at the clean end); `emb` [N, E] is its learned embedding.
-Attention is placed by downsampling factor: a block at factor `ds` sees maps of H / ds by W / ds.
+Conventions: pictures are [N, C, H, W] in [-1, 1]. `timesteps` [N] are what the diffusion process
+hands over: 0 is the clean end, and values may be rescaled or fractional. `emb` [N, E] is their
+learned embedding. Attention is placed by downsampling factor: a block at factor `ds` sees feature
+maps of H / ds by W / ds.
 
 Reference: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
 https://arxiv.org/abs/2105.05233, section 3; Ho et al. 2020, https://arxiv.org/abs/2006.11239.
@@ -25,7 +26,7 @@ ENCODER_POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
 class UNetModel(TimestepUNet):
     """The denoising network: encoder and decoder joined by skip connections.
 
-    Args: see `TimestepUNet`.
+    For arguments see `TimestepUNet`.
     """
 
     def _build_end(self) -> None:
@@ -46,16 +47,16 @@ class UNetModel(TimestepUNet):
                 ch = width
         return nn.ModuleList(blocks), ch
 
-    def _torso(self) -> list[nn.Module]:
-        return [*super()._torso(), self.output_blocks]
+    def _float16_parts(self) -> list[nn.Module]:
+        return [*super()._float16_parts(), self.output_blocks]
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict from noisy pictures.
 
         Args:
-            x: [N, in_channels, H, W].
-            timesteps: [N].
-            y: [N] labels, if and only if the model is class-conditional.
+            x: noisy pictures [N, in_channels, H, W].
+            timesteps: timesteps [N].
+            y: labels [N], if and only if the model is class-conditional.
 
         Returns:
             [N, out_channels, H, W], in x's dtype.
@@ -67,12 +68,12 @@ class UNetModel(TimestepUNet):
         *skips, h = self._encode(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        if self.dtype != x.dtype:  # a float16 torso; what autocast chose stays
+        if self.dtype != x.dtype:  # after blocks of float16; a dtype that autocast chose stays
             h = h.to(x.dtype)
         return self.out(h).to(x.dtype)
 
     def get_feature_vectors(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> dict:
-        """Return what every block computes, in x's dtype; arguments as in `forward`.
+        """Compute the results of all blocks, in x's dtype; for arguments see `forward`.
 
         Returns:
             {"down": [the input blocks' [N, C, h, w]], "middle": ..., "up": [the output blocks']}.
@@ -101,7 +102,7 @@ class UNetModel(TimestepUNet):
             expected = f"shape {list(x.shape[:1])}, one label per example"
             raise ValueError(f"y: expected {expected}, got {list(y.shape)}")
         factor = 2 ** (len(self.channel_mult) - 1)
-        resized = x.shape[2:][-2:]  # three-dimensional networks keep their first size
+        resized = x.shape[2:][-2:]  # the first of three spatial dimensions keeps its size
         if any(size % factor for size in resized):
             raise ValueError(
                 f"x: expected height and width divisible by {factor}, the network's downsampling, "
@@ -115,7 +116,7 @@ class SuperResModel(UNetModel):
     Args:
         image_size: side of the large picture.
         in_channels: channels of x, and of the low-resolution picture.
-        *args, **kwargs: as `UNetModel`.
+        *args, **kwargs: further arguments of `UNetModel`.
     """
 
     def __init__(self, image_size: int, in_channels: int, *args: Any, **kwargs: Any) -> None:
@@ -124,17 +125,24 @@ class SuperResModel(UNetModel):
     def forward(
         self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """As `UNetModel.forward`, with low_res [N, C, h, w] for x [N, C, H, W].
+        """Predict from noisy pictures and their low-resolution versions.
+
+        For other arguments see `UNetModel.forward`.
+
+        Args:
+            x: noisy pictures [N, C, H, W].
+            timesteps: timesteps [N].
+            low_res: low-resolution pictures [N, C, h, w].
 
         Raises:
-            ValueError: also if low_res is missing.
+            ValueError: as `UNetModel.forward`, or if low_res is missing.
         """
         return super().forward(_beside(x, low_res), timesteps, **kwargs)
 
     def get_feature_vectors(
         self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
     ) -> dict:
-        """As `UNetModel.get_feature_vectors`, with low_res as in `forward`."""
+        """Compute the results of all blocks, see `UNetModel`; for arguments see `forward`."""
         return super().get_feature_vectors(_beside(x, low_res), timesteps, **kwargs)
 
 
@@ -148,12 +156,14 @@ class EncoderUNetModel(TimestepUNet):
     """The encoder half of the U-Net under a pooling head: a noise-aware classifier.
 
     Args:
-        image_size: side of x; read by the attention pool only.
+        image_size: side of x; used by the attention pool only.
         out_channels: number of logits.
-        pool: how the head reads the encoder: "adaptive" averages the middle block's result,
+        num_heads_upsample: no effect.
+        pool: head that reads the encoder: "adaptive" averages the middle block's result,
             "attention" attends from its mean, "spatial" and "spatial_v2" run a two-layer network on
             the averages of all blocks' results.
-        Others: see `TimestepUNet`; num_heads_upsample has no effect.
+
+    For other arguments see `TimestepUNet`.
 
     Raises:
         ValueError: if the pool is unknown, or is "attention" without num_head_channels.

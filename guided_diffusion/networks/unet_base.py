@@ -1,6 +1,6 @@
-"""What the U-Net and the classifier share: time embedding, way down, middle block, precision.
+"""Base of the U-Net and the classifier: time embedding, input blocks, middle block, precision.
 
-Conventions: those of `unet`.
+Conventions are as in `unet`.
 """
 
 import itertools
@@ -26,34 +26,35 @@ from .nn import (
 
 
 class TimestepUNet(nn.Module):
-    """What both networks share: time embedding, downsampling path, middle block, precision.
+    """Base of both networks: time embedding, input blocks, middle block, precision.
 
     Args:
         image_size: side of x. The U-Net takes any size that its downsampling divides.
         in_channels: channels of x.
         model_channels: base width; must be a multiple of 32 after each multiplier.
-        out_channels: of the result; for a U-Net with learned variance, twice those of a picture.
-        num_res_blocks: residual blocks per resolution.
+        out_channels: channels of the result; for a U-Net with learned variance, twice the
+            channels of a picture.
+        num_res_blocks: number of residual blocks per resolution.
         attention_resolutions: downsampling factors (1, 2, 4, ...) at which to attend.
-        dropout: probability, in [0, 1).
+        dropout: probability of dropping an activation, in [0, 1).
         channel_mult: width multiplier of each resolution, finest first.
         conv_resample: resample with a convolution, where resblock_updown does not apply.
-        dims: spatial dimensions of x.
+        dims: number of spatial dimensions of x.
         num_classes: condition on labels 0 .. num_classes - 1, unless None.
         use_checkpoint: recompute activations in the backward pass to save memory.
-        use_fp16: run the torso in float16; call `convert_to_fp16` before the first forward.
-        num_heads: attention heads, where num_head_channels is -1.
+        use_fp16: run the blocks in float16; call `convert_to_fp16` before the first forward.
+        num_heads: number of attention heads, where num_head_channels is -1.
         num_head_channels: channels per attention head, or -1.
-        num_heads_upsample: heads in the decoder; -1 means num_heads.
+        num_heads_upsample: number of heads in the decoder; -1 means num_heads.
         use_scale_shift_norm: scale and shift norms by the timestep embedding, instead of adding it.
         resblock_updown: resample inside residual blocks.
-        use_new_attention_order: channel order of the qkv projections, see `attention`.
+        use_new_attention_order: use the channel order "new" in qkv projections, see `attention`.
         hybrid: window and priority of hybrid attention, see `attention.HybridAttention`; the
             windows of every other block are shifted. None: standard attention.
 
     Raises:
-        ValueError: if the heads do not divide the channels of a block that attends, or its
-            attention cannot be as asked.
+        ValueError: if the heads do not divide the channels of a block that attends, or the
+            settings of its hybrid attention are impossible.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class TimestepUNet(nn.Module):
         )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, self.emb_channels)
-        # Channels of every input block's result, in order: what skip connections carry.
+        # Channels of the results of the input blocks, in order; skip connections carry them.
         self.input_blocks, self._skip_channels = self._build_input_blocks()
         ch = self._skip_channels[-1]
         self.middle_block = TimestepEmbedSequential(
@@ -156,7 +157,7 @@ class TimestepUNet(nn.Module):
         )
 
     def set_priority(self, priority: Priority) -> None:
-        """See `attention.set_priority`."""
+        """Let the network play a role from now on, see `attention.set_priority`."""
         set_priority(self, priority)
 
     def _resample(self, channels: int, kind: type[Upsample] | type[Downsample]) -> nn.Module:
@@ -166,26 +167,26 @@ class TimestepUNet(nn.Module):
 
     @property
     def inner_dtype(self) -> torch.dtype:
-        """The dtype of the torso's weights, by improved-diffusion's name."""
+        """Return the dtype of the blocks' weights, by improved-diffusion's name."""
         return next(self.input_blocks.parameters()).dtype
 
-    def _torso(self) -> list[nn.Module]:
+    def _float16_parts(self) -> list[nn.Module]:
         return [self.input_blocks, self.middle_block]
 
     def convert_to_fp16(self) -> None:
-        """Cast the torso's convolutions to float16; norms, embeddings and ends stay float32."""
-        for part in self._torso():
+        """Cast the blocks' convolutions to float16; norms, embeddings and the end stay float32."""
+        for part in self._float16_parts():
             part.apply(convert_module_to_f16)
         self.dtype = torch.float16
 
     def convert_to_fp32(self) -> None:
-        """Cast the torso's convolutions back to float32."""
-        for part in self._torso():
+        """Cast the blocks' convolutions back to float32."""
+        for part in self._float16_parts():
             part.apply(convert_module_to_f32)
         self.dtype = torch.float32
 
     def _encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """Results of all input blocks, then of the middle block, in the torso's dtype."""
+        """Compute the results of all input blocks, then of the middle block, in their dtype."""
         features = [x.to(self.dtype)]
         for block in [*self.input_blocks, self.middle_block]:
             features.append(block(features[-1], emb))

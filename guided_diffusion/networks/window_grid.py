@@ -1,8 +1,9 @@
 """A feature map cut into windows, for attention inside them.
 
 Conventions: a tensor of heads is [N, H, T, D] with T = height * width positions, row by row. The
-grid of windows starts at the first position or, shifted, half a window after it, along each side
-that is longer than a window; windows at the edges are smaller where it does not come out even.
+grid of windows starts at the first position. A shifted grid starts half a window later along each
+side that is longer than a window. Where windows do not divide a side, those at its edges are
+smaller.
 
 Reference: Liu et al. 2021 (Swin), https://arxiv.org/abs/2103.14030, section 3.2.
 """
@@ -17,13 +18,14 @@ from torch import Tensor
 class WindowGrid:
     """The windows of feature maps of one size.
 
-    The far edge is padded to whole windows, and a shifted grid is rolled to the first position.
-    Then a window can hold positions that do not belong together; `mask` tells them apart.
+    Maps are padded at the far edge to whole windows, and rolled so that a shifted grid starts at
+    the first position. A window can then hold positions that do not belong together; `mask` tells
+    them apart.
 
     Args:
         spatial: (height, width).
         window: positions on a side of a window.
-        shifted: whether the grid starts half a window after the first position.
+        shifted: start the grid half a window after the first position.
     """
 
     def __init__(self, spatial: Sequence[int], window: int, shifted: bool = False) -> None:
@@ -33,7 +35,7 @@ class WindowGrid:
         self.across = [side // window for side in self.padded]
 
     def cut(self, x: Tensor) -> Tensor:
-        """[N, H, T, D] -> [N * windows, H, window * window, D]."""
+        """Cut maps into windows: [N, H, T, D] -> [N * windows, H, window * window, D]."""
         x = x.unflatten(2, self.spatial)
         down, right = (p - side for p, side in zip(self.padded, self.spatial, strict=True))
         x = F.pad(x, (0, 0, 0, right, 0, down)) if down or right else x
@@ -45,7 +47,7 @@ class WindowGrid:
         return x.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
-        """[N * windows, H, window * window, D] -> [N, H, T, D]."""
+        """Join windows to maps: [N * windows, H, window * window, D] -> [N, H, T, D]."""
         x = x.unflatten(2, (self.window, self.window)).unflatten(0, (-1, *self.across))
         x = x.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)
         x = x.roll(self.starts, (2, 3)) if any(self.starts) else x
@@ -55,11 +57,11 @@ class WindowGrid:
         """Return which positions of a window see one another.
 
         Args:
-            count: N.
-            device: where the mask is needed.
+            count: number of maps, N.
+            device: device of the mask.
 
         Returns:
-            [N * windows, 1, window * window, window * window] bool; None where all do.
+            Bool mask [N * windows, 1, window * window, window * window]; None if all do.
         """
         if self.padded == list(self.spatial) and not any(self.starts):
             return None
@@ -68,7 +70,7 @@ class WindowGrid:
         return together.expand(count, *together.shape).flatten(0, 1)[:, None]
 
     def _numbers(self, device: torch.device) -> Tensor:
-        # [padded height, padded width], the window that a position belongs to; -1: padding.
+        # Number of the window of each position [padded height, padded width]; -1: padding.
         numbers = []
         for side, length, start in zip(self.spatial, self.padded, self.starts, strict=True):
             place = torch.arange(length, device=device)

@@ -10,7 +10,8 @@ import torch as th
 
 from ..errors import ArgumentError
 
-_SHAPES = 64  # of the inputs of both networks, before torch gives up compiling for another
+# Shapes of inputs, both networks together, that torch compiles for before it gives up.
+_SHAPES = 64
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
 
 
@@ -69,15 +70,15 @@ def upload(tensor: th.Tensor, device: th.device) -> th.Tensor:
 
 
 def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.nn.Module:
-    """Return a module, which from now on runs through torch.compile if `--compile` asks for it.
+    """Let a module run through torch.compile from now on, if that is asked for, and return it.
 
     It is the same object: its class and the keys of its state stay as they are.
 
     Args:
-        module: on its device.
-        asked: the flag.
-        static: it will meet few shapes of input, for each of which it is compiled alone; on a GPU
-            as a CUDA graph, whose next call overwrites what the one before returned.
+        module: module on its device.
+        asked: whether to compile.
+        static: compile for each shape of input alone, as few will come. On a GPU each is a CUDA
+            graph, whose next call overwrites what the last one returned.
 
     Raises:
         UserError: if there is no C++ compiler.
@@ -91,7 +92,7 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
                 "one, name it in CXX, or go without --compile",
             )
         if static:
-            th._dynamo.config.recompile_limit = _SHAPES
+            th._dynamo.config.cache_size_limit = _SHAPES  # the name that torch 2.4 knows as well
         graphs = static and next(module.parameters()).is_cuda
         module.compile(
             dynamic=False if static else None, mode="reduce-overhead" if graphs else None

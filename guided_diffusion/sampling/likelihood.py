@@ -11,7 +11,8 @@ import numpy as np
 
 from ..data.image_source import ImageSource
 from ..models.domains import Domain
-from ..runtime import execution, random_streams
+from ..runtime import execution
+from ..runtime.random_streams import ImageNoise, Stream
 
 TERMS = ("vb", "xstart_mse", "mse")  # of each timestep
 
@@ -45,11 +46,9 @@ def measure(
         from the noisiest timestep to the cleanest.
     """
     batch, conditions = images.batch(indices)
-    domain.diffusion.noise_like = random_streams.ImageNoise(
-        seed, indices, random_streams.ImageNoise.MEASURING
-    )
+    noise = ImageNoise(seed, indices, Stream.LIKELIHOOD_NOISE)
     with execution.autocast(domain.device, precision):
-        found = domain.diffusion.calc_bpd_loop(
+        found = domain.diffusion.drawing(noise).calc_bpd_loop(
             domain.model,
             batch.to(domain.device),
             clip_denoised,

@@ -21,9 +21,9 @@ from ..runtime import (
     execution,
     logger,
     partial_results,
-    random_streams,
     run_folder,
 )
+from ..runtime.random_streams import ImageNoise, Stream, generator
 from .settings import SampleSettings
 
 GRID_IMAGES = 64
@@ -93,7 +93,7 @@ def draw(
     model: Model | None = None,
     cond_fn: CondFn = None,
     model_kwargs: ModelKwargs = None,
-    purpose: int = random_streams.ImageNoise.DRAWING,
+    purpose: Stream = Stream.IMAGE_NOISE,
 ) -> th.Tensor:
     """Draw images of which each depends on the seed and its own index alone.
 
@@ -107,15 +107,14 @@ def draw(
         model: what is asked in place of the domain's network; None: that.
         cond_fn: gradient of log p(y | x) to steer by.
         model_kwargs: further keywords of the network and of cond_fn, on its device.
-        purpose: of the noise, see `random_streams.ImageNoise`.
+        purpose: random stream of the noise.
 
     Returns:
         [n, C, H, W].
     """
-    noise = random_streams.ImageNoise(seed, indices, purpose)
-    domain.diffusion.noise_like = noise
-    start = noise.draw(shape)
-    loop = domain.diffusion.ddim_sample_loop if sample.use_ddim else domain.diffusion.p_sample_loop
+    noise = ImageNoise(seed, indices, purpose)
+    start, diffusion = noise.draw(shape), domain.diffusion.drawing(noise)
+    loop = diffusion.ddim_sample_loop if sample.use_ddim else diffusion.p_sample_loop
     with execution.autocast(domain.device, precision):
         return loop(
             model or domain.model,
@@ -132,5 +131,5 @@ def random_labels(
     seed: int, indices: Sequence[int], classes: Sequence[int] = range(NUM_CLASSES)
 ) -> np.ndarray:
     """Return the class that each image is drawn in, int64 [n]; one of `classes`, at random."""
-    picks = [random_streams.generator(seed, 4, index).integers(len(classes)) for index in indices]
+    picks = [generator(seed, Stream.IMAGE_CLASS, index).integers(len(classes)) for index in indices]
     return np.array([classes[pick] for pick in picks], dtype=np.int64)

@@ -15,10 +15,9 @@ from ..data.image_files import list_image_files
 from ..errors import ArgumentError, blame
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
+from ..runtime.random_streams import Stream
 from .loss_log import log_loss_dict
 from .train_util import Batch, Conditions, TrainLoop
-
-_VAL_DRAWS = 20  # purpose of the random numbers, see `run.generator`
 
 
 def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
@@ -91,7 +90,7 @@ class ClassifierLoop(TrainLoop):
     @th.no_grad()
     def evaluate(self, batch: th.Tensor, cond: Conditions) -> None:
         """Log loss and accuracy of a batch, without learning from it."""
-        timesteps, _, noise = self._draws(batch, _VAL_DRAWS)
+        timesteps, _, noise = self._draws(batch, Stream.VALIDATION_NOISE)
         self.model.eval()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
@@ -104,8 +103,8 @@ class ClassifierLoop(TrainLoop):
             log_loss_dict(self.diffusion, timesteps[part], named)
         self.model.train()
 
-    def _draws(self, batch: th.Tensor, *purpose: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        t, weights, noise = super()._draws(batch, *purpose)
+    def _draws(self, batch: th.Tensor, *stream: Stream) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        t, weights, noise = super()._draws(batch, *stream)
         if not self.noised:
             t, weights = th.zeros_like(t), th.ones_like(weights)
         return t, weights, noise

@@ -11,13 +11,16 @@ import torch as th
 from ..diffusion.resample import ScheduleSampler
 from ..diffusion.signatures import known
 from ..networks.attention import priorities_of, set_priority
-from ..runtime import dist_util, random_streams
-
-NOISE, DROPOUT, PRIORITY = 2, 5, 7  # streams of `random_streams.generator`
+from ..runtime import dist_util
+from ..runtime.random_streams import Stream, generator
 
 
 def draw_timesteps_and_noise(
-    sampler: ScheduleSampler, batch: th.Tensor, seed: int, step: int, stream: int = NOISE
+    sampler: ScheduleSampler,
+    batch: th.Tensor,
+    seed: int,
+    step: int,
+    stream: Stream = Stream.TRAINING_NOISE,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """Return this rank's timesteps [N], loss weights [N] and noise of one step, on the host.
 
@@ -26,9 +29,9 @@ def draw_timesteps_and_noise(
         batch: this rank's images or points [N, ...], for their shape.
         seed: the base seed.
         step: number of the step.
-        stream: stream of `random_streams.generator`.
+        stream: purpose of the draws.
     """
-    rng = random_streams.generator(seed, stream, step)
+    rng = generator(seed, stream, step)
     count = len(batch) * dist_util.world_size()
     mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
     t, weights = sampler.sample(count, "cpu", **known(sampler.sample, rng=rng))
@@ -36,21 +39,20 @@ def draw_timesteps_and_noise(
     if len(shape) == 1:  # one draw for all points is faster than a generator for each
         noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
     else:  # numbered from 1, as 0 would repeat the generator of the timesteps
-        rngs = [random_streams.generator(seed, stream, step, 1 + i) for i in range(count)[mine]]
+        rngs = [generator(seed, stream, step, 1 + i) for i in range(count)[mine]]
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
     return t[mine], weights[mine], th.from_numpy(noise)
 
 
 def seed_dropout(seed: int, step: int) -> None:
     """Seed torch's generator, from which dropout draws; there is no other way."""
-    th.manual_seed(
-        int(random_streams.generator(seed, DROPOUT, step, dist_util.rank()).integers(2**62))
-    )
+    rng = generator(seed, Stream.DROPOUT, step, dist_util.rank())
+    th.manual_seed(int(rng.integers(2**62)))
 
 
 def draw_priority(model: th.nn.Module, seed: int, step: int) -> None:
     """Let a network with weights for two roles play one of them, on all ranks the same."""
     priorities = priorities_of(model)
     if len(priorities) > 1:
-        rng = random_streams.generator(seed, PRIORITY, step)
+        rng = generator(seed, Stream.PRIORITY, step)
         set_priority(model, priorities[rng.integers(len(priorities))])

@@ -24,6 +24,7 @@ from ..models import checkpoint
 from ..models.mismatch import SIGNS_OF_FLAGS
 from ..networks.nn import update_ema
 from ..runtime import dist_util, execution, logger
+from ..runtime.random_streams import Stream
 from . import starting_weights, step_draws
 from .fp16_util import MixedPrecisionTrainer
 from .loss_log import log_loss_dict
@@ -303,7 +304,7 @@ class TrainLoop:
         return losses(self.ddp_model, images, t, model_kwargs=cond, **known(losses, noise=noise))
 
     def _draws(
-        self, batch: th.Tensor, stream: int = step_draws.NOISE
+        self, batch: th.Tensor, stream: Stream = Stream.TRAINING_NOISE
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return this rank's timesteps, loss weights and noise (on the host) of this step."""
         *drawn, noise = step_draws.draw_timesteps_and_noise(

@@ -23,8 +23,9 @@ from ..errors import ArgumentError
 from ..models.checkpoint import checkpoint_files
 from ..models.script_util import NUM_CLASSES, build, build_process
 from ..networks.attention import set_priority
-from ..runtime import atomic_files, dist_util, execution, logger, progress_bars, random_streams
+from ..runtime import atomic_files, dist_util, execution, logger, progress_bars
 from ..runtime.command import Command, StopSignal
+from ..runtime.random_streams import ImageNoise, Stream, generator
 from ..runtime.run_folder import PER_STEP, RunFolder
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -136,7 +137,7 @@ class Training:
             **options: further keywords of the loop.
         """
         # There is no other way to the generator that the first weights are drawn with.
-        th.manual_seed(int(random_streams.generator(self.run.seed, 6).integers(2**62)))
+        th.manual_seed(int(generator(self.run.seed, Stream.FIRST_WEIGHTS).integers(2**62)))
         model, diffusion = build(self.network, self.process, num_classes)
         device, precision = dist_util.dev(), self.execution.precision
         execution.to_train(model, device, precision, self.use_fp16)
@@ -176,7 +177,7 @@ class Training:
         """
         visited = str(min(steps, self.process.diffusion_steps))
         diffusion = build_process(self.process.replace(timestep_respacing=visited))
-        noise = random_streams.ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:])
+        noise = ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:])
         noise = noise.to(loop.device)
         conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
         with loop.averaged_weights() as model, execution.autocast(loop.device, loop.precision):

@@ -21,7 +21,8 @@ from ..data.class_labels import class_names
 from ..data.image_files import list_image_files, log_if_fewer
 from ..data.image_source import ImageSource
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, execution, random_streams
+from ..runtime import atomic_files, execution
+from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, GRID_COLUMNS = 32, 8
@@ -179,11 +180,11 @@ def translate(
         seed: of that noise.
         precision: "fp32" or "bf16" arithmetic of the networks.
     """
-    device, diffusion = guided.domain.device, guided.domain.diffusion
+    noise = ImageNoise(seed, [item.index for item in batch])
+    device, diffusion = guided.domain.device, guided.domain.diffusion.drawing(noise)
     clean, _ = images.batch([item.index for item in batch])
     sources = {"y": th.tensor([item.source for item in batch], device=device)}
     targets = {"y": th.tensor([item.target for item in batch], device=device)}
-    diffusion.noise_like = random_streams.ImageNoise(seed, [item.index for item in batch])
     with execution.autocast(device, precision):
         latents = diffusion.ddim_reverse_sample_loop(
             guided.model, clean.to(device), clip_denoised, model_kwargs=sources

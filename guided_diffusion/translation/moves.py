@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import timestep_grid
+from ..diffusion.solvers import DDIM
 from .settings import WalkSettings
 
 
@@ -44,7 +45,7 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
         pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
         return [Move(t, a, b, t + 1) for t, (a, b) in pairs]
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.encode_steps)
-    mirrored = walk.solver == "ddim"
+    mirrored = isinstance(walk.encoding, DDIM)
     return [
         Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], b)
         for a, b in zip([0, *depths], depths, strict=False)

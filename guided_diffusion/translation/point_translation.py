@@ -16,13 +16,13 @@ from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
 from ..diffusion.settings import ProcessSettings
 from ..models.domains import POINTS, Domain, load_asked
-from ..runtime import atomic_files, dist_util, logger, progress_bars, random_streams
+from ..runtime import atomic_files, dist_util, logger, progress_bars
+from ..runtime.random_streams import Stream, generator
 from ..runtime.work_sharing import Dealing
 from . import sequences
 from .settings import PointTranslationSettings
 
 RUNS = Path("results") / "synthetic"
-SOURCE_STREAM = 21  # of `random_streams.generator`
 
 
 def run_of_task(task: int, folder: str | Path = "") -> Path:
@@ -75,7 +75,7 @@ def load_pair(
 
 def source_points(asked: PointTranslationSettings, seed: int) -> th.Tensor:
     """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = random_streams.generator(seed, SOURCE_STREAM, asked.source)
+    rng = generator(seed, Stream.SOURCE_POINTS, asked.source)
     return th.from_numpy(draw_points(asked.num_samples, shape_of_task(asked.source), rng))
 
 

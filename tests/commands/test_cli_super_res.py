@@ -214,8 +214,8 @@ def test_small_images_are_taken_in_turn_with_noise_of_their_own(trained, base, e
 
 def test_noise_is_not_that_of_image_sample():
     drawn = [
-        random_streams.ImageNoise(0, [5], purpose).draw((3, 8, 8))
-        for purpose in (random_streams.ImageNoise.DRAWING, random_streams.ImageNoise.ENLARGING)
+        random_streams.ImageNoise(0, [5], stream).draw((3, 8, 8))
+        for stream in (random_streams.Stream.IMAGE_NOISE, random_streams.Stream.ENLARGING_NOISE)
     ]
     assert abs(torch.corrcoef(torch.stack(drawn).flatten(1))[0, 1]) < 0.3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -270,3 +271,58 @@ def test_given_noise_counts_and_not_the_shape() -> None:
 def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     process(4).p_sample_loop(wavy, (1, 1, 2, 2), progress=True)
     assert "4/4" in capsys.readouterr().err
+
+
+LOOPS = {
+    "p_sample_loop": "p_sample_loop_progressive",
+    "ddim_sample_loop": "ddim_sample_loop_progressive",
+    "ddim_reverse_sample_loop": "ddim_reverse_sample_loop_progressive",
+    "fourier_frequency_list_loop": "fourier_frequency_list_progressive",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_has_the_parameters_of_its_progressive_twin(name: str) -> None:
+    loop, twin = getattr(SpacedDiffusion, name), getattr(SpacedDiffusion, LOOPS[name])
+    published = inspect.signature(loop)
+    assert published.parameters == inspect.signature(twin).parameters
+    assert published.return_annotation in ("torch.Tensor", "list[float]")
+    assert loop.__name__ == name and loop.__doc__ != twin.__doc__
+    assert list(inspect.signature(getattr(process(4), name)).parameters)[0] == "model"
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_arguments_of_a_loop_may_be_given_by_place(name: str) -> None:
+    shape = (1, 3, 32, 32)
+    fourth = shape if name in ("p_sample_loop", "ddim_sample_loop") else draw(*shape)
+    noise = [draw(*shape)] if name in ("p_sample_loop", "ddim_sample_loop") else []
+    names = list(inspect.signature(getattr(process(4), name)).parameters)
+    values = [wavy, fourth, *noise, False, torch.tanh, None, {}, "cpu", False]
+    torch.manual_seed(0)
+    by_place = getattr(process(4), name)(*values)
+    torch.manual_seed(0)
+    by_name = getattr(process(4), name)(**dict(zip(names, values, strict=False)))
+    torch.testing.assert_close(by_place, by_name, rtol=0, atol=0)
+
+
+def test_a_loop_refuses_arguments_that_its_twin_lacks() -> None:
+    with pytest.raises(TypeError, match="eta"):
+        process(4).p_sample_loop(wavy, (1, 1, 2, 2), eta=1.0)
+    with pytest.raises(TypeError, match="shape"):
+        process(4).p_sample_loop(wavy)
+
+
+def test_a_process_can_draw_its_noise_from_a_function_and_stays_as_it_is() -> None:
+    diffusion, x = process(4), draw(2, 1, 2, 2)
+    before = dict(vars(diffusion))
+    drawing = diffusion.drawing(torch.zeros_like)
+    assert type(drawing) is SpacedDiffusion and vars(diffusion) == before
+    first, second = (drawing.p_sample_loop(wavy, x.shape, x) for _ in range(2))
+    assert torch.equal(first, second)
+    torch.manual_seed(0)
+    plain = diffusion.p_sample_loop(wavy, x.shape, x)
+    torch.manual_seed(0)
+    back = drawing.drawing(torch.randn_like).p_sample_loop(wavy, x.shape, x)
+    assert torch.equal(plain, back) and not torch.equal(plain, first)
+    drawing.noise_like = torch.ones_like  # as third parties do
+    assert not torch.equal(drawing.p_sample_loop(wavy, x.shape, x), first)

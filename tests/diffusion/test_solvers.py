@@ -9,7 +9,15 @@ import math
 import pytest
 import torch
 
-from guided_diffusion.diffusion.solvers import Multistep, ddim_sigma, ddim_step
+from guided_diffusion.commands import frequency_generating_m_samples
+from guided_diffusion.diffusion.schedules import GRIDS
+from guided_diffusion.diffusion.solvers import (
+    PREDICTED,
+    SOLVERS,
+    Multistep,
+    ddim_sigma,
+    ddim_step,
+)
 
 FINE = 2560  # moves that stand for the exact flow
 STD = 0.5  # of the Gaussian data of the analytic oracle
@@ -246,3 +254,34 @@ def test_coefficients_keep_float64_precision_near_the_ends() -> None:
 def test_levels_outside_are_refused(level: float) -> None:
     with pytest.raises(ValueError, match=r"expected a number in \[0, 1\], found"):
         ddim_step(STATES, 0.5, level, NOISE)
+
+
+@pytest.mark.parametrize("predicts", PREDICTED)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_follows_the_flow(name: str, predicts: str) -> None:
+    solver, levels = SOLVERS[name](2, predicts), log_snr_levels(320)
+    x, past = STATES * math.sqrt(marginal_variance(levels[0])), []
+    for cur, nxt in itertools.pairwise(levels):
+        eps = gaussian_eps(x, cur)
+        moved = solver.step(x, cur, nxt, eps, past)
+        past = solver.remember(past, (cur, x, eps))
+        assert len(past) == solver.order - 1 and moved.shape == x.shape
+        x = moved
+    expected = STATES * math.sqrt(marginal_variance(levels[-1]))
+    torch.testing.assert_close(x, expected, rtol=0.02, atol=0.02)
+
+
+def test_ddim_is_of_first_order_whatever_is_asked() -> None:
+    solver = SOLVERS["ddim"](3, "noise")
+    assert solver.order == 1
+    moved = solver.step(STATES, 0.3, 0.8, NOISE, [(0.2, STATES, NOISE)])
+    assert torch.equal(moved, ddim_step(STATES, 0.3, 0.8, NOISE))
+
+
+@pytest.mark.parametrize(
+    ("flag", "registry"), [("solver", SOLVERS), ("encode_prediction", PREDICTED), ("grid", GRIDS)]
+)
+def test_flags_of_the_walks_offer_what_there_is(flag: str, registry: dict) -> None:
+    actions = frequency_generating_m_samples.main.parser()._actions
+    (choices,) = (action.choices for action in actions if action.dest == flag)
+    assert list(choices) == list(registry)

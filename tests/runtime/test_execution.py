@@ -1,5 +1,7 @@
 """Execution: precision, compilation and uploads."""
 
+import functools
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -77,6 +79,36 @@ def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():
     assert execution.compiled(module, True) is module and module._compiled_call_impl is not None
     assert list(module.state_dict()) == keys and type(module) is torch.nn.Sequential
     torch.testing.assert_close(module(x), expected)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_a_static_module_is_compiled_for_each_shape_until_there_are_too_many(monkeypatch):
+    sizes = []
+
+    def backend(graph, inputs):  # needs no C++ compiler: the graph runs as it is
+        sizes.extend(x.shape[0] for x in inputs if x.ndim == 2)
+        return graph.forward
+
+    with_backend = functools.partialmethod(torch.nn.Module.compile, backend=backend)
+    monkeypatch.setattr(torch.nn.Module, "compile", with_backend)
+    monkeypatch.setenv("CXX", sys.executable)  # is looked for, and not called
+    monkeypatch.setattr(execution, "_SHAPES", 3)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(cache_size_limit=8):
+        module = execution.compiled(Scaled(), True, static=True)
+        for count in (4, 2, 4, 1, 2, 7, 7, 4):
+            x = torch.rand(count, 3)
+            assert torch.equal(module(x), 2 * x)
+    assert sizes == [4, 2, 1]  # the fourth size, 7, runs uncompiled
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("variable", ["", "no-such-compiler -O3"])

@@ -168,9 +168,23 @@ def test_generators_differ_by_purpose_and_repeat():
     )
 
 
+def test_purposes_share_a_value_only_where_finished_runs_were_made_so():
+    by_value = {}
+    for name, stream in random_streams.Stream.__members__.items():
+        by_value.setdefault(stream.value, []).append(name)
+    shared = {value: len(names) for value, names in by_value.items() if len(names) > 1}
+    assert shared == {0: 2, 1: 2, 2: 2, 3: 2, 4: 2, 7: 2, 8: 2, 20: 3, 21: 2}
+
+
+def test_a_stream_is_a_number_of_numpys_seed_sequence():
+    found = random_streams.generator(5, random_streams.Stream.DROPOUT, 7).integers(2**60)
+    expected = np.random.Generator(np.random.PCG64([5, 5, 7])).integers(2**60)
+    assert found == expected
+
+
 def test_a_negative_seed_is_a_user_error():
     with pytest.raises(UserError, match="seed: expected 0 or above, got -1"):
-        random_streams.generator(-1, 2)
+        random_streams.generator(-1, random_streams.Stream.DROPOUT)
 
 
 @given(
@@ -196,7 +210,7 @@ def test_noise_follows_dtype_seed_and_is_standard_normal():
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[:1], random_streams.ImageNoise(1, [0])(x[:1]))
     assert not torch.equal(
-        noise[:1], random_streams.ImageNoise(0, [0], random_streams.ImageNoise.ENLARGING)(x[:1])
+        noise[:1], random_streams.ImageNoise(0, [0], random_streams.Stream.ENLARGING_NOISE)(x[:1])
     )
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from guided_diffusion.training.loop_log import open_loop_log
 from support.cli import draw_images
 from support.reference_weights import draw, load_drawn_weights
 
@@ -18,7 +19,6 @@ from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint, newest_checkpoint
 from guided_diffusion.training import step_draws
-from guided_diffusion.training.loop_log import open_loop_log
 
 FLAGS = {
     "image_size": 16,
@@ -207,9 +207,9 @@ def test_ranks_draw_together_what_one_process_does(make, monkeypatch, shape):
 def test_a_rank_draws_the_noise_of_its_own_images_alone_and_each_from_its_own_stream(
     make, monkeypatch
 ):
-    loop, seeds, generator = make(seed=5), [], step_draws.run.generator
+    loop, seeds, generator = make(seed=5), [], step_draws.generator
     monkeypatch.setattr(
-        step_draws.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
+        step_draws, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
     )
     batch = torch.empty(2, 3, 16, 16)
     drawn(loop, batch, monkeypatch, rank=3, ranks=8)
