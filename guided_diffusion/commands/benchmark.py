@@ -1,10 +1,11 @@
-"""Measure speed and quality: benchmark.py sequence|train|forward|scaling|quality [--FLAG VALUE ...]
+"""Measure speed, memory and quality: benchmark MEASUREMENT [--FLAG VALUE ...]
 
 sequence, train and forward give ratios over the published procedure, of runs made in turn: how
 many times quicker are sequences by each engine, training steps, and one forward in its variants?
 scaling gives the memory for few and for many images, and the time on two ranks over that on one.
-quality, which is meant where none is named, compares what each engine draws with the converged
-solution. Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
+neighbours gives the time beside busy processes, by how threads wait for one another. quality,
+which is meant where none is named, compares what each engine draws with the converged solution.
+Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
 """
 
 import argparse
@@ -14,7 +15,14 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ..benchmark import network_timing, scaling, sequence_timing, solver_accuracy, timing
+from ..benchmark import (
+    neighbours,
+    network_timing,
+    scaling,
+    sequence_timing,
+    solver_accuracy,
+    timing,
+)
 from ..config import flags, tool_options
 from ..errors import UserError
 from ..runtime import command, dist_util, logger
@@ -41,6 +49,9 @@ MEASUREMENTS = {
         (tool_options.ForwardTimingOptions, *NETWORK), network_timing.forward, timing.lines
     ),
     "scaling": Measurement((tool_options.ScalingOptions,), scaling.scaling, scaling.lines),
+    "neighbours": Measurement(
+        (tool_options.NeighboursOptions,), neighbours.neighbours, neighbours.lines
+    ),
     "quality": Measurement(
         (tool_options.BenchmarkOptions,), solver_accuracy.quality, solver_accuracy.lines
     ),
@@ -75,7 +86,7 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
         return "quality", list(argv)
     if argv[0] not in MEASUREMENTS:
         raise UserError(
-            f"benchmark.py: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
+            f"benchmark: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
         )
     return argv[0], list(argv[1:])
 

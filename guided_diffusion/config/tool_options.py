@@ -201,6 +201,19 @@ class ScalingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighboursOptions:
+    """Time beside busy processes; demo models."""
+
+    neighbours: int = option(0, "busy processes; 0: one for each core", minimum=0)
+    preset: str = option("draft", "engine of the sequences", choices=("fast", "draft"))
+    num_images: int = option(2, "source images, the first by name", minimum=1)
+    amount: int = option(4, "images per sequence, besides its source", minimum=1)
+    rounds: int = option(3, "times that each way of waiting is run, in turn", minimum=1)
+    device: str = option("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = option("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareDepthsOptions(PairOptions):
     """Policies of depth side by side."""
 
