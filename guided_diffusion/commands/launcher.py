@@ -32,8 +32,8 @@ SHORT_NAMES = {
 }
 # Threads of OpenMP wait for one another for milliseconds without letting go of their cores. Beside
 # busy neighbours the awaited thread has no core meanwhile, and everything takes many times longer.
-# So they wait shortly: GNU's runtime counts rounds of its loop, LLVM's and Intel's milliseconds.
-WAITING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
+# So they wait shortly: rounds of its loop with GNU's runtime, milliseconds with LLVM's and Intel's.
+WAITING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
 def main() -> None:
