@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from support.cli import load_script
 
 from guided_diffusion.data.drawn_tissue import draw_tile
 
@@ -21,10 +21,7 @@ SCRIPT = ROOT / "scripts" / "make_tissue.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tissue_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_tissue")
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, str]]:
