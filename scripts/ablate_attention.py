@@ -1,4 +1,4 @@
-from guided_diffusion.commands.ablate_attention import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("ablate_attention")

@@ -1,4 +1,4 @@
-from guided_diffusion.commands.classifier_train import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("classifier_train")

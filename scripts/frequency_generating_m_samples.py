@@ -1,4 +1,4 @@
-from guided_diffusion.commands.frequency_generating_m_samples import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("frequency_generating_m_samples")

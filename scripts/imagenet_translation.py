@@ -1,4 +1,4 @@
-from guided_diffusion.commands.imagenet_translation import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("imagenet_translation")

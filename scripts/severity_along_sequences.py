@@ -1,4 +1,4 @@
-from guided_diffusion.commands.severity_along_sequences import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("severity_along_sequences")

@@ -1,4 +1,4 @@
-from guided_diffusion.commands.super_res_sample import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("super_res_sample")

@@ -1,4 +1,4 @@
-from guided_diffusion.commands.synthetic_cycle import main
+from guided_diffusion.commands.launcher import run
 
 if __name__ == "__main__":
-    main()
+    run("synthetic_cycle")

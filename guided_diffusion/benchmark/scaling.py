@@ -1,6 +1,6 @@
 """How generation scales: its memory over the number of images, its time over the ranks.
 
-Each figure is that of the sampler's own script in processes of their own, on the demo's models.
+Each figure is that of the sampler's own command in processes of their own, on the demo's models.
 Its images are copies of the demo's tiles. On two ranks and on one, each process has one thread.
 """
 
@@ -23,14 +23,16 @@ from ..runtime import dist_util, run_folder
 from . import timing
 from .settings import ScalingSettings
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "frequency_generating_m_samples.py"
-# Runs a script as a command would, and tells its peak of memory on the last line.
-MEASURED = (
-    "import runpy, sys; from guided_diffusion.benchmark import timing; "
-    "from guided_diffusion.runtime import dist_util; sys.argv = sys.argv[1:]; "
-    "runpy.run_path(sys.argv[0], run_name='__main__'); "
-    "print(timing.peak_memory(dist_util.dev()))"
-)
+PACKAGE = Path(__file__).resolve().parents[1]
+SAMPLER = ["-m", "guided_diffusion", "sequences"]
+# Runs the same, and tells its peak of memory on the last line.
+MEASURED = [
+    "-c",
+    "from guided_diffusion.commands import launcher; launcher.run('sequences'); "
+    "from guided_diffusion.benchmark import timing; "
+    "from guided_diffusion.runtime import dist_util; "
+    "print(timing.peak_memory(dist_util.dev()))",
+]
 
 
 def scaling(asked: ScalingSettings) -> dict[str, Any]:
@@ -98,18 +100,17 @@ def _copy_tiles(folder: Path, count: int) -> Path:
 
 
 def _peak(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> int:
-    program = [sys.executable, "-c", MEASURED]
-    return int(_run(program, _flags(asked, tiles, count, out_dir)).split()[-1])
+    return int(run(MEASURED, _flags(asked, tiles, count, out_dir)).split()[-1])
 
 
 def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    program = [sys.executable, *(launcher if ranks > 1 else ())]
+    program = [*launcher, *SAMPLER] if ranks > 1 else SAMPLER
     flags = _flags(asked, tiles, asked.rank_images, out_dir)
     seconds = []
     for _ in range(2):  # the second time everything is made already, and only the start is left
         begun = time.perf_counter()
-        _run(program, flags, OMP_NUM_THREADS="1")
+        run(program, flags, OMP_NUM_THREADS="1")
         seconds.append(time.perf_counter() - begun)
     return {"whole": seconds[0], "without_start": seconds[0] - seconds[1]}
 
@@ -127,14 +128,25 @@ def _flags(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> li
     return [f"--{name}={value}" for name, value in {**places, **own}.items()]
 
 
-def _run(program: Sequence[str], flags: Sequence[str], **env: str) -> str:
-    path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
+def run(program: Sequence[str], flags: Sequence[str], **env: str | None) -> str:
+    """Run the sampler in a process of its own, and return what it prints.
+
+    Args:
+        program: words after the interpreter's name.
+        flags: of the sampler.
+        **env: environment variables to set, or with None to unset.
+
+    Raises:
+        UserError: with the last line of its errors, if it fails.
+    """
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    asked = os.environ | {"PYTHONPATH": path} | env
     done = subprocess.run(
-        [*program, str(SCRIPT), *flags],
-        env=os.environ | {"PYTHONPATH": path} | env,
+        [sys.executable, *program, *flags],
+        env={name: value for name, value in asked.items() if value is not None},
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise UserError(f"{SCRIPT.name}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"sequences: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

@@ -128,6 +128,19 @@ class ScalingSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighboursSettings(Settings):
+    """Time beside busy processes; demo models."""
+
+    neighbours: int = setting(0, "busy processes; 0: one for each core", minimum=0)
+    preset: str = setting("draft", "preset of the sequences", choices=("fast", "draft"))
+    num_images: int = setting(2, "source images, the first by name", minimum=1)
+    amount: int = setting(4, "images per sequence, besides its source", minimum=1)
+    rounds: int = setting(3, "times that each way of waiting is run, in turn", minimum=1)
+    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
+    out: str = setting("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareDepthsSettings(PairSettings):
     """Policies of depth side by side."""
 

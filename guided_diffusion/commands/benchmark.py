@@ -1,10 +1,11 @@
-"""Measure speed and quality: benchmark.py sequence|train|forward|scaling|quality [--FLAG VALUE ...]
+"""Measure speed, memory and quality: benchmark MEASUREMENT [--FLAG VALUE ...]
 
 sequence, train and forward give ratios over the published procedure, of runs made in turn: how
 many times quicker are sequences by each engine, training steps, and one forward in its variants?
 scaling gives the memory for few and for many images, and the time on two ranks over that on one.
-quality, which is meant where none is named, compares what each engine draws with the converged
-solution. Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
+neighbours gives the time beside busy processes, by how threads wait for one another. quality,
+which is meant where none is named, compares what each engine draws with the converged solution.
+Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
 """
 
 import functools
@@ -14,7 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..benchmark import network_timing, scaling, sequence_timing, solver_accuracy, timing
+from ..benchmark import (
+    neighbours,
+    network_timing,
+    scaling,
+    sequence_timing,
+    solver_accuracy,
+    timing,
+)
 from ..config.settings import Settings
 from ..errors import UserError
 from ..runtime import atomic_files, logger
@@ -55,6 +63,7 @@ MEASUREMENTS = {
     "train": Measurement(network_timing.train, timing.lines),
     "forward": Measurement(network_timing.forward, timing.lines),
     "scaling": Measurement(scaling.scaling, scaling.lines),
+    "neighbours": Measurement(neighbours.neighbours, neighbours.lines),
     "quality": Measurement(solver_accuracy.quality, solver_accuracy.lines),
 }
 
@@ -72,6 +81,6 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
         return "quality", list(argv)
     if argv[0] not in MEASUREMENTS:
         raise UserError(
-            f"benchmark.py: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
+            f"benchmark: expected one of {', '.join(MEASUREMENTS)} or no name, got {argv[0]!r}"
         )
     return argv[0], list(argv[1:])

@@ -7,7 +7,9 @@ from ..config.settings import Group, Settings
 from ..errors import ArgumentError
 from .settings import SequenceSettings
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo"
+# Where the package is installed, it holds the folder; in a checkout, the folder lies beside it.
+_INSTALLED, _BESIDE = (place / "assets" / "demo" for place in Path(__file__).resolve().parents[1:3])
+FOLDER = _INSTALLED if _INSTALLED.exists() else _BESIDE
 PLACES = {
     "source_model": FOLDER / "gland",
     "target_model": FOLDER / "carcinoma",

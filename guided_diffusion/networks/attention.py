@@ -29,6 +29,7 @@ from .nn import checkpoint, normalization, zero_module
 from .window_grid import WindowGrid
 
 QKVOrder = Literal["legacy", "new"]
+_ORDERS = get_args(QKVOrder)  # beforehand: torch.compile cannot look into typing before 2.5
 Priority = Literal["global", "local"]
 
 KINDS = ("standard", "hybrid")  # attention between all positions, or blended with windows
@@ -57,8 +58,8 @@ def split_heads(qkv: Tensor, n_heads: int, order: QKVOrder) -> tuple[Tensor, Ten
     n, width, length = qkv.shape
     if width % (3 * n_heads):
         raise ValueError(f"qkv channels: expected a multiple of 3 * {n_heads} heads, got {width}")
-    if order not in get_args(QKVOrder):
-        raise ValueError(f"qkv order: expected one of {get_args(QKVOrder)}, got {order!r}")
+    if order not in _ORDERS:
+        raise ValueError(f"qkv order: expected one of {_ORDERS}, got {order!r}")
     tokens = qkv.transpose(1, 2).contiguous()  # [N, T, 3 * H * D]
     if order == "legacy":
         q, k, v = tokens.view(n, length, n_heads, 3, -1).unbind(3)

@@ -65,7 +65,8 @@ class UNetModel(TimestepUNet):
             ValueError: if y does not fit the model or x, or H or W is not divisible as needed.
         """
         emb = self._condition(x, timesteps, y)
-        *skips, h = self._encode(x, emb)
+        skips = self._encode(x, emb)
+        h = skips.pop()
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         if self.dtype != x.dtype:  # after blocks of float16; a dtype that autocast chose stays

@@ -187,8 +187,14 @@ def _find_free_port() -> int:
 def _share_cores(local_size: int) -> None:
     # Ranks that each start a thread per core slow one another down many times over.
     if local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        th.set_num_threads(max(1, (cores or 1) // local_size))
+        th.set_num_threads(max(1, cores() // local_size))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _device: th.device | None = None

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from .. import __version__
 from ..errors import ArgumentError, UserError, blame
 from . import atomic_files, dist_util, logger
 
-VERSION = "0.1.0"
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
 WEIGHTS = ".sha256"  # end of the names under which a record tells the weights of its models
@@ -27,7 +27,7 @@ WEIGHTS = ".sha256"  # end of the names under which a record tells the weights o
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
     return {
-        "guided_diffusion": VERSION,
+        "guided_diffusion": __version__,
         "python": platform.python_version(),
         "torch": th.__version__,
         "numpy": np.__version__,

@@ -1,7 +1,5 @@
 """Scaling: the sampler's script in processes of its own, by the numbers of images and ranks."""
 
-import sys
-
 import pytest
 
 from guided_diffusion.benchmark import scaling
@@ -28,7 +26,7 @@ def test_each_figure_is_a_run_of_the_sampler(monkeypatch):
         runs.append((" ".join(program), " ".join(flags), env))
         return f"look at it\n{1000 * len(runs)}\n"
 
-    monkeypatch.setattr(scaling, "_run", run)
+    monkeypatch.setattr(scaling, "run", run)
     record = scaling.scaling(asked())
     assert record["peak_memory_of_each"] == {1: [1000, 3000, 5000], 2: [2000, 4000, 6000]}
     assert record["peak_memory"] == {1: 3000, 2: 4000} and record["memory_ratio"] == 4 / 3
@@ -49,4 +47,4 @@ def test_the_sampler_tells_its_peak_of_memory(tmp_path):
 
 def test_a_mistake_of_the_sampler_is_passed_on():
     with pytest.raises(UserError, match="--num_images"):
-        scaling._run([sys.executable], ["--num_images=-1"])
+        scaling.run(scaling.SAMPLER, ["--num_images=-1"])

@@ -8,10 +8,11 @@ import pytest
 from support.cli import TINY_MODEL, call, load_script, snapshot, succeed
 
 from guided_diffusion import dist_util
-from guided_diffusion.benchmark import published, solver_accuracy, timing
+from guided_diffusion.benchmark import neighbours, published, solver_accuracy, timing
 from guided_diffusion.benchmark.solver_accuracy import engines
 from guided_diffusion.translation.settings import PRESETS
 
+NAMES = ["sequence", "train", "forward", "scaling", "neighbours", "quality"]
 KEYS = {
     "measurement",
     "against",
@@ -134,10 +135,27 @@ def test_a_forward_in_its_variants(one_process, tmp_path):
     assert all(0.1 < sum(row["operators"].values()) < 1 for row in record["rows"])
 
 
+def test_time_beside_neighbours(tmp_path, monkeypatch):
+    ways = ["torch's own"]  # each way more takes two runs more
+    monkeypatch.setattr(neighbours, "WAITING", {way: neighbours.WAITING[way] for way in ways})
+    flags = "--num_images 1 --amount 1 --neighbours 1 --rounds 1 --device cpu".split()
+    out = tmp_path / "benchmark.jsonl"
+    text = succeed("benchmark", "neighbours", *flags, "--out", out).out
+    record = json.loads(out.read_text())
+    assert record.keys() >= KEYS - {"against", "matmul_peak", "threads"}
+    found = [(row["neighbours"], row["name"]) for row in record["rows"]]
+    assert found == [(count, way) for count in (0, 1) for way in ways]
+    for row in record["rows"]:
+        assert row["median"] == row["seconds"][0] and row["name"] in text
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("speed", "expected one of sequence, train, forward, scaling, quality or no name"),
+        (
+            "speed",
+            "expected one of sequence, train, forward, scaling, neighbours, quality",
+        ),
         ("sequence --engines fp32,slow", "--engines: expected some of fp32,bf16,fast,draft"),
         ("sequence --amount 50 --image_size 16 --diffusion_steps 40", "--amount: expected 1 to 40"),
         ("forward --batch_sizes 0", "--batch_sizes: expected numbers above 0, got 0"),
@@ -155,7 +173,7 @@ def test_mistakes_are_named_and_leave_nothing(argv, message, tmp_path, monkeypat
     assert snapshot(tmp_path) == {}
 
 
-@pytest.mark.parametrize("name", ["sequence", "train", "forward", "scaling", "quality"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", ["none/out", "file/out", ""])
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     tmp_path, monkeypatch, name, place
@@ -170,7 +188,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert snapshot(tmp_path) == {"file": b"kept"}
 
 
-@pytest.mark.parametrize("name", ["sequence", "train", "forward", "scaling", "quality"])
+@pytest.mark.parametrize("name", NAMES)
 def test_help_lists_the_flags_of_a_measurement(name):
     result = call("benchmark", name, "--help")
     assert result.code == 0 and "--out" in result.out

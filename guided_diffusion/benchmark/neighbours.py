@@ -1,0 +1,116 @@
+"""How threads that wait for one another fare, alone on the machine and beside busy processes.
+
+The sampler's own command makes sequences of the demo in a process of its own, by each way of
+waiting in turn. The neighbours are processes that do nothing but compute.
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..generation import demo
+from ..runtime import dist_util, run_folder
+from . import scaling, timing
+from .settings import NeighboursSettings
+
+UNSET = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
+# GNU's runtime and LLVM's wait so where nobody tells them anything: torch as it is delivered.
+TORCHS_OWN = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+WAITING = {
+    "torch's own": UNSET | TORCHS_OWN,
+    "passive": UNSET | {"OMP_WAIT_POLICY": "PASSIVE"},
+    "as delivered": UNSET,
+}
+LONGEST = 3600  # seconds that a neighbour lives, whatever happens
+BUSY = """
+import os, sys, time
+parent, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+while os.getppid() == parent and time.monotonic() < end:
+    sum(range(100_000))
+"""
+
+
+def neighbours(asked: NeighboursSettings) -> dict[str, Any]:
+    """Measure the time of a command by each way of waiting, alone and beside neighbours.
+
+    Raises:
+        UserError: if the sampler fails.
+    """
+    start, most = time.perf_counter(), asked.neighbours or dist_util.cores()
+    own = {
+        "num_images": asked.num_images,
+        "amount": asked.amount,
+        "preset": asked.preset,
+        "device": asked.device,
+    }
+    flags = [f"--{name}={value}" for name, value in (demo.PLACES | own).items()]
+    seconds: dict[tuple[int, str], list[float]] = {
+        (count, name): [] for count in (0, most) for name in WAITING
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(asked.rounds * len(seconds)):
+            count, name = list(seconds)[turn % len(seconds)]
+            with busy(count):
+                begun = time.perf_counter()
+                out_dir = Path(folder, str(turn))
+                scaling.run(scaling.SAMPLER, [*flags, f"--out_dir={out_dir}"], **WAITING[name])
+                seconds[count, name].append(time.perf_counter() - begun)
+    rows = [
+        {
+            "neighbours": count,
+            "name": name,
+            "seconds": each,
+            "median": statistics.median(each),
+            "ratio": timing.ratios(seconds[count, "torch's own"], each),
+        }
+        for (count, name), each in seconds.items()
+    ]
+    return {
+        "measurement": "neighbours",
+        "rows": rows,
+        "rounds": asked.rounds,
+        **own,
+        "device": timing.device_name(dist_util.dev()),
+        "cores": dist_util.cores(),
+        "extrapolated": False,
+        "seconds": time.perf_counter() - start,
+    } | run_folder.versions()
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """Return the record as lines of text."""
+    found = [
+        f"{record['num_images']} sequences of {record['amount']} images, preset "
+        f"{record['preset']}, on {record['cores']} cores of {record['device']}",
+        f"median of {record['rounds']} rounds in turn; how many times as quick as with torch's own "
+        "waiting, median (least to largest of a round)",
+    ]
+    for row in record["rows"]:
+        least, middle, most = (row["ratio"][key] for key in ("min", "median", "max"))
+        found.append(
+            f"{row['neighbours']} neighbours, {row['name']:13s} {row['median']:8.2f} s  "
+            f"{middle:6.3f} times as quick ({least:.3f} to {most:.3f})"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep processes busy during a block; they end with it, with this process, or in an hour.
+
+    Args:
+        count: number of processes, each of which wants a core for itself.
+    """
+    program = [sys.executable, "-c", BUSY, str(os.getpid()), str(LONGEST)]
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen(program, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        yield

@@ -1,0 +1,97 @@
+"""Run commands by name: guided-diffusion COMMAND [--FLAG VALUE ...]
+
+COMMAND --help lists the flags of one. The script of a command in scripts/ does the same.
+"""
+
+import ast
+import atexit
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from .. import __version__
+
+PROGRAM = "guided-diffusion"
+GROUPS = {
+    "main commands": "image_train image_sample frequency_generating_m_samples evaluate",
+    "evidence": "severity_along_sequences compare_depths ablate_attention benchmark",
+    "tools": "make_tissue convert_checkpoint",
+    "guided-diffusion's other commands": (
+        "classifier_train classifier_sample super_res_train super_res_sample image_nll"
+    ),
+    "DDIB's": "imagenet_translation synthetic_train synthetic_sample synthetic_translation "
+    "synthetic_cycle",
+}
+SHORT_NAMES = {
+    "train": "image_train",
+    "sample": "image_sample",
+    "sequences": "frequency_generating_m_samples",
+}
+# Threads of OpenMP wait for one another for milliseconds without letting go of their cores. Beside
+# busy neighbours the awaited thread has no core meanwhile, and everything takes many times longer.
+# So they wait shortly: rounds of its loop with GNU's runtime, milliseconds with LLVM's and Intel's.
+WAITING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+
+
+def main() -> None:
+    """Run the command that the command line names first, or list all commands."""
+    name, *flags = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        with contextlib.suppress(BrokenPipeError):  # head has seen enough
+            print(overview(), flush=True)
+    elif name == "--version":
+        print(PROGRAM, __version__)
+    else:
+        sys.argv = [f"{PROGRAM} {name}", *flags]
+        run(name)
+
+
+def run(name: str) -> None:
+    """Run one command with the flags of the command line.
+
+    Environment variables about waiting threads are set first, before torch loads OpenMP; where the
+    user has set one of them, all stay as they are.
+
+    Args:
+        name: short or whole name of the command.
+    """
+    name = SHORT_NAMES.get(name, name)
+    known = " ".join(GROUPS.values()).split()
+    if name not in known:
+        (nearest,) = difflib.get_close_matches(name, [*SHORT_NAMES, *known], 1, cutoff=0)
+        print(
+            f"error: expected a command, got {name!r}; the nearest name is {nearest!r} "
+            f"({PROGRAM} --help lists all commands)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", *WAITING}:
+        os.environ |= WAITING
+    importlib.import_module(f".{name}", __package__).main()
+
+
+def overview() -> str:
+    """Return the list of all commands in groups, each with the first line of its docstring."""
+    short = {whole: name for name, whole in SHORT_NAMES.items()}
+    found = [__doc__]
+    for heading, names in GROUPS.items():
+        found.append(f"{heading}:")
+        for name in names.split():
+            text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+            line = ast.get_docstring(ast.parse(text)).splitlines()[0]
+            found.append(f"  {short.get(name, name):25} {line}")
+        found.append("")
+    others = ", ".join(f"{whole} for {name}" for name, whole in SHORT_NAMES.items())
+    return "\n".join([*found, f"Names of scripts work too: {others}."])
+
+
+@atexit.register
+def _flush() -> None:
+    # Python does so after this, and would complain of a pipe that nobody reads any more.
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
