@@ -1,0 +1,160 @@
+"""README and docs: commands parse, links lead somewhere, examples of Python run."""
+
+import argparse
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from unittest import mock
+from urllib.parse import unquote
+
+import pytest
+from support.cli import ROOT, load_script, working_directory
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "assets" / "demo" / "README.md"]
+TO_COME = [ROOT / "docs" / "flags.md"]  # generated from the settings
+SHORT_NAMES = {
+    "train": "image_train",
+    "sample": "image_sample",
+    "sequences": "frequency_generating_m_samples",
+}
+BASH = shutil.which("bash")
+# With nowhere to look for programs, bash hands every command of a block to this function.
+RECORDER = r"""
+command_not_found_handle() { printf '%s\x1f' "$@" >> words; printf '\x1e' >> words; }
+PATH=/nowhere
+"""
+
+
+def name_of(page: Path) -> str:
+    """Return the path of a page in the repository."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+def commands(block: str, folder: Path) -> list[list[str]]:
+    """Return the commands that bash would run for a block, each as its words."""
+    subprocess.run([BASH, "-euc", RECORDER + block], cwd=folder, check=True)
+    lines = (folder / "words").read_text("utf-8").split("\x1e")
+    (folder / "words").unlink()
+    return [line.split("\x1f")[:-1] for line in lines[:-1]]
+
+
+def ours(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return name and arguments of our command in a line, behind whatever launches it."""
+    for index, word in enumerate(words):
+        if word.startswith("scripts/"):
+            return Path(word).stem, words[index + 1 :]
+        if word in ("guided-diffusion", "guided_diffusion"):
+            name, *flags = words[index + 1 :]
+            return SHORT_NAMES.get(name, name), flags
+    return None
+
+
+class Asked(Exception):
+    """A command has come as far as asking a parser to read words."""
+
+
+def parser_of(name: str, arguments: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser that a command would use, and the words that it would give to it."""
+
+    def stop(parser, words=None, namespace=None):
+        raise Asked(parser, words)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
+        try:
+            load_script(name).main(arguments)
+        except Asked as asked:
+            return asked.args
+    raise AssertionError(f"{name} asked no parser")
+
+
+@cache
+def all_flags() -> set[str]:
+    """Return the flags of all commands."""
+    lines = [(path.stem, []) for path in (ROOT / "scripts").glob("*.py")]
+    lines += [("benchmark", [name]) for name in load_script("benchmark").MEASUREMENTS]
+    return {flag for line in lines for flag in parser_of(*line)[0]._option_string_actions}
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_bytes()) <= 8192
+
+
+@pytest.mark.skipif(BASH is None, reason="bash reads the blocks")
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name_of)
+def test_every_command_parses(page, tmp_path):
+    for block in blocks(page, "bash"):
+        for words in commands(block, tmp_path):
+            if found := ours(words):
+                parser, arguments = parser_of(*found)
+                parser.parse_args(arguments)  # exits with the reason where it cannot
+            elif "pytest" in words:
+                assert [
+                    w for w in words if w.startswith("tests/") and not (ROOT / w).exists()
+                ] == []
+
+
+@pytest.mark.skipif(BASH is None, reason="bash reads the blocks")
+def test_the_commands_of_a_block_are_found(tmp_path):
+    block = """
+# A comment, a variable, a loop, and lines that go on
+FLAGS="--lr 3e-4 \\
+    --batch_size 2"
+for X in a b; do mpiexec -n 2 python scripts/image_train.py --data_dir $X $FLAGS; done
+pip install -e ".[test]" && guided-diffusion train --out_dir 'my runs'  # and more
+"""
+    found = commands(block, tmp_path)
+    flags = ["--lr", "3e-4", "--batch_size", "2"]
+    assert [ours(words) for words in found] == [
+        ("image_train", ["--data_dir", "a", *flags]),
+        ("image_train", ["--data_dir", "b", *flags]),
+        None,
+        ("image_train", ["--out_dir", "my runs"]),
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_flag_that_the_text_names_exists(page):
+    spans = " ".join(re.findall(r"`([^`]*)`", prose(page)))
+    named = set(re.findall(r"(?<![\w-])--[a-z]\w*", spans))
+    assert named <= all_flags() | {"--help"}, named - all_flags()
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name_of)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = page.parent / path if path else page
+        assert target.exists() or target in TO_COME, link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "python.md"], ids=name_of)
+def test_the_examples_of_python_run(page, tmp_path):
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    names = {"__name__": "__main__"}
+    assert blocks(page, "python")
+    with working_directory(tmp_path):
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), names)
