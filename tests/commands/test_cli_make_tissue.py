@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -12,19 +11,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from support.cli import ROOT, load_script
 
 from guided_diffusion.data.drawn_tissue import draw_tile
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "make_tissue.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tissue_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_tissue")
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, str]]:
@@ -136,7 +130,7 @@ def test_an_out_dir_that_is_a_file_or_holds_other_pictures_is_refused(
 
 
 def test_it_runs_from_another_folder_and_help_gives_defaults(tmp_path: pathlib.Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--help"]
+    command = [sys.executable, str(ROOT / "scripts" / "make_tissue.py"), "--help"]
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from guided_diffusion.errors import UserError
+from guided_diffusion.runtime import atomic_files
 from guided_diffusion.sampling import new_images
 
 SHAPE = (7, 4, 4, 3)
@@ -75,7 +76,7 @@ def test_a_full_disk_is_a_mistake_of_the_user_and_leaves_nothing(tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(new_images.run.os, "posix_fallocate", full)
+    monkeypatch.setattr(atomic_files.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"num_samples: 0.00 GB of disk are needed"):
         new_images.stream(tmp_path, SHAPE, 3, Painter(), IDENTITY)
     assert names(tmp_path) == set()

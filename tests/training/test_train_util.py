@@ -207,9 +207,9 @@ def test_ranks_draw_together_what_one_process_does(make, monkeypatch, shape):
 def test_a_rank_draws_the_noise_of_its_own_images_alone_and_each_from_its_own_stream(
     make, monkeypatch
 ):
-    loop, seeds, generator = make(seed=5), [], step_draws.run.generator
+    loop, seeds, generator = make(seed=5), [], step_draws.random_streams.generator
     monkeypatch.setattr(
-        step_draws.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
+        step_draws.random_streams, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
     )
     batch = torch.empty(2, 3, 16, 16)
     drawn(loop, batch, monkeypatch, rank=3, ranks=8)
