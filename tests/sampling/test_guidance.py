@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from guided_diffusion.runtime.random_streams import generator
 
 from guided_diffusion import logger
 from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.random_streams import generator
 from guided_diffusion.sampling.guidance import Guided, classifier_gradient
 from guided_diffusion.script_util import create_gaussian_diffusion
 from guided_diffusion.training.classifier_training import ClassifierLoop
