@@ -27,6 +27,7 @@ setup(
         "plots": ["matplotlib"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "mpich",
             "scipy",

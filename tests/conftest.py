@@ -3,6 +3,7 @@
 import gc
 import sys
 
+import hypothesis
 import pytest
 import torch
 from support.cli import TINY_CLASSIFIER, draw_images, succeed, train_two_runs
@@ -11,6 +12,8 @@ from support.two_ranks import TwoRanks
 from guided_diffusion import dist_util, logger
 
 torch.set_num_threads(1)  # the networks under test are too small to share
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 ENVIRONMENT = (
     "RANK WORLD_SIZE LOCAL_RANK PMI_RANK PMI_SIZE OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE "
