@@ -1,5 +1,7 @@
 """Scaling: the sampler's script in processes of its own, by the numbers of images and ranks."""
 
+import json
+
 import pytest
 
 from guided_diffusion.benchmark import scaling
@@ -19,22 +21,43 @@ def asked(**flags):
     return ScalingSettings(**usual | flags)
 
 
-def test_each_figure_is_a_run_of_the_sampler(monkeypatch):
-    runs = []
+# In place of the sampler: notes where and how it runs, and tells a peak of its own invention.
+STAND_IN = """
+import json, os, sys
+from pathlib import Path
 
-    def run(program, flags, **env):
-        runs.append((" ".join(program), " ".join(flags), env))
-        return f"look at it\n{1000 * len(runs)}\n"
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+rank, ranks, threads = (os.environ.get(k) for k in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS"))
+made = Path(flags["out_dir"], f"made by {rank}")
+run = {"images": int(flags["num_images"]), "ranks": ranks, "threads": threads}
+run["again"] = made.exists()
+assert len(os.listdir(flags["data_dir"])) == 2 and flags["encode_steps"] == flags["decode_steps"]
+made.parent.mkdir(exist_ok=True)
+made.touch()
+notes = Path(__file__).with_suffix(".jsonl").open("a+")
+notes.write(json.dumps(run) + "\\n")
+notes.seek(0)
+print("look at it", 1000 * len(notes.readlines()), sep="\\n")
+"""
+RUN_ALONE = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
 
-    monkeypatch.setattr(scaling, "run", run)
+
+def test_each_figure_is_a_run_of_the_sampler(tmp_path, monkeypatch):
+    sampler = tmp_path / "sampler.py"
+    sampler.write_text(STAND_IN)
+    monkeypatch.setattr(scaling, "SAMPLER", [str(sampler)])
+    monkeypatch.setattr(scaling, "MEASURED", ["-c", RUN_ALONE, str(sampler)])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     record = scaling.scaling(asked())
     assert record["peak_memory_of_each"] == {1: [1000, 3000, 5000], 2: [2000, 4000, 6000]}
     assert record["peak_memory"] == {1: 3000, 2: 4000} and record["memory_ratio"] == 4 / 3
-    images = [int(flags.partition("--num_images=")[2].split()[0]) for _, flags, _ in runs]
-    assert images == [1, 2] * 3 + [2] * 4
-    launched = ["--nproc_per_node=2" in program for program, _, _ in runs]
-    assert launched == [False] * 8 + [True] * 2
-    assert [env.get("OMP_NUM_THREADS") for _, _, env in runs] == [None] * 6 + ["1"] * 4
+    runs = [json.loads(line) for line in (tmp_path / "sampler.jsonl").read_text().splitlines()]
+    measured, timed = runs[:6], runs[6:]
+    assert [run["images"] for run in measured] == [1, 2] * 3
+    assert not any(run["again"] or run["ranks"] or run["threads"] for run in measured)
+    assert [run["ranks"] for run in timed] == [None] * 2 + ["2"] * 4
+    assert [run["again"] for run in timed] == [False, True, False, False, True, True]
+    assert all(run["threads"] == "1" and run["images"] == 2 for run in timed)
     assert record["ratio"] == record["ranks"][1]["whole"] / record["ranks"][2]["whole"]
     assert len(scaling.lines(record)) == 6
 

@@ -10,10 +10,8 @@ from support.cli import (
     SEQUENCES,
     Killed,
     call,
-    command,
     draw_images,
     grey_levels_apart,
-    launch,
     picture,
     read_csv,
     snapshot,
@@ -216,8 +214,8 @@ def test_a_picture_missing_on_the_way_back_is_made_again_alone(flags, made, tmp_
 
 
 @pytest.mark.parametrize("launcher", ["mpiexec", "torchrun"])
-def test_two_ranks_make_what_one_process_does(launcher, flags, made, tmp_path):
-    result = launch(command(launcher, SEQUENCES, *flags, "--out_dir", tmp_path))
+def test_two_ranks_make_what_one_process_does(two_ranks, launcher, flags, made, tmp_path):
+    result = two_ranks.run(launcher, SEQUENCES, *flags, "--out_dir", tmp_path)
     assert result.code == 0, result.err
     rows = read_csv(made / "manifest.csv")
     assert read_csv(tmp_path / "manifest.csv") == rows

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from support.cli import SEQUENCES, call, command, launch, read_csv, snapshot, succeed
+from support.cli import SEQUENCES, call, read_csv, snapshot, succeed
 
 from guided_diffusion.generation import dry_run
 
@@ -97,9 +97,9 @@ def test_the_images_of_a_batch_are_counted_together(runs, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["mpiexec", "torchrun"])
-def test_two_ranks_announce_once_and_count_together(launcher, runs, tmp_path):
+def test_two_ranks_announce_once_and_count_together(two_ranks, launcher, runs, tmp_path):
     flags = [*runs.sequences, *UNIFORM, "--out_dir", tmp_path / "run"]
-    result = launch(command(launcher, SEQUENCES, *flags, "--dry_run", "True"))
+    result = two_ranks.run(launcher, SEQUENCES, *flags, "--dry_run", "True")
     assert result.code == 0, result.err
     assert [line.split()[0] for line in result.out.splitlines()] == [
         "sequences",
@@ -109,7 +109,7 @@ def test_two_ranks_announce_once_and_count_together(launcher, runs, tmp_path):
         "time",
     ]
     assert "with 2 ranks" in result.out and not (tmp_path / "run").exists()
-    result = launch(command(launcher, SEQUENCES, *flags))
+    result = two_ranks.run(launcher, SEQUENCES, *flags)
     assert result.code == 0, result.err
     logs = (tmp_path / "run").glob("progress*.jsonl")
     found = [json.loads(line) for log in logs for line in log.read_text().splitlines()]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support.cli import call, command, draw_images, launch, picture, snapshot, succeed
+from support.cli import call, draw_images, picture, snapshot, succeed
 
 FAST = "--features small --bootstrap 5 --device cpu".split()
 METRICS = ["kid", "precision", "recall", "fid", "sfid"]
@@ -79,9 +79,9 @@ def test_results_do_not_depend_on_the_batch_size_but_on_the_seed(place):
     assert other["fid"]["interval"] != found[-1]["fid"]["interval"]
 
 
-def test_two_ranks_find_what_one_finds_and_one_of_them_reports(place, tmp_path):
+def test_two_ranks_find_what_one_finds_and_one_of_them_reports(two_ranks, place, tmp_path):
     words = [place / "one", place / "two.npz", "--batch_size", 3, "--out", tmp_path / "report.json"]
-    result = launch(command("mpiexec", "evaluate", *words, *FAST))
+    result = two_ranks.run("mpiexec", "evaluate", *words, *FAST)
     assert result.code == 0, result.err
     assert result.out.count("reference: ") == 1
     found = json.loads((tmp_path / "report.json").read_text())["metrics"]

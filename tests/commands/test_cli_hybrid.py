@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.cli import DRAWING, SEQUENCES, call, command, launch, read_csv, succeed
+from support.cli import DRAWING, SEQUENCES, call, read_csv, succeed
 
 from guided_diffusion.models.checkpoint import load_state
 from guided_diffusion.models.domains import load_domain
@@ -103,13 +103,13 @@ def test_conversion_keeps_what_a_hybrid_network_computes(both, suffix, tmp_path)
 
 
 @pytest.mark.parametrize("priority", ["global", "local", "both"])
-def test_two_ranks_train_as_one_process(priority, runs, tmp_path):
+def test_two_ranks_train_as_one_process(two_ranks, priority, runs, tmp_path):
     flags = [*runs.training, *HYBRID, "--attention_priority", priority, "--dropout", 0]
     flags += ["--lr", 1e-4]  # Adam makes a whole step of a gradient that is rounding alone
     alone, together = tmp_path / "alone", tmp_path / "together"
     succeed("image_train", *flags, "--batch_size", 4, "--out_dir", alone)
     words = [*flags, "--batch_size", 2, "--out_dir", together]
-    result = launch(command("torchrun", "image_train", *words))
+    result = two_ranks.run("torchrun", "image_train", *words)
     assert result.code == 0, result.err
     states = [load_state(place / "model000004.pt") for place in (alone, together)]
     torch.testing.assert_close(*states, rtol=1e-4, atol=5e-5)

@@ -8,9 +8,7 @@ from PIL import Image
 from support.cli import (
     Killed,
     call,
-    command,
     draw_images,
-    launch,
     load_script,
     read_csv,
     snapshot,
@@ -122,9 +120,9 @@ def test_a_stopped_run_is_continued_by_the_same_command(good, measured, tmp_path
 
 
 @pytest.mark.parametrize("launcher", ["mpiexec", "torchrun"])
-def test_two_ranks_measure_what_one_does(launcher, good, measured, tmp_path):
+def test_two_ranks_measure_what_one_does(two_ranks, launcher, good, measured, tmp_path):
     flags = [*good, "--batch_size", 2, "--out_dir", tmp_path]
-    result = launch(command(launcher, NLL, *flags))
+    result = two_ranks.run(launcher, NLL, *flags)
     assert result.code == 0, result.err
     assert_same(tmp_path, measured)
     names = {path.name for path in tmp_path.iterdir()}

@@ -8,10 +8,8 @@ import torch
 from support.cli import (
     TRAINING,
     call,
-    command,
     draw_images,
     grey_levels_apart,
-    launch,
     picture,
     read_csv,
     snapshot,
@@ -220,9 +218,9 @@ def test_noise_is_not_that_of_image_sample():
     assert abs(torch.corrcoef(torch.stack(drawn).flatten(1))[0, 1]) < 0.3
 
 
-def test_two_ranks_enlarge_what_one_process_does(trained, base, enlarged, tmp_path):
+def test_two_ranks_enlarge_what_one_process_does(two_ranks, trained, base, enlarged, tmp_path):
     argv = ["--model_path", trained, "--base_samples", base, "--out_dir", tmp_path, *SAMPLING]
-    result = launch(command("mpiexec", SAMPLE, *argv, "--batch_size", 2))
+    result = two_ranks.run("mpiexec", SAMPLE, *argv, "--batch_size", 2)
     assert result.code == 0, result.err
     assert grey_levels_apart(images_in(tmp_path), enlarged) <= 1
 

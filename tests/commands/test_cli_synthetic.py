@@ -8,8 +8,6 @@ import pytest
 import torch
 from support.cli import (
     call,
-    command,
-    launch,
     load_script,
     picture,
     read_csv,
@@ -156,10 +154,10 @@ def test_models_are_found_by_task_or_named_one_by_one(trained, models, tmp_path)
         assert np.array_equal(file["target"], by_folder)
 
 
-def test_two_ranks_move_the_points_of_one_process(models, tmp_path):
+def test_two_ranks_move_the_points_of_one_process(two_ranks, models, tmp_path):
     alone = moved(TRANSLATE, models, tmp_path / "alone", "--batch_size", 10)
     flags = ["--model_path", models, *MOVING, "--batch_size", 10, "--out_dir", tmp_path / "two"]
-    result = launch(command("torchrun", TRANSLATE, *flags))
+    result = two_ranks.run("torchrun", TRANSLATE, *flags)
     assert result.code == 0, result.err
     with np.load(tmp_path / "two" / "translation_0_1.npz") as file:
         for stage in alone:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.two_ranks import TwoRanks
 
 from guided_diffusion.resample import (
     LossSecondMomentResampler,
@@ -108,18 +107,13 @@ def test_local_update_without_a_process_group() -> None:
     np.testing.assert_allclose(sampler.weights(), LOSS_SCALES / LOSS_SCALES.sum())
 
 
-def _update_on_rank(rank: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def weights_of_this_rank() -> np.ndarray:
     sampler = LossSecondMomentResampler(DIFFUSION, history_per_term=1, uniform_prob=0.0)
-    mine = torch.arange(4) if rank == 0 else torch.arange(4, STEPS)  # batches of 4 and 2
+    mine = (torch.arange(4), torch.arange(4, STEPS))[dist.get_rank()]  # batches of 4 and 2
     sampler.update_with_local_losses(mine, torch.tensor(LOSS_SCALES)[mine].float())
-    np.save(f"{folder}/{rank}.npy", sampler.weights())
-    dist.destroy_process_group()
+    return sampler.weights()
 
 
-def test_ranks_with_different_batches_agree(tmp_path: Path) -> None:
-    mp.spawn(_update_on_rank, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        weights = np.load(tmp_path / f"{rank}.npy", allow_pickle=False)
+def test_ranks_with_different_batches_agree(two_ranks: TwoRanks) -> None:
+    for weights in two_ranks.each("mpiexec", weights_of_this_rank):
         np.testing.assert_allclose(weights, LOSS_SCALES / LOSS_SCALES.sum())

@@ -60,7 +60,7 @@ def sections(draw: st.DrawFn) -> tuple[int, list[int]]:
     return steps, [draw(st.integers(1, size)) for _ in range(number)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sections())
 def test_sections_keep_what_is_asked(case: tuple[int, list[int]]) -> None:
     steps, counts = case
@@ -79,7 +79,7 @@ def test_sections_keep_what_is_asked(case: tuple[int, list[int]]) -> None:
         start += size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 400), st.data())
 def test_ddim_spacing_has_one_stride(steps: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, steps - 1))

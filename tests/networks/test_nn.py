@@ -152,7 +152,7 @@ def test_linear_is_affine():
     torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rate=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_update_ema_is_a_convex_combination(rate, seed):
     targets = [torch.nn.Parameter(draw(seed, 3, 2)), torch.nn.Parameter(draw(seed + 1, 4))]

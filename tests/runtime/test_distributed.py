@@ -23,6 +23,9 @@ from support.cli import (
     succeed,
 )
 
+from guided_diffusion import dist_util
+from guided_diffusion.runtime import work_sharing
+
 LAUNCHERS = ("mpiexec", "torchrun")
 ONE_RANK_ONLY = {"images_per_second", "minutes_left"}  # of the log: how fast, not what
 
@@ -89,11 +92,13 @@ def test_two_tasks_of_a_slurm_step_train_as_one_process_without_mpi(
     torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
 
 
-def test_two_ranks_train_a_classifier_as_one_process_with_twice_the_batch(runs, tmp_path):
+def test_two_ranks_train_a_classifier_as_one_process_with_twice_the_batch(
+    two_ranks, runs, tmp_path
+):
     folders = ["--data_dir", runs.images, "--val_data_dir", runs.images]
     flags = [*TINY_CLASSIFIER, *folders, "--iterations", 2, "--log_interval", 1]
     line = [*flags, "--batch_size", 2, "--out_dir", tmp_path / "two"]
-    result = launch(command("mpiexec", "classifier_train", *line))
+    result = two_ranks.run("mpiexec", "classifier_train", *line)
     assert result.code == 0, result.err
     succeed("classifier_train", *flags, "--batch_size", 4, "--out_dir", tmp_path / "one")
     states = [torch.load(tmp_path / place / "model000002.pt") for place in ("two", "one")]
@@ -125,56 +130,36 @@ def test_two_ranks_generate_what_one_process_does(launcher, runs, generated_alon
     assert sorted(row["sequence"] for row in rows) == [0, 1, 2]
 
 
-SLOW_RANK_1 = f"""
-import runpy, sys
-from guided_diffusion import dist_util; from guided_diffusion.runtime import work_sharing
-take = work_sharing.Dealing.__iter__
+def generate_slowly_on_rank_1(*flags):
+    """Generate sequences; rank 1 makes none of its batches before rank 0 has done the rest."""
+    take = work_sharing.Dealing.__iter__
 
-def slowly(self):
-    for batch in take(self):
-        if dist_util.rank() == 1:
-            dist_util._store.wait(["the other has done the rest"])
-        yield batch
-    dist_util._store.set("the other has done the rest", "")
+    def slowly(self):
+        for batch in take(self):
+            if dist_util.rank() == 1:
+                dist_util._store.wait(["rank 0 has done the rest"])
+            yield batch
+        dist_util._store.set("rank 0 has done the rest", "")
 
-work_sharing.Dealing.__iter__ = slowly
-runpy.run_path("{ROOT}/scripts/{SEQUENCES}.py", run_name="__main__")
-"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work_sharing.Dealing, "__iter__", slowly)
+        succeed(SEQUENCES, *flags)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_rank_does_what_a_slower_one_does_not_come_to(launcher, runs, tmp_path):
-    (tmp_path / "slow.py").write_text(SLOW_RANK_1)
+def test_a_rank_does_what_a_slower_one_does_not_come_to(two_ranks, launcher, runs, tmp_path):
     flags = [*runs.sequences, "--num_images", 5, "--amount", 1, "--out_dir", tmp_path / "run"]
-    line = [
-        word.replace(f"{ROOT}/scripts/slow.py", f"{tmp_path}/slow.py")
-        for word in command(launcher, "slow", *flags)
-    ]
-    result = launch(line, PYTHONPATH=ROOT)
-    assert result.code == 0, result.err
+    two_ranks.each(launcher, generate_slowly_on_rank_1, *flags)
     rows = read_csv(tmp_path / "run" / "translation_0_1" / "manifest.csv")
     assert [row["sequence"] for row in rows[::2]] == [f"{i:05d}" for i in range(5)]
     made = (tmp_path / "run" / "progress.jsonl").read_text().splitlines()
     assert len(made) >= 4  # equal shares are three and two
 
 
-def test_two_ranks_draw_the_images_of_one_process(runs, tmp_path):
-    flags = [
-        "--model_path",
-        runs.source,
-        "--num_samples",
-        5,
-        "--batch_size",
-        2,
-        "--use_ddim",
-        "True",
-        "--timestep_respacing",
-        8,
-        "--device",
-        "cpu",
-        "--out_dir",
-    ]
-    result = launch(command("mpiexec", "image_sample", *flags, tmp_path / "two"))
+def test_two_ranks_draw_the_images_of_one_process(two_ranks, runs, tmp_path):
+    drawing = "--num_samples 5 --batch_size 2 --use_ddim True --timestep_respacing 8 --device cpu"
+    flags = ["--model_path", runs.source, *drawing.split(), "--out_dir"]
+    result = two_ranks.run("mpiexec", "image_sample", *flags, tmp_path / "two")
     assert result.code == 0, result.err
     succeed("image_sample", *flags, tmp_path / "one")
     files = [tmp_path / name / "samples_5x16x16x3.npz" for name in ("one", "two")]
@@ -205,17 +190,8 @@ def test_a_broken_image_that_only_rank_1_opens_ends_every_rank(runs, tmp_path):
 
 
 def test_a_wrong_flag_ends_every_rank_with_code_2(runs, tmp_path):
-    result = launch(
-        command(
-            "mpiexec",
-            "image_train",
-            *runs.training,
-            "--ema_rate",
-            "x",
-            "--out_dir",
-            tmp_path / "run",
-        )
-    )
+    flags = [*runs.training, "--ema_rate", "x", "--out_dir", tmp_path / "run"]
+    result = launch(command("mpiexec", "image_train", *flags))
     assert result.code == 2 and not (tmp_path / "run").exists()
     assert result.err.count("ema_rate: expected decays in [0, 1), got 'x'") >= 1
     assert "Traceback" not in result.err
@@ -261,7 +237,7 @@ def test_no_code_writes_cuda_visible_devices():
     for path in files:
         names = written_names(ast.parse(path.read_text(encoding="utf-8")))
         assert "CUDA_VISIBLE_DEVICES" not in names, path
-        assert path.name != "dist_util.py" or "MASTER_PORT" in names
+        assert path.parts[-2:] != ("runtime", "dist_util.py") or "MASTER_PORT" in names
 
 
 @pytest.mark.parametrize(

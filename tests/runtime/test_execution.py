@@ -2,7 +2,6 @@
 
 import functools
 import sys
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +18,8 @@ def test_autocast_follows_the_precision(precision, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 AS_IT_IS, LAST = torch.preserve_format, torch.channels_last
 
 
@@ -38,9 +39,15 @@ def test_half_precision_trains_in_the_memory_layout_of_the_device(
     device, precision, use_fp16, network, images
 ):
     assert execution.training_layout(device, precision, use_fp16) == (network, images)
-    module, place = Mock(), torch.device(device)
-    execution.to_train(module, place, precision, use_fp16)
-    module.to.assert_called_once_with(place, memory_format=network)
+
+
+@pytest.mark.parametrize("layout", [AS_IT_IS, LAST])
+def test_a_network_is_trained_in_its_layout_with_the_same_weights(monkeypatch, layout):
+    monkeypatch.setattr(execution, "training_layout", lambda *_: (layout, AS_IT_IS))
+    network = torch.nn.Conv2d(4, 2, 3)
+    expected = network.weight.detach().clone(memory_format=layout)
+    assert execution.to_train(network, CPU, "fp32", False) is network
+    assert network.weight.stride() == expected.stride() and torch.equal(network.weight, expected)
 
 
 @pytest.mark.parametrize(
@@ -57,18 +64,29 @@ def test_a_named_precision_stays(precision):
     assert execution.settle_precision(precision, torch.device("cpu")) == precision
 
 
+def test_what_is_on_its_device_already_is_not_copied():
+    tensor = torch.arange(3)
+    assert execution.upload(tensor, CPU) is tensor
+
+
+@needs_gpu
 def test_an_upload_to_a_gpu_does_not_wait_for_it():
-    tensor, gpu = Mock(device=torch.device("cpu")), torch.device("cuda", 1)
-    execution.upload(tensor, gpu)
-    tensor.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
+    tensor, gpu = torch.arange(3), torch.device("cuda", 0)
+    torch.cuda.set_sync_debug_mode("error")  # whoever waits for the GPU fails
+    try:
+        found = execution.upload(tensor, gpu)
+        assert execution.upload(found, gpu) is found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found.device == gpu and torch.equal(execution.upload(found, CPU), tensor)
 
 
-@pytest.mark.parametrize(("held", "wanted"), [("cpu", "cpu"), ("cuda", "cuda"), ("cuda", "cpu")])
-def test_other_tensors_move_as_they_are(held, wanted):
-    tensor = Mock(device=torch.device(held))
-    execution.upload(tensor, torch.device(wanted))
-    tensor.to.assert_called_once_with(torch.device(wanted))
-    tensor.pin_memory.assert_not_called()
+@needs_gpu
+@pytest.mark.parametrize("use_fp16", [False, True])
+def test_half_precision_trains_on_a_gpu_in_channels_last(use_fp16):
+    network = execution.to_train(torch.nn.Conv2d(4, 2, 3), torch.device("cuda"), "fp32", use_fp16)
+    assert network.weight.is_cuda
+    assert network.weight.is_contiguous(memory_format=LAST) == use_fp16
 
 
 def test_a_compiled_module_is_the_same_object_with_the_same_keys_and_results():

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from PIL import Image
 from stranger import awake
-from support.cli import DEADLINE, ROOT, Result, command, draw_images, kill, start
+from support.cli import DEADLINE, LAUNCHERS, ROOT, Result, command, draw_images, kill, start
 
 from guided_diffusion.script_util import (
     create_model,
@@ -21,7 +21,6 @@ from guided_diffusion.script_util import (
 )
 
 SCRIPT = Path(__file__).parent / "scripts" / "all_scripts.py"
-LAUNCHERS = {"python": 1, "mpiexec -n 1": 1, "mpiexec -n 2": 2, "torchrun": 2}
 NAMES = [f"{number}_{index}" for index, number in enumerate((260, 7, 260, 31))]
 
 
@@ -65,17 +64,6 @@ def data(tmp_path_factory):
     return folder
 
 
-def command_line(launcher, *argv):
-    """Return the command line of all scripts under a launcher."""
-    program, *options = launcher.split()
-    line = command(program, "unused", *argv)
-    place = line.index(str(ROOT / "scripts" / "unused.py"))
-    line[place] = str(SCRIPT)
-    if options:
-        line[1:3] = options
-    return line
-
-
 @pytest.fixture(scope="module")
 def results(data, tmp_path_factory):
     """What each launcher left: {launcher: (its Result, its folder)}."""
@@ -84,7 +72,7 @@ def results(data, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         started = {}
         for launcher, out in outs.items():
-            process = start(command_line(launcher, data, out), PYTHONPATH=path)
+            process = start(command(launcher, SCRIPT, data, out), PYTHONPATH=path)
             started[launcher] = stack.enter_context(process)
             stack.callback(kill, process)
         for launcher, process in started.items():

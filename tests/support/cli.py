@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from PIL import Image
 from guided_diffusion import logger
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCHERS = {"python": 1, "mpiexec -n 1": 1, "mpiexec": 2, "torchrun": 2}  # and their ranks
 DEADLINE = 120  # seconds that no run under test may exceed
 SEQUENCES = "frequency_generating_m_samples"
 
@@ -120,26 +122,24 @@ def environment(**changes: object) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"} | {k: str(v) for k, v in changes.items()}
 
 
-def command(launcher: str, name: str, *argv: object) -> list[str]:
-    """Return the command line of a script under "python", "mpiexec" or "torchrun"."""
-    launchers = {
-        "python": [sys.executable],
-        "mpiexec": [_beside_python("mpiexec"), "-n", "2", sys.executable],
-        "torchrun": [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node=2",
-            "--standalone",
-        ],
-    }
-    script = ROOT / "scripts" / f"{name}.py"
-    return [*launchers[launcher], str(script), *[str(word) for word in argv]]
+def command(launcher: str, script: str | Path, *argv: object) -> list[str]:
+    """Return the command line of a script under a launcher.
 
-
-def _beside_python(program: str) -> str:
-    beside = Path(sys.executable).parent / program
-    return str(beside) if beside.exists() else program
+    Args:
+        launcher: one of `LAUNCHERS`.
+        script: name of a command, or path of a Python file.
+        *argv: its arguments.
+    """
+    ranks = LAUNCHERS[launcher]
+    words: list[object] = [sys.executable]
+    if launcher.startswith("mpiexec"):
+        beside = Path(sys.executable).with_name("mpiexec")
+        words = [beside if beside.exists() else "mpiexec", "-n", ranks, *words]
+    if launcher == "torchrun":
+        words += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+    if isinstance(script, str):
+        script = ROOT / "scripts" / f"{script}.py"
+    return [str(word) for word in (*words, script, *argv)]
 
 
 def launch(line: Sequence[str], cwd: Path | None = None, **env: object) -> Result:
@@ -164,7 +164,12 @@ def launch_together(line: Sequence[str], places: Sequence[dict[str, object]]) ->
     return [Result(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
 
 
-def start(line: Sequence[str], cwd: Path | None = None, **env: object) -> subprocess.Popen:
+def start(
+    line: Sequence[str],
+    cwd: Path | None = None,
+    output: IO | int = subprocess.PIPE,
+    **env: object,
+) -> subprocess.Popen:
     """Start a command line as the leader of a process group of its own."""
     return subprocess.Popen(
         line,
@@ -172,8 +177,8 @@ def start(line: Sequence[str], cwd: Path | None = None, **env: object) -> subpro
         env=environment(**env),
         start_new_session=True,
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
     )
 
 
