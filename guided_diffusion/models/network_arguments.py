@@ -81,7 +81,7 @@ def channel_mults(
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
-    if image_size < 1 or image_size % factor:
+    if image_size % factor:
         raise ArgumentError(
             size_flag, f"{len(mult)} levels need a multiple of {factor}, got {image_size}"
         )
@@ -109,8 +109,6 @@ def hybrid(kind: str, window: int, priority: str) -> dict[str, Any] | None:
     """
     if kind == "hybrid":
         return {"window": window, "priority": priority}
-    if kind != "standard":
-        raise ArgumentError("attention_kind", f"expected standard or hybrid, got {kind!r}")
     if priority != "global":
         raise ArgumentError(
             "attention_priority", f"{priority} goes with attention_kind hybrid, got {kind}"

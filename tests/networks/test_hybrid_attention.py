@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from guided_diffusion import script_util
-from guided_diffusion.config.flags import defaults
-from guided_diffusion.config.options import DiffusionOptions, ModelOptions
+from guided_diffusion.config.network_settings import ModelSettings
+from guided_diffusion.config.settings import defaults
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.fp16_util import MixedPrecisionTrainer
 from guided_diffusion.models import convert
@@ -26,7 +27,7 @@ PRIORITIES = ("global", "local", "both")
 
 def build(seed=0, **changes):
     torch.manual_seed(seed)
-    flags = defaults(ModelOptions, DiffusionOptions) | TINY | changes
+    flags = defaults(ModelSettings, ProcessSettings) | TINY | changes
     model, _ = script_util.create_model_and_diffusion(**flags)
     # The last layers of blocks start at zero, behind which nothing shows.
     with torch.no_grad():
@@ -240,7 +241,10 @@ def test_the_float16_recipe_keeps_the_blend_in_float32():
     ("changes", "message"),
     [
         ({"attention_priority": "local"}, "attention_priority: local goes with attention_kind"),
-        ({"attention_kind": "wide"}, "attention_kind: expected standard or hybrid, got 'wide'"),
+        (
+            {"attention_kind": "wide"},
+            "attention_kind: expected one of standard, hybrid, got 'wide'",
+        ),
         ({"attention_kind": "hybrid", "attention_window": 0}, "attention_window: .* 1, got 0"),
         ({"attention_kind": "hybrid", "attention_priority": "no"}, "attention_priority: .*'no'"),
     ],

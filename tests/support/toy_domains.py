@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion.config.flags import defaults
-from guided_diffusion.config.options import DiffusionOptions, ModelOptions
+from guided_diffusion.config.network_settings import ModelSettings
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.models.domains import Domain
-from guided_diffusion.script_util import create_gaussian_diffusion
+from guided_diffusion.models.script_util import build_process
 
 
 class ReferenceSource(torch.nn.Module):
@@ -31,6 +31,6 @@ class ReferenceTarget(ReferenceSource):
 
 def domain(network: torch.nn.Module, image_size: int, respacing: str = "") -> Domain:
     """A domain of 1000 linear steps, respaced, with learned variances."""
-    flags = {"learn_sigma": True, "timestep_respacing": respacing}
-    args = defaults(ModelOptions, DiffusionOptions) | flags | {"image_size": image_size}
-    return Domain(network, create_gaussian_diffusion(**flags), "toy", Path("toy.pt"), args)
+    process = ProcessSettings(learn_sigma=True, timestep_respacing=respacing)
+    settings = ModelSettings(image_size=image_size)
+    return Domain(network, build_process(process), "toy", Path("toy.pt"), settings, process)

@@ -15,10 +15,10 @@ from guided_diffusion.image_datasets import load_data
 from guided_diffusion.models import checkpoint
 from guided_diffusion.models.checkpoint import load_state
 from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler, UniformSampler
+from guided_diffusion.runtime.run_log import open_run_log
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint, newest_checkpoint
 from guided_diffusion.training import step_draws
-from guided_diffusion.training.loop_log import open_loop_log
 
 FLAGS = {
     "image_size": 16,
@@ -207,9 +207,9 @@ def test_ranks_draw_together_what_one_process_does(make, monkeypatch, shape):
 def test_a_rank_draws_the_noise_of_its_own_images_alone_and_each_from_its_own_stream(
     make, monkeypatch
 ):
-    loop, seeds, generator = make(seed=5), [], step_draws.run.generator
+    loop, seeds, generator = make(seed=5), [], step_draws.random_streams.generator
     monkeypatch.setattr(
-        step_draws.run, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
+        step_draws.random_streams, "generator", lambda *seed: seeds.append(seed) or generator(*seed)
     )
     batch = torch.empty(2, 3, 16, 16)
     drawn(loop, batch, monkeypatch, rank=3, ranks=8)
@@ -812,7 +812,7 @@ def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorde
 
 
 def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
-    open_loop_log(tmp_path)
+    open_run_log(tmp_path)
     logger.log("hello")
     logger.logkv("a", 1)
     logger.dumpkvs()
@@ -833,7 +833,7 @@ def test_a_further_rank_logs_to_files_of_its_own_or_not_at_all(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
     monkeypatch.setattr(train_util.dist_util, "rank", lambda: 1)
-    open_loop_log(tmp_path, together=together)
+    open_run_log(tmp_path, together=together)
     logger.log("hello")
     logger.reset()
     assert files_of(tmp_path) == files and capsys.readouterr().out == ""
