@@ -143,13 +143,12 @@ def of_sequences(stages):
     asked = SequenceSettings(stages=stages, data_dir="x")
     plan = Plan.of(asked)
     domains = {stage.name: domain(ModelSettings()) for stage in plan.stages}
-    return module.main, module.run_folder(
-        module.main.defaults | asked.values(), plan, domains
-    ).asked
+    everything = module.main.defaults | asked.values()
+    return module.main, module.run_folder(everything, plan, domains).asked
 
 
-def of_classes():
-    command = load_script("imagenet_translation").main
+def of_classes(name):
+    command = load_script(name).main
     guided = Guided(domain(ModelSettings()), domain(ClassifierSettings(), num_classes=3))
     return command, guided.identity
 
@@ -160,18 +159,19 @@ def domain(network, **options):
 
 
 @pytest.mark.parametrize(
-    ("command", "asked"),
+    ("record", "name"),
     [
-        of_training("image_train"),
-        of_training("super_res_train"),
-        of_training("classifier_train"),
-        of_training("synthetic_train"),
-        of_sequences(""),
-        of_sequences("normal=a,adenoma=b,cancer=c"),
-        of_classes(),
+        (of_training, "image_train"),
+        (of_training, "super_res_train"),
+        (of_training, "classifier_train"),
+        (of_training, "synthetic_train"),
+        (of_sequences, ""),
+        (of_sequences, "normal=a,adenoma=b,cancer=c"),
+        (of_classes, "imagenet_translation"),
     ],
 )
-def test_every_entry_of_a_record_is_told_by_a_flag_that_exists_or_as_weights(command, asked):
+def test_every_entry_of_a_record_is_told_by_a_flag_that_exists_or_as_weights(record, name):
+    command, asked = record(name)
     flags = {flag for action in command.parser()._actions for flag in action.option_strings}
     for name, value in asked.items():
         words = run_folder.difference(name, value, value)
@@ -180,18 +180,13 @@ def test_every_entry_of_a_record_is_told_by_a_flag_that_exists_or_as_weights(com
             assert words.startswith("the weights of ") and not named
         else:
             assert len(named) == 1 and named[0] in flags, words
-        assert (
-            "sha256." not in words and " x " not in words and "_model" not in words.split()[0:6][-1]
-        )
 
 
 def test_advice_ends_what_a_refusal_says(tmp_path):
     claim(tmp_path, {"lr": 0.1})
     with pytest.raises(UserError, match="or another folder; or go home$"):
         claim(tmp_path, {"lr": 0.2}, advice="; or go home")
-    with pytest.raises(
-        UserError, match="a run of 'script', not of 'other'; choose another folder$"
-    ):
+    with pytest.raises(UserError, match="of 'script', not of 'other'; choose another folder$"):
         claim(tmp_path, {"lr": 0.2}, "other", advice="; or go home")
 
 
@@ -266,7 +261,7 @@ def test_places_are_the_same_by_another_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiles").mkdir()
     claim(tmp_path / "run", {"data_dir": "tiles", "note": "tiles"})
-    claim(tmp_path / "run", {"data_dir": f"{tmp_path}/tiles/", "note": "tiles"}, set())
+    claim(tmp_path / "run", {"data_dir": f"{tmp_path}/tiles/", "note": "tiles"})
     with pytest.raises(UserError, match="--note was 'tiles', is './tiles'"):
         claim(tmp_path / "run", {"data_dir": "tiles", "note": "./tiles"})
     with pytest.raises(UserError, match="--data_dir was"):
