@@ -2,6 +2,7 @@
 # ruff: noqa: F401, F403
 
 import argparse
+import inspect
 
 from ._porch import hand_on
 from .config.parser import add_dict_to_argparser, args_to_dict, str2bool

@@ -37,7 +37,7 @@ class NetworkSettings(Settings):
     use_scale_shift_norm: bool = setting(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = setting(False, "resample inside residual blocks")
     use_fp16: bool = setting(False, "float16 network body, as upstream's recipe")
-    in_channels: int = setting(3, CHANNELS, choices=(1, 2, 3, 4))
+    in_channels: int = setting(3, CHANNELS, choices=(1, 2, 3, 4), minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +94,14 @@ class ClassifierSettings(Settings):
     classifier_use_new_attention_order: bool = setting(
         False, "channel order of the classifier's qkv projections, as --use_new_attention_order"
     )
-    in_channels: int = setting(3, CHANNELS, choices=(1, 2, 3, 4))
+    in_channels: int = setting(3, CHANNELS, choices=(1, 2, 3, 4), minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class PointNetworkSettings(Settings):
     """The network of points in the plane."""
 
-    in_channels: int = setting(2, "coordinates of a point", choices=(2,))
+    in_channels: int = setting(2, "coordinates of a point", choices=(2,), minimum=1)
     num_channels: int = setting(256, "width, channels (a multiple of 32)", minimum=32)
     num_res_blocks: int = setting(2, "residual blocks each way", minimum=0)
     dropout: float = setting(0.2, "dropout probability, 0..1", minimum=0, maximum=1)

@@ -127,7 +127,6 @@ class _Parser(argparse.ArgumentParser):
         self.set_defaults(**{**self._usual, **self._sets.get(chosen, {})}, defaults=chosen)
         found, rest = super().parse_known_args(words, namespace)
         del found.defaults  # the flags themselves tell
-        self.set_defaults(**{**self._usual, **self._sets[first]}, defaults=first)
         return found, rest
 
     def error(self, message: str) -> NoReturn:

@@ -7,6 +7,7 @@ instance. Nothing changes an instance: what a preset or the demo chooses is a ne
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -31,8 +32,8 @@ class Limits:
 
     def allow(self, value: float) -> bool:
         """Return whether a number is in range; infinities and NaN never are."""
-        inside = self.minimum <= value <= self.maximum
-        return math.isfinite(value) and (inside or value in self.also)
+        finite = abs(value) <= sys.float_info.max
+        return finite and (self.minimum <= value <= self.maximum or value in self.also)
 
     def expected(self, kind: type) -> str:
         """Describe the allowed numbers, as "a whole number of at least 1 or -1"."""
@@ -60,7 +61,8 @@ def setting(
     Args:
         default: value where none is given; it also tells the type.
         help: what the setting is, with its unit.
-        choices: allowed values, for example a registry.
+        choices: allowed values, for example a registry; with a range beside them, the values that
+            commands take, while Python may take others of the range.
         minimum: smallest value of a number.
         maximum: largest value of a number.
         also: values outside that range with a meaning of their own.
@@ -121,12 +123,17 @@ class Settings:
 
 def _check(field: dataclasses.Field, value: Any) -> None:
     choices, limits = field.metadata["choices"], field.metadata["limits"]
-    if choices is not None and value not in choices:
-        known = ", ".join(map(str, choices))
-        raise ArgumentError(field.name, f"expected one of {known}, got {value!r}")
     kind = type(field.default)
-    if kind in (int, float) and not limits.allow(value):
-        raise ArgumentError(field.name, f"expected {limits.expected(kind)}, got {value!r}")
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    fits = fits and isinstance(value, bool) == (kind is bool)  # a bool is an int to Python
+    if kind in (int, float) and (choices is None or limits != Limits()):
+        fits, expected = fits and limits.allow(value), limits.expected(kind)
+    elif choices is not None:
+        fits, expected = fits and value in choices, f"one of {', '.join(map(str, choices))}"
+    else:
+        expected = "True or False" if kind is bool else "text"
+    if not fits:
+        raise ArgumentError(field.name, f"expected {expected}, got {value!r}")
 
 
 def fields_of(*groups: type[Settings]) -> Iterator[dataclasses.Field]:

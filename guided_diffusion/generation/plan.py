@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from .settings import SequenceSettings
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
-# The channel order that ADD reads a checkpoint in, by its role; for one without asked.json.
+# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
 ORDER = {"source": True, "target": False}
 
 
@@ -25,7 +25,7 @@ class Stage:
         model: its checkpoint or training run folder.
         data_dir: folder of its images, from which sequences can start.
         flag: what names that folder, for messages.
-        key: under which asked.json records the model.
+        key: under which args.json records the model.
         assumed: flags of a checkpoint that has none beside it.
     """
 

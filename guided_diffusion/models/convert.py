@@ -11,8 +11,7 @@ from typing import Any
 
 import torch as th
 
-from ..config.network_settings import ModelSettings
-from ..config.settings import defaults
+from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..errors import ArgumentError
 from ..networks.attention import QKVOrder, count_heads, reorder_rows
 from .mismatch import State
@@ -80,12 +79,18 @@ def cast(state: State, dtype: th.dtype) -> dict[str, th.Tensor]:
 
 
 def recorded_layout(args: Record) -> AttentionLayout:
-    """Return the layout that the flags of a training describe, a classifier's included."""
-    order = "new" if args.get(_order_flag(args)) else "legacy"
-    if "classifier_width" in args:
+    """Return the layout that the flags of a training describe, a classifier's included.
+
+    Raises:
+        ArgumentError: if a value in the record is not allowed.
+    """
+    group = ClassifierSettings if "classifier_width" in args else ModelSettings
+    flag, heads = _order_flag(args), ("num_heads", "num_heads_upsample", "num_head_channels")
+    known = group(**{name: args[name] for name in (flag, *heads) if name in args}).values()
+    order = "new" if known[flag] else "legacy"
+    if group is ClassifierSettings:
         return AttentionLayout(order, num_head_channels=CLASSIFIER_HEAD_CHANNELS)
-    names = ("num_heads", "num_heads_upsample", "num_head_channels")
-    return AttentionLayout(order, *((defaults(ModelSettings) | args)[name] for name in names))
+    return AttentionLayout(order, *(known[name] for name in heads))
 
 
 def record_order(args: Record, order: QKVOrder) -> dict[str, Any]:

@@ -130,20 +130,21 @@ def load_domain(
     Raises:
         UserError: if the path, the file or the settings do not fit.
     """
-    file = weights_file(Path(path))
+    file, flags = weights_file(Path(path)), dict(flags or {})
     recorded = _recorded_args(file, kind, assumed or {})
-    for name in dict(flags or {}).keys() - recorded.keys():
+    for name in flags.keys() - recorded.keys():
         raise ArgumentError(name, f"no setting of such a model; it has {', '.join(recorded)}")
-    args = recorded | dict(flags or {})
+    args = recorded | flags
     changed = _changes(file, recorded, args)
     if kind is not CLASSIFIER:
         for change in changed.values():
             logger.warn(f"{file}: trained with {change}")
     state = load_state(file)
     classes = _classes(file, state, args) if kind is CLASSIFIER else None
-    betas_of_flags(args["noise_schedule"], args["diffusion_steps"], "diffusion_steps", False)
-    network = _settings(kind.settings, args)
-    process = _settings(ProcessSettings, args)
+    network, process = (
+        _settings(group, args, flags, file) for group in (kind.settings, ProcessSettings)
+    )
+    betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
     model, diffusion = build(network, process, classes or NUM_CLASSES)
     fill(model, state, file, kind.signs, changed)
     _make_ready(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
@@ -190,8 +191,16 @@ def load_asked(
     return domain
 
 
-def _settings(group: type[Settings], args: Mapping[str, Any]) -> Any:
-    return group(**{field.name: args[field.name] for field in fields_of(group)})
+def _settings(
+    group: type[Settings], args: Mapping[str, Any], flags: Mapping[str, Any], file: Path
+) -> Any:
+    try:
+        return group(**{field.name: args[field.name] for field in fields_of(group)})
+    except ArgumentError as error:
+        record = file.with_name("args.json")
+        if error.name in flags or not record.exists():
+            raise
+        raise ArgumentError(error.name, f"{error.problem} in {record}") from None
 
 
 def _classes(file: Path, state: Mapping[str, th.Tensor], args: dict[str, Any]) -> int:

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..config.settings import Settings, fields_of
 
@@ -27,7 +29,7 @@ def face(
         parameters: names in upstream's order, each alone or as NAME=DEFAULT.
         by_keyword: {name: default} of parameters that go by keyword only.
     """
-    own = [{field.name: field.type for field in fields_of(group)} for group in groups]
+    own = [{field.name: type(field.default) for field in fields_of(group)} for group in groups]
     types = {key: kind for known in reversed(own) for key, kind in known.items()}
     signature = inspect.Signature(_parameters(parameters, by_keyword, types))
 
@@ -36,7 +38,7 @@ def face(
         bound.apply_defaults()
         values = bound.arguments
         settings = [
-            group(**{key: values[key] for key in known if key in values})
+            group(**{key: _typed(values[key], known[key]) for key in known if key in values})
             for group, known in zip(groups, own, strict=True)
         ]
         return make(*settings, **{key: values[key] for key in values if key not in types})
@@ -46,6 +48,16 @@ def face(
     create.__signature__ = signature  # type: ignore[attr-defined]
     create.__module__ = make.__module__
     return create
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """Return a value as upstream's looser programs give it in the type of its setting."""
+    if kind is bool and not isinstance(value, str):
+        return bool(value)
+    if kind is str and not isinstance(value, str):
+        parts = value if isinstance(value, Iterable) else [] if value is None else [value]
+        return ",".join(map(str, parts))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _parameters(

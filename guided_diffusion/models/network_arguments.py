@@ -81,7 +81,7 @@ def channel_mults(
         )
     mult = tuple(int(m) if m == int(m) else m for m in mult)
     factor = 2 ** (len(mult) - 1)
-    if image_size < 1 or image_size % factor:
+    if image_size % factor:
         raise ArgumentError(
             size_flag, f"{len(mult)} levels need a multiple of {factor}, got {image_size}"
         )

@@ -85,15 +85,17 @@ def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -
         raise ArgumentError(
             "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
         )
-    mults = channel_mults(
-        network.channel_mult,
-        side,
-        network.num_channels,
-        SUPER_RES_CHANNEL_MULT,
-        size_flag="large_size",
+    return built(
+        SuperResModel,
+        **_common(network, side, learn_sigma, num_classes),
+        channel_mult=channel_mults(
+            network.channel_mult,
+            side,
+            network.num_channels,
+            SUPER_RES_CHANNEL_MULT,
+            size_flag="large_size",
+        ),
     )
-    common = _common(network, side, learn_sigma, num_classes)
-    return built(SuperResModel, **common, channel_mult=mults)
 
 
 def _common(

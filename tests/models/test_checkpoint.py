@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.reference_weights import draw, load_drawn_weights
 
-from guided_diffusion.config.flags import defaults
-from guided_diffusion.config.options import DiffusionOptions, ModelOptions, SuperResOptions
+from guided_diffusion.config.network_settings import ModelSettings, SuperResSettings
+from guided_diffusion.config.settings import defaults
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.models import checkpoint, domains
 from guided_diffusion.script_util import (
@@ -86,7 +87,7 @@ def test_a_run_folder_gives_the_longest_average_of_its_newest_whole_step(run_fol
     assert domain.origin == run_folder / "ema_0.9999_001000.pt"
     assert scale_of(domain) == 5
     assert domain.label == "polyp"
-    assert domain.args == defaults(ModelOptions, DiffusionOptions) | FLAGS
+    assert domain.args == defaults(ModelSettings, ProcessSettings) | FLAGS
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
     with pytest.raises(UserError, match="those of image_train and of super_res_train$"):
         domains.load_domain(run_folder, kind=domains.SUPER_RES)
     args = {name: value for name, value in FLAGS.items() if name != "image_size"}
-    known = defaults(SuperResOptions, DiffusionOptions)
+    known = defaults(SuperResSettings, ProcessSettings)
     args |= known | args | {"large_size": 16, "small_size": 8}
     model, _ = sr_create_model_and_diffusion(**args)
     save(tmp_path / "model000001.pt", model=load_drawn_weights(model))
@@ -147,7 +148,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
     with pytest.raises(UserError, match="those of super_res_train and of image_train$"):
         domains.load_domain(tmp_path)
     with pytest.raises(UserError, match=r"and of classifier_train \(check --classifier_path\)$"):
-        domains.load_classifier(tmp_path)
+        domains.load_domain(tmp_path, kind=domains.CLASSIFIER)
     domain = domains.load_domain(tmp_path, {"small_size": 4}, kind=domains.SUPER_RES)
     assert isinstance(domain.model, SuperResModel) and not domain.model.training
     assert domain.args == args | {"small_size": 4}
@@ -156,7 +157,7 @@ def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, 
 def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_path, recorder):
     path = save(tmp_path / "model.pt")
     domain = domains.load_domain(path, assumed=FLAGS | {"amount": 10})
-    assert domain.args == defaults(ModelOptions, DiffusionOptions) | FLAGS
+    assert domain.args == defaults(ModelSettings, ProcessSettings) | FLAGS
     assert f"{path}: no args.json beside it" in recorder.text
     for part in ("--num_channels 32", "--channel_mult '1,1'", "--learn_sigma False"):
         assert part in recorder.text
@@ -327,7 +328,8 @@ def test_a_saved_state_is_whole_or_absent(tmp_path, monkeypatch):
 
 
 def test_a_domain_without_parameters_is_on_the_cpu(tmp_path):
-    domain = domains.Domain(torch.nn.Identity(), None, "toy", tmp_path, {})
+    settings = ModelSettings(), ProcessSettings()
+    domain = domains.Domain(torch.nn.Identity(), None, "toy", tmp_path, *settings)
     assert domain.device == torch.device("cpu")
 
 

@@ -241,7 +241,10 @@ def test_the_float16_recipe_keeps_the_blend_in_float32():
     ("changes", "message"),
     [
         ({"attention_priority": "local"}, "attention_priority: local goes with attention_kind"),
-        ({"attention_kind": "wide"}, "attention_kind: .*one of standard, hybrid, got 'wide'"),
+        (
+            {"attention_kind": "wide"},
+            "attention_kind: expected one of standard, hybrid, got 'wide'",
+        ),
         ({"attention_kind": "hybrid", "attention_window": 0}, "attention_window: .* 1, got 0"),
         ({"attention_kind": "hybrid", "attention_priority": "no"}, "attention_priority: .*'no'"),
     ],

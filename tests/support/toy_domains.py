@@ -32,5 +32,5 @@ class ReferenceTarget(ReferenceSource):
 def domain(network: torch.nn.Module, image_size: int, respacing: str = "") -> Domain:
     """A domain of 1000 linear steps, respaced, with learned variances."""
     process = ProcessSettings(learn_sigma=True, timestep_respacing=respacing)
-    settings = ModelSettings(image_size=image_size), process
-    return Domain(network, build_process(process), "toy", Path("toy.pt"), *settings)
+    settings = ModelSettings(image_size=image_size)
+    return Domain(network, build_process(process), "toy", Path("toy.pt"), settings, process)

@@ -1,12 +1,8 @@
 """The training loop: it learns, and a run that was killed goes on as if it had not been."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 import torch
-from guided_diffusion.training.loop_log import open_loop_log
 from support.cli import draw_images
 from support.reference_weights import draw, load_drawn_weights
 
@@ -809,34 +805,6 @@ def test_checkpoints_go_to_the_logger_where_no_folder_is_named(tmp_path, recorde
     monkeypatch.setattr(logger.get_current(), "dir", str(tmp_path))
     assert train_util.get_blob_logdir() == str(tmp_path)
     assert find_resume_checkpoint() is None
-
-
-def test_the_log_of_a_loop_is_text_csv_and_jsonl(tmp_path, capsys):
-    open_loop_log(tmp_path)
-    logger.log("hello")
-    logger.logkv("a", 1)
-    logger.dumpkvs()
-    logger.reset()
-    assert files_of(tmp_path) == ["log.txt", "progress.csv", "progress.jsonl"]
-    assert json.loads((tmp_path / "progress.jsonl").read_text()) == {"a": 1}
-    with open(tmp_path / "progress.csv") as file:
-        assert list(csv.reader(file)) == [["a"], ["1"]]
-    assert capsys.readouterr().out.startswith(f"Logging to {tmp_path}\nhello\n")
-
-
-@pytest.mark.parametrize(
-    ("together", "files"), [(True, []), (False, ["log-rank001.txt", "progress-rank001.csv"])]
-)
-def test_a_further_rank_logs_to_files_of_its_own_or_not_at_all(
-    tmp_path, monkeypatch, capsys, together, files
-):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
-    monkeypatch.setattr(train_util.dist_util, "rank", lambda: 1)
-    open_loop_log(tmp_path, together=together)
-    logger.log("hello")
-    logger.reset()
-    assert files_of(tmp_path) == files and capsys.readouterr().out == ""
 
 
 def test_the_last_step_is_logged_though_the_interval_does_not_divide_it(make, monkeypatch):
