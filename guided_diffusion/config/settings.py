@@ -107,12 +107,12 @@ class Settings:
         return {name: getattr(self, name) for name in sorted(self.given)}
 
     def replace(self: Group, **changes: Any) -> Group:
-        """Return these settings with some changed; which were given is not changed by that.
+        """Return these settings with some changed; these count as given from then on.
 
         Raises:
             ArgumentError: if a value is not allowed.
         """
-        return self.with_given(self.given, **changes)
+        return self.with_given(self.given | changes.keys(), **changes)
 
     def with_given(self: Group, given: Iterable[str], **changes: Any) -> Group:
         """Return these settings with some changed, and a record of the names that were given."""

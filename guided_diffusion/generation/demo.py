@@ -45,7 +45,8 @@ def with_places(asked: Group) -> Group:
             f"expected together with --{min(named)}, got none; give all of "
             "--source_model, --target_model and --data_dir, or none for the demo",
         )
-    return asked.replace(**{name: str(path) for name, path in PLACES.items()})
+    places = {name: str(path) for name, path in PLACES.items()}
+    return asked.with_given(asked.given, **places)
 
 
 def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
@@ -67,5 +68,5 @@ def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
     for group in (placed, *others):
         own = group.values().keys() - group.given
         chosen = {name: value for name, value in FLAGS.items() if name in own}
-        filled.append(group.replace(**chosen))
+        filled.append(group.with_given(group.given, **chosen))
     return tuple(filled)

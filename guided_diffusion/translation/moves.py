@@ -39,6 +39,7 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     Raises:
         ArgumentError: if the process cannot be walked so.
     """
+    walk = walk.resolved(diffusion.num_timesteps)
     walk.check(diffusion)
     if walk.level_convention == "reference":
         here, above = diffusion.alphas_cumprod, diffusion.alphas_cumprod_next
@@ -58,6 +59,7 @@ def decode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     Raises:
         ArgumentError: if the process cannot be walked so.
     """
+    walk = walk.resolved(diffusion.num_timesteps)
     walk.check(diffusion)
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.decode_steps)[::-1]
     pairs = zip(depths, [*depths[1:], 0], strict=True)

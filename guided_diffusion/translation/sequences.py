@@ -1,7 +1,7 @@
 """From source images to sequences: encode with one domain, decode with the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch as th
@@ -55,7 +55,7 @@ class Recipe:
 
     Attributes:
         depths: number of images, and the policy that chooses their depths.
-        walk: solver, grid and steps of both walks, with its preset resolved.
+        walk: solver, grid and steps of both walks.
         batches: images encoded together, images per forward, memory.
         execution: arithmetic of the networks.
     """
@@ -65,14 +65,16 @@ class Recipe:
     batches: BatchSettings = BatchSettings()
     execution: ExecutionSettings = ExecutionSettings()
 
-    def check(self, diffusion: GaussianDiffusion) -> None:
-        """Stop if a process cannot be used so.
+    def resolved(self, diffusion: GaussianDiffusion) -> "Recipe":
+        """Return the recipe with the preset of its walks resolved for a process.
 
         Raises:
-            ArgumentError: naming the setting that does not fit.
+            ArgumentError: naming a setting that the process cannot be used with.
         """
         self.depths.check(diffusion.num_timesteps)
-        self.walk.check(diffusion)
+        walk = self.walk.resolved(diffusion.num_timesteps)
+        walk.check(diffusion)
+        return replace(self, walk=walk)
 
     def predictor(self, domain: Domain, priority: Priority) -> Predictor:
         """Return what predicts noise with the network of a domain."""
@@ -109,7 +111,7 @@ class Sequences:
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         refuse_unequal(source, target)
-        recipe.check(source.diffusion)
+        recipe = recipe.resolved(source.diffusion)
         self.source, self.target = source, target
         warn_of_roles(source, target)
         self.encoder = recipe.predictor(source, "global")

@@ -79,7 +79,7 @@ class WalkSettings(Settings):
             for name, value in PRESETS[self.preset].items()
             if name not in self.given
         }
-        walk = self.replace(**chosen)
+        walk = self.replace(**chosen)  # which counts as given, so that it stays from now on
         for name in sorted({"solver_order", "encode_prediction"} & self.given):
             if walk.solver == "ddim":
                 raise ArgumentError(

@@ -59,6 +59,7 @@ def encode(
         depths they are interpolated.
     """
     diffusion = predict.domain.diffusion
+    walk = walk.resolved(diffusion.num_timesteps)
     moves = encode_moves(diffusion, walk)
     trajectory = Trajectory(moves, images, walk.encoding, levels(diffusion), memory_gb)
     found = []
@@ -105,6 +106,7 @@ def decode(
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     diffusion = predict.domain.diffusion
+    walk = walk.resolved(diffusion.num_timesteps)
     solver, past = walk.decoding, []
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
@@ -149,6 +151,7 @@ def translate(
     Reference:
         DDIB, arXiv:2203.08382, algorithm 1.
     """
+    walk = walk.resolved(source.domain.diffusion.num_timesteps)
     there = watch(encode_moves(source.domain.diffusion, walk), desc="encoding")
     back = watch(decode_moves(target.domain.diffusion, walk), desc="decoding")
     latents = _last(follow(source, states.to(source.domain.device), there, walk.encoding))

@@ -75,15 +75,15 @@ def test_a_full_disk_is_a_user_error_that_names_the_flag(tmp_path, monkeypatch):
 
 def test_an_array_is_there_at_its_full_size_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "array.npy"
-    atomic_files.create_array(path, np.float16, [3, 2], "flag")
+    atomic_files.create_array(path, np.float16, [3, 2])
     assert np.load(path).shape == (3, 2) and not np.load(path).any()
 
     def full(descriptor, offset, size):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic_files.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match="^flag: 0.00 GB of disk are needed"):
-        atomic_files.create_array(tmp_path / "other.npy", np.uint8, (4,), "flag")
+    with pytest.raises(UserError, match="^0.00 GB of disk are needed"):
+        atomic_files.create_array(tmp_path / "other.npy", np.uint8, (4,))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -97,8 +97,9 @@ def test_a_file_in_the_place_of_a_folder_is_refused_under_the_name_of_its_flag(t
     path = tmp_path / "file"
     path.write_text("kept")
     for place in (path, path / "below"):
-        with pytest.raises(ArgumentError, match=f"^output: expected a folder .*got {place}"):
-            atomic_files.make_folder(place, "output")
+        expected = pytest.raises(ArgumentError, match=f"^output: expected a folder .*got {place}")
+        with expected, blame("output"):
+            atomic_files.make_folder(place)
     assert path.read_text() == "kept"
 
 
