@@ -39,10 +39,8 @@ def main(
 
     def draw(indices: Sequence[int]) -> list[torch.Tensor]:
         noise = ImageNoise(run.seed, indices)
-        start, diffusion = (
-            noise.draw((domain.network.in_channels,)),
-            domain.diffusion.drawing(noise),
-        )
+        diffusion = domain.diffusion.drawing(noise)
+        start = noise.draw((domain.network.in_channels,))
         with autocast(domain.device, execution.precision):
             # Points reach beyond [-1, 1], to which images would be clipped.
             drawn = diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)

@@ -255,4 +255,7 @@ def _difference_weights(
 
 
 # Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
-SOLVERS: dict[str, Callable[[int, str], Multistep]] = {"ddim": DDIM, "dpmpp": Multistep}
+SOLVERS: dict[str, Callable[[int, str], Multistep]] = {
+    "ddim": DDIM,
+    "dpmpp": Multistep,
+}

@@ -1,4 +1,4 @@
-"""Training with a float16 torso: float32 master parameters and a dynamic loss scale.
+"""Training with blocks of float16: float32 master parameters and a dynamic loss scale.
 
 Conventions: a parameter group is a list of (name, parameter) pairs together with the shape of its
 master parameter, which is one flat float32 tensor for the whole group. There are two groups, so
@@ -144,7 +144,7 @@ def check_overflow(value: float) -> bool:
 
 
 class MixedPrecisionTrainer:
-    """Runs backward and optimizer steps for a model in float32, or with a float16 torso.
+    """Runs backward and optimizer steps for a model in float32, or with blocks of float16.
 
     With use_fp16 the model is converted by its `convert_to_fp16`, `master_params` are flat float32
     copies, one per group, for the optimizer to work on, and the loss is scaled: by a factor that
@@ -160,7 +160,7 @@ class MixedPrecisionTrainer:
 
     Args:
         model: what is trained.
-        use_fp16: whether its torso is float16.
+        use_fp16: convert the model's blocks to float16.
         fp16_scale_growth: added to the base-2 logarithm of the loss scale after each step.
         initial_lg_loss_scale: that logarithm at first.
     """

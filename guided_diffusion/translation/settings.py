@@ -11,7 +11,7 @@ from ..data.image_features import FEATURES
 from ..data.settings import task
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import GRIDS
-from ..diffusion.solvers import PREDICTED, SOLVERS, Multistep
+from ..diffusion.solvers import DDIM, PREDICTED, SOLVERS, Multistep
 from ..errors import ArgumentError
 from .depth_policies import POLICIES, Depths
 
@@ -81,7 +81,7 @@ class WalkSettings(Settings):
         }
         walk = self.replace(**chosen)  # which counts as given, so that it stays from now on
         for name in sorted({"solver_order", "encode_prediction"} & self.given):
-            if walk.solver == "ddim":
+            if isinstance(walk.encoding, DDIM):
                 raise ArgumentError(
                     name, f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
                 )
@@ -117,8 +117,11 @@ class WalkSettings(Settings):
             ArgumentError: naming the setting that does not fit.
         """
         if self.level_convention == "reference":
-            for name, published in {"solver": "ddim", "encode_steps": 0}.items():
-                if getattr(self, name) != published:
+            for name, published, fits in (
+                ("solver", "ddim", isinstance(self.encoding, DDIM)),
+                ("encode_steps", 0, not self.encode_steps),
+            ):
+                if not fits:
                     raise ArgumentError(
                         name,
                         f"the published levels (--level_convention reference) go with "
