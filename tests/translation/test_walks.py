@@ -48,7 +48,9 @@ def test_reference_pipeline(case, size, respacing, seed):
     assert decoder.forwards == sum(chosen.values)
 
 
-@pytest.mark.parametrize("engine", [PUBLISHED, FEW, ALIGNED.replace(encode_steps=12, decode_steps=8)])
+@pytest.mark.parametrize(
+    "engine", [PUBLISHED, FEW, ALIGNED.replace(encode_steps=12, decode_steps=8)]
+)
 def test_wavefront_decode_equals_decoding_each_depth_alone(pair, engine):
     latents = torch.cat([blurred_noise(seed, 16) for seed in range(5)])
     depths = [7, 40, 0, 7, 23]
