@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def face(
     create.__name__ = create.__qualname__ = name
     create.__doc__ = doc
     create.__signature__ = signature  # type: ignore[attr-defined]
-    create.__module__ = make.__module__
+    # Where the face stands, as for a namedtuple: pickle looks for it there.
+    create.__module__ = sys._getframe(1).f_globals["__name__"]
     return create
 
 
@@ -63,14 +65,14 @@ def _typed(value: Any, kind: type) -> Any:
 def _parameters(
     text: str, by_keyword: Mapping[str, Any], types: Mapping[str, Any]
 ) -> list[inspect.Parameter]:
+    by_place, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
     parameters = []
     for part in text.split():
         name, equals, default = part.partition("=")
-        value = ast.literal_eval(default) if equals else inspect.Parameter.empty
-        parameters.append((name, inspect.Parameter.POSITIONAL_OR_KEYWORD, value))
+        parameters.append((name, by_place, ast.literal_eval(default) if equals else empty))
     parameters += [(name, inspect.Parameter.KEYWORD_ONLY, v) for name, v in by_keyword.items()]
     return [
-        inspect.Parameter(name, kind, default=value, annotation=types.get(name, type(value)))
+        inspect.Parameter(name, kind, default=value, annotation=types.get(name, empty))
         for name, kind, value in parameters
     ]
 

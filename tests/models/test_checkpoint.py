@@ -1,17 +1,24 @@
 """Checkpoints: found, loaded whole, refused by name; nothing that is loaded runs code."""
 
 import json
+import math
 
 import pytest
 import torch
 from support.reference_weights import draw, load_drawn_weights
 
-from guided_diffusion.config.network_settings import ModelSettings, SuperResSettings
+from guided_diffusion.config.network_settings import (
+    ClassifierSettings,
+    ModelSettings,
+    SuperResSettings,
+)
 from guided_diffusion.config.settings import defaults
 from guided_diffusion.diffusion.settings import ProcessSettings
-from guided_diffusion.errors import UserError
+from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.models import checkpoint, domains
 from guided_diffusion.script_util import (
+    classifier_defaults,
+    create_classifier,
     create_model_and_diffusion,
     model_and_diffusion_defaults,
     sr_create_model_and_diffusion,
@@ -27,6 +34,7 @@ FLAGS = {
     "num_heads": 2,
     "diffusion_steps": 40,
 }
+NETWORK = defaults(ModelSettings)
 
 
 class Payload:
@@ -173,6 +181,87 @@ def test_broken_args_are_refused(run_folder):
     (run_folder / "args.json").write_text("{")
     with pytest.raises(UserError, match="args.json: expected JSON"):
         domains.load_domain(run_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("image_size", "16", "a whole number of at least 1, got '16'"),
+        ("image_size", None, "a whole number of at least 1, got None"),
+        ("image_size", math.nan, "a whole number of at least 1, got nan"),
+        ("num_channels", 32.0, "a whole number, got 32.0"),
+        ("num_heads", [2], r"a whole number of at least 1, got \[2\]"),
+        ("dropout", "0", "a number from 0 to 1, got '0'"),
+        ("learn_sigma", "False", "True or False, got 'False'"),
+        ("channel_mult", [1, 1], r"text, got \[1, 1\]"),
+        ("timestep_respacing", 10, "text, got 10"),
+        ("diffusion_steps", "40", "a whole number of at least 1, got '40'"),
+        ("noise_schedule", 3, "one of linear, cosine, got 3"),
+        ("attention_kind", {}, "one of standard, hybrid, got {}"),
+    ],
+)
+def test_a_record_that_somebody_edited_is_refused_in_one_line(run_folder, name, value, expected):
+    record(run_folder, **{name: value})
+    message = f"^{name}: expected {expected} in {run_folder}/args.json$"
+    with pytest.raises(ArgumentError, match=message) as refused:
+        domains.load_domain(run_folder)
+    assert refused.value.report.startswith(f"--{name}: expected ")
+    sound = model_and_diffusion_defaults() | FLAGS  # what the command line says goes before it
+    if name in sound:
+        assert domains.load_domain(run_folder, {name: sound[name]}).args[name] == sound[name]
+
+
+def test_a_flag_that_does_not_fit_is_not_laid_on_the_record(run_folder):
+    with pytest.raises(ArgumentError, match="^image_size: expected a whole number .* got '16'$"):
+        domains.load_domain(run_folder, {"image_size": "16"})
+    with pytest.raises(ArgumentError, match="^amount: no setting of such a model; it has "):
+        domains.load_domain(run_folder, {"amount": 3})
+
+
+def test_a_domain_knows_the_settings_it_was_built_from_and_its_weights(run_folder):
+    domain = domains.load_domain(run_folder, {"timestep_respacing": "10"})
+    own = FLAGS | {"timestep_respacing": "10"}
+    assert domain.network == ModelSettings(**{k: v for k, v in FLAGS.items() if k in NETWORK})
+    assert domain.process == ProcessSettings(diffusion_steps=40, timestep_respacing="10")
+    assert domain.args == defaults(ModelSettings, ProcessSettings) | own
+    assert domain.identity == domain.args | {"sha256": checkpoint.digest(domain.origin)}
+    assert domain.num_classes is None
+
+
+def test_a_classifier_is_a_domain_whose_classes_and_channels_its_weights_tell(tmp_path):
+    own = {"image_size": 16, "classifier_width": 32, "classifier_depth": 1}
+    own |= {"classifier_pool": "adaptive", "classifier_attention_resolutions": ""}
+    model = create_classifier(**classifier_defaults() | own, out_channels=3, in_channels=1)
+    path = save(tmp_path / "model000001.pt", model=load_drawn_weights(model))
+    domain = domains.load_domain(path, assumed=own, kind=domains.CLASSIFIER)
+    assert domain.num_classes == 3 and domain.network == ClassifierSettings(**own, in_channels=1)
+    assert domain.args["out_channels"] == 3 and domain.args["in_channels"] == 1
+    out = domain.model(draw(0, 2, 1, 16, 16), torch.tensor([0, 39]))
+    assert out.shape == (2, 3)
+    with pytest.raises(UserError, match=r"\(check --classifier_path\)$"):
+        domains.load_domain(save(tmp_path / "m.pt"), assumed=own, kind=domains.CLASSIFIER)
+    checkpoint.save_state({"weight": torch.ones(3)}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match="expected a classifier of images, got other weights"):
+        domains.load_domain(tmp_path / "m.pt", assumed=own, kind=domains.CLASSIFIER)
+
+
+def test_a_command_asks_for_a_domain_by_the_settings_that_were_given(run_folder, recorder):
+    network, process = ModelSettings(image_size=64), ProcessSettings(timestep_respacing="8")
+    given = network.with_given([]), process.with_given(["timestep_respacing"])
+    domain = domains.load_asked(str(run_folder), *given, label="source")
+    assert domain.network.image_size == 16 and domain.diffusion.num_timesteps == 8
+    assert domain.label == "source"
+    (run_folder / "args.json").unlink()
+    wide = ModelSettings(**{k: v for k, v in FLAGS.items() if k in NETWORK} | {"num_channels": 64})
+    assumed = {"num_channels": 32, "diffusion_steps": 40}  # goes before what was not given
+    domain = domains.load_asked(
+        str(run_folder), wide.with_given([]), process.with_given([]), assumed=assumed
+    )
+    assert domain.network.num_channels == 32 and domain.diffusion.num_timesteps == 8
+    with pytest.raises(UserError, match="--num_channels"):
+        domains.load_asked(str(run_folder), wide, process, assumed=assumed)  # which was given
+    with pytest.raises(ArgumentError, match="^classifier_path: expected a checkpoint or .* none"):
+        domains.load_asked("", network, process, flag="classifier_path")
 
 
 def damaged(tmp_path, content):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.reference_weights import draw, load_drawn_weights
 
-from guided_diffusion.errors import UserError
+from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.models import convert
 from guided_diffusion.models.convert import AttentionLayout
 from guided_diffusion.script_util import (
@@ -101,6 +101,20 @@ def test_a_record_tells_order_and_heads_and_takes_the_new_order():
     own = convert.record_order({"classifier_width": 128}, "new")
     assert convert.recorded_layout(own) == AttentionLayout("new", 1, -1, 64)
     assert own["classifier_use_new_attention_order"] is True
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"num_heads": "2"},
+        {"num_head_channels": None},
+        {"use_new_attention_order": "False"},
+        {"classifier_width": 128, "classifier_use_new_attention_order": "yes"},
+    ],
+)
+def test_a_record_that_somebody_edited_is_refused(args):
+    with pytest.raises(ArgumentError, match=f"^{[*args][-1]}: expected .*, got "):
+        convert.recorded_layout(args)
 
 
 @pytest.mark.parametrize("heads", [{"num_heads": 3}, {"num_head_channels": 24}])
