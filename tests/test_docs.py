@@ -12,6 +12,8 @@ from urllib.parse import unquote
 import pytest
 from support.cli import ROOT, load_script, working_directory
 
+from guided_diffusion.commands import flag_table
+
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "assets" / "demo" / "README.md"]
@@ -158,3 +160,7 @@ def test_the_examples_of_python_run(page, tmp_path):
     with working_directory(tmp_path):
         for block in blocks(page, "python"):
             exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_page_of_flags_is_current():
+    assert (ROOT / "docs" / "flags.md").read_text() == flag_table.page()
