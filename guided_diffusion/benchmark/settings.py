@@ -2,12 +2,19 @@
 
 import dataclasses
 
-from ..config.settings import Settings, setting
-from ..runtime.settings import PRECISIONS
+from ..config.settings import setting
+from ..runtime.settings import PRECISIONS, DeviceSettings, SeedSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class AblationSettings(Settings):
+class MeasurementSettings(DeviceSettings):
+    """A measurement."""
+
+    out: str = setting("", "file that a line of JSON is appended to; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationSettings(SeedSettings, DeviceSettings):
     """Comparing kinds of attention."""
 
     data_dir: str = setting("", "folder of source images to train on; empty: drawn tissue")
@@ -32,33 +39,29 @@ class AblationSettings(Settings):
     )
     jobs: int = setting(1, "trainings at once", minimum=1)
     precision: str = setting("auto", "arithmetic of the trainings", choices=PRECISIONS)
-    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
 
 
 @dataclasses.dataclass(frozen=True)
-class PairSettings(Settings):
+class PairSettings(DeviceSettings):
     """A source and a target model, and images to take there."""
 
     source_model: str = setting("", "source checkpoint or training run folder; empty: the demo")
     target_model: str = setting("", "target checkpoint or training run folder; empty: the demo")
     data_dir: str = setting("", "folder of source images; empty: drawn demo tiles")
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkSettings(PairSettings):
+class BenchmarkSettings(PairSettings, MeasurementSettings):
     """Comparing engines."""
 
     num_images: int = setting(4, "images, the first by name", minimum=1)
     grids: str = setting(
         "mixed,logsnr,quadratic", "grids of few steps to compare; empty: the presets alone"
     )
-    out: str = setting("", "file that a line of JSON is appended to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
-class TimingSettings(Settings):
+class TimingSettings(MeasurementSettings):
     """Measuring time."""
 
     against: str = setting(
@@ -76,8 +79,6 @@ class TimingSettings(Settings):
         "everything whole",
         minimum=0,
     )
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
-    out: str = setting("", "file that a line of JSON is appended to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ForwardTimingSettings(TimingSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ScalingSettings(Settings):
+class ScalingSettings(MeasurementSettings):
     """Memory over the number of images, and time over the number of ranks; demo models."""
 
     counts: str = setting("8,64", "source images of the runs whose memory is compared")
@@ -123,12 +124,10 @@ class ScalingSettings(Settings):
     rank_images: int = setting(64, "source images of the runs on one and on two ranks", minimum=2)
     steps: int = setting(10, "network evaluations of each encoding and decoding", minimum=1)
     batch_size: int = setting(4, "source images encoded together", minimum=1)
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
-    out: str = setting("", "file that a line of JSON is appended to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
-class NeighboursSettings(Settings):
+class NeighboursSettings(MeasurementSettings):
     """Time beside busy processes; demo models."""
 
     neighbours: int = setting(0, "busy processes; 0: one for each core", minimum=0)
@@ -136,8 +135,6 @@ class NeighboursSettings(Settings):
     num_images: int = setting(2, "source images, the first by name", minimum=1)
     amount: int = setting(4, "images per sequence, besides its source", minimum=1)
     rounds: int = setting(3, "times that each way of waiting is run, in turn", minimum=1)
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
-    out: str = setting("", "file that a line of JSON is appended to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import dataclasses
 
-from ..config.settings import Settings, setting
+from ..config.settings import setting
+from ..runtime.settings import DeviceSettings, SeedSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(SeedSettings, DeviceSettings):
     """Comparing two sets of images."""
 
     reference: str = setting("", "images to be like: .npz or folder", place="REF")
@@ -28,6 +29,4 @@ class EvaluateSettings(Settings):
     bootstrap: int = setting(
         200, "random halves of the sets that the intervals come from; 0: no intervals", minimum=0
     )
-    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one")
     out: str = setting("", "JSON file to write; empty: none")

@@ -8,18 +8,30 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSettings(Settings):
-    """The run."""
+class SeedSettings(Settings):
+    """Random draws."""
 
-    out_dir: str = setting("", "folder of the run; empty: one of its own in results/", free=True)
     seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecutionSettings(Settings):
-    """How networks compute."""
+class RunSettings(SeedSettings):
+    """The run."""
+
+    out_dir: str = setting("", "folder of the run; empty: one of its own in results/", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings(Settings):
+    """Where networks compute."""
 
     device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionSettings(DeviceSettings):
+    """Device and arithmetic of networks."""
+
     precision: str = setting(
         "fp32",
         "arithmetic of the network; auto: bf16 where the hardware has it",
