@@ -22,5 +22,6 @@ def all_commands() -> dict[str, Command]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return {name: action} of the flags of a parser, --help excepted."""
-    return {action.dest: action for action in parser._actions if action.dest != "help"}
+    """Return {"--name": action} of the flags of a parser, --help excepted."""
+    flags = (action for action in parser._actions if action.option_strings)
+    return {action.option_strings[0]: action for action in flags if action.dest != "help"}
