@@ -44,9 +44,6 @@ class InThisProcess:
     def run(self, *args):
         return timing.timed(lambda: self.contestant(*args), dist_util.dev())
 
-    def operators(self, *args):
-        return timing.operators(lambda: self.contestant(*args), dist_util.dev())
-
     def end(self):
         pass
 
@@ -54,9 +51,13 @@ class InThisProcess:
 
 
 @pytest.fixture(autouse=True)
-def _one_process_and_small_matrices(monkeypatch):
-    monkeypatch.setattr(timing, "Worker", InThisProcess)
+def _small_matrices(monkeypatch):
     monkeypatch.setattr(timing, "MATMUL_SIDE", {"cpu": 64})
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    monkeypatch.setattr(timing, "Worker", InThisProcess)
 
 
 def measured(tmp_path, *argv):
@@ -113,7 +114,7 @@ def test_presets_are_among_the_engines_in_either_precision():
 
 
 @pytest.mark.parametrize("budget", [0, 0.1])
-def test_sequences_over_the_published_ones(tmp_path, budget):
+def test_sequences_over_the_published_ones(one_process, tmp_path, budget):
     flags = [*TINY_MODEL, "--diffusion_steps", 24, "--amount", 3, "--num_images", 2]
     flags += ["--engines", "fp32,draft"]
     record, rows, text = measured(tmp_path, "sequence", *flags, *FEW_ROUNDS, "--budget", budget)

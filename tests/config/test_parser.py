@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cli import ROOT, load_script
+from support.parsers import all_commands, flags_of
 from support.reference_interface import INTERFACE
 
 from guided_diffusion.config import parser as parsing
@@ -32,7 +33,7 @@ SCRIPTS = [
     ("ddib", "synthetic_translation"),
     ("ddib", "synthetic_cycle"),
 ]
-COMMANDS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+COMMANDS = all_commands()
 SHARED_SCRIPTS = [
     (repository, script)
     for script in (
@@ -91,19 +92,6 @@ def parse(words, *groups, **options):
     return parsing.parse(words.split(), "What for.", *(groups or GROUPS), **options)
 
 
-def flags_of(parser):
-    flags = (action for action in parser._actions if action.option_strings)
-    return {action.option_strings[0]: action for action in flags if action.dest != "help"}
-
-
-def parsers_of(script):
-    """The parsers of a command; a benchmark has one for each measurement."""
-    module = load_script(script)
-    if script == "benchmark":
-        return [measurement.command().parser() for measurement in module.MEASUREMENTS.values()]
-    return [module.main.parser()]
-
-
 @pytest.mark.parametrize(("repository", "script"), SCRIPTS)
 def test_defaults_of_a_script_are_upstreams(repository, script):
     expected = UPSTREAM[repository][f"{script}.py"]
@@ -122,25 +110,30 @@ def test_the_add_script_orders_channels_by_role():
     assert plan.ORDER == {"source": True, "target": False}
 
 
-@pytest.mark.parametrize("script", COMMANDS)
-def test_every_flag_has_a_help_text_and_shows_its_default(script):
-    for parser in parsers_of(script):
-        text = "".join(parser.format_help().split())  # lines break anywhere
-        assert text.startswith("usage:")
-        for flag, action in flags_of(parser).items():
-            assert len(action.help) > 7, flag
-            shown = repr(action.default) if action.default == "" else action.default
-            assert "".join(f"{action.help} (default: {shown})".split()) in text, flag
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_has_a_help_text_and_shows_its_default(command):
+    parser = COMMANDS[command].parser()
+    text = "".join(parser.format_help().split())  # lines break anywhere
+    assert text.startswith("usage:")
+    for flag, action in flags_of(parser).items():
+        assert len(action.help) > 7, flag
+        shown = repr(action.default) if action.default == "" else action.default
+        assert "".join(f"{action.help} (default: {shown})".split()) in text, flag
 
 
-@pytest.mark.parametrize("script", COMMANDS)
-def test_the_defaults_of_every_flag_parse_back_to_themselves(script):
-    for parser in parsers_of(script):
-        places = [a.metavar for a in parser._actions if not a.option_strings]
-        defaults = vars(parser.parse_args(places))
-        named = {flag[2:] for flag in flags_of(parser)} - {"defaults"}
-        words = [word for name in named for word in (f"--{name}", str(defaults[name]))]
-        assert vars(parser.parse_args([*places, *words])) == defaults
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_defaults_of_every_flag_parse_back_to_themselves(command):
+    parser = COMMANDS[command].parser()
+    places = [a.metavar for a in parser._actions if not a.option_strings]
+    defaults = vars(parser.parse_args(places))
+    named = {flag[2:] for flag in flags_of(parser)} - {"defaults"}
+    words = [word for name in named for word in (f"--{name}", str(defaults[name]))]
+    assert vars(parser.parse_args([*places, *words])) == defaults
+
+
+def test_every_script_is_a_command():
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts == {name.split()[0] for name in COMMANDS}
 
 
 @pytest.mark.parametrize(("_", "script"), SCRIPTS)

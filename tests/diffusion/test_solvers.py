@@ -9,8 +9,6 @@ import math
 import pytest
 import torch
 
-from guided_diffusion.commands import frequency_generating_m_samples
-from guided_diffusion.diffusion.schedules import GRIDS
 from guided_diffusion.diffusion.solvers import (
     PREDICTED,
     SOLVERS,
@@ -276,12 +274,3 @@ def test_ddim_is_of_first_order_whatever_is_asked() -> None:
     assert solver.order == 1
     moved = solver.step(STATES, 0.3, 0.8, NOISE, [(0.2, STATES, NOISE)])
     assert torch.equal(moved, ddim_step(STATES, 0.3, 0.8, NOISE))
-
-
-@pytest.mark.parametrize(
-    ("flag", "registry"), [("solver", SOLVERS), ("encode_prediction", PREDICTED), ("grid", GRIDS)]
-)
-def test_flags_of_the_walks_offer_what_there_is(flag: str, registry: dict) -> None:
-    actions = frequency_generating_m_samples.main.parser()._actions
-    (choices,) = (action.choices for action in actions if action.dest == flag)
-    assert list(choices) == list(registry)

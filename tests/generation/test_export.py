@@ -3,10 +3,14 @@
 import csv
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from support.cli import read_csv
 from support.reference_weights import draw
@@ -405,3 +409,49 @@ def test_a_killed_creation_of_an_array_is_made_good(exporter, tmp_path, monkeypa
 def test_nothing_temporary_is_left(exporter, tmp_path):
     saved(exporter, 0, 1).merge()
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+
+
+# Paths as they can be in a manifest, those with line breaks excepted.
+PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"))
+
+
+def touch_picture(exporter, row, tile):
+    """Stand in for the writing of a picture, whose content no manifest depends on."""
+    path = exporter.folder / row["file_name"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@settings(max_examples=60)
+@given(st.permutations(range(3)), st.lists(PATHS, min_size=3, max_size=3), PATHS, st.data())
+def test_a_part_cut_off_at_any_byte_loses_no_finished_sequence_and_counts_no_other(
+    order, files, model, data
+):
+    files, model = [file or "x" for file in files], model or "x"
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Exporter, "_save_picture", touch_picture)
+
+        def exporter(**more):
+            flags = {"save_npy": False, "provenance": {"source_model": model}} | more
+            return Exporter(Path(folder), ("p", "t"), Recipe(DepthSettings(1)), 4, **flags)
+
+        def save(index):
+            exporter().save(sequence(index, amount=1, source_file=files[index]))
+
+        exporter(part=1).save(sequence(3, amount=1))
+        ends, part = {}, Path(folder, "manifest.part000.csv")
+        for index in order:
+            save(index)
+            ends[index] = part.stat().st_size
+        whole = [*exporter()._all_rows()]
+        content = part.read_bytes()
+        cut = data.draw(st.integers(0, len(content)))
+        part.write_bytes(content[:cut])
+        finished = {3} | {index for index in order if ends[index] <= cut}
+        assert exporter().finished() == finished
+        if data.draw(st.booleans()):
+            assert {int(row["sequence"]) for row in exporter().merge()} == finished
+        for index in set(order) - finished:
+            save(index)
+        assert exporter().finished() == {0, 1, 2, 3}
+        assert exporter().merge() == sorted(whole, key=lambda row: (row["sequence"], row["step"]))

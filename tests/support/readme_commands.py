@@ -16,16 +16,16 @@ from guided_diffusion import dist_util
 
 END = "--lr_anneal_steps 2 --save_interval 2 --log_interval 1"  # readmes train for days
 IMPROVED_MODEL = "--image_size 16 --num_channels 32 --num_res_blocks 1 --learn_sigma True"
-IMPROVED_DIFFUSION = "--diffusion_steps 40 --noise_schedule cosine"
+IMPROVED_DIFFUSION = "--diffusion_steps 24 --noise_schedule cosine"
 IMPROVED_TRAIN = f"--lr 1e-4 --batch_size 2 {END} --sample_interval 0"
 GUIDED_MODEL = (
-    "--attention_resolutions 8 --class_cond True --diffusion_steps 40 --dropout 0.1 --image_size "
+    "--attention_resolutions 8 --class_cond True --diffusion_steps 24 --dropout 0.1 --image_size "
     "16 --learn_sigma True --noise_schedule cosine --num_channels 32 --num_head_channels 32 "
     "--num_res_blocks 1 --resblock_updown True --use_new_attention_order True --use_fp16 True "
     "--use_scale_shift_norm True"
 )
 GUIDED_UPSAMPLER = (
-    "--attention_resolutions 8 --class_cond True --diffusion_steps 40 --large_size 16 --small_size "
+    "--attention_resolutions 8 --class_cond True --diffusion_steps 24 --large_size 16 --small_size "
     "8 --learn_sigma True --noise_schedule cosine --num_channels 32 --num_heads 2 "
     "--num_res_blocks 1 --resblock_updown True --use_scale_shift_norm True"
 )
@@ -38,7 +38,7 @@ CLASSIFIER_TRAIN = (
     "--iterations 2 --anneal_lr True --batch_size 2 --lr 3e-4 --save_interval 2 --weight_decay 0.05"
 )
 SAMPLE = "--batch_size 2 --num_samples 3 --timestep_respacing 4"
-DDIB = "--num_res_blocks 1 --diffusion_steps 40 --batch_size 20"
+DDIB = "--num_res_blocks 1 --diffusion_steps 24 --batch_size 20"
 POINTS = "--num_samples 50 --model_path models/synthetic"
 
 # (folder of the log, script, flags), in the order in which one needs the other.
@@ -69,7 +69,7 @@ COMMANDS = [
         "classifier",
         "classifier_train",
         f"--data_dir images {CLASSIFIER_TRAIN} {CLASSIFIER} "
-        "--noise_schedule cosine --diffusion_steps 40",
+        "--noise_schedule cosine --diffusion_steps 24",
     ),
     (
         "guided_samples",
@@ -126,7 +126,7 @@ COMMANDS = [
     (
         "sequences",
         "frequency_generating_m_samples",
-        "--diffusion_steps=40 --amount=3 --data_dir "
+        "--diffusion_steps=24 --amount=3 --data_dir "
         "images --source_model improved --target_model domain --out_dir sequences",
     ),
 ]
