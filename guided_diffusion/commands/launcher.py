@@ -70,7 +70,8 @@ def run(name: str) -> None:
         raise SystemExit(2)
     if not os.environ.keys() & {"OMP_WAIT_POLICY", *WAITING}:
         os.environ |= WAITING
-    importlib.import_module(f".{name}", __package__).main()
+    # Said here, since argparse would name the package under python -m.
+    importlib.import_module(f".{name}", __package__).main(prog=os.path.basename(sys.argv[0]))
 
 
 def overview() -> str:
