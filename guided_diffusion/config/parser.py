@@ -74,7 +74,7 @@ def create_parser(
         _add_flag(parser, "defaults", next(iter(sets)), _DEFAULTS_HELP, choices=tuple(sets))
     seen: set[str] = set()
     for group in groups:
-        section = parser.add_argument_group(group.__doc__.splitlines()[0].rstrip("."))
+        section = parser.add_argument_group(str(group.__doc__).splitlines()[0].rstrip("."))
         for field in fields_of(group):
             if field.name not in seen:
                 seen.add(field.name)

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..errors import ArgumentError
 
@@ -84,10 +84,11 @@ def setting(
 class Settings:
     """Base of all groups of settings; an instance has allowed values only."""
 
+    _given: ClassVar[frozenset[str] | None] = None  # until `with_given`
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        object.__setattr__(self, "_given", None)
 
     @property
     def given(self) -> frozenset[str]:

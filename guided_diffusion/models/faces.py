@@ -66,7 +66,7 @@ def _parameters(
     text: str, by_keyword: Mapping[str, Any], types: Mapping[str, Any]
 ) -> list[inspect.Parameter]:
     by_place, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    parameters = []
+    parameters: list[tuple[str, Any, Any]] = []
     for part in text.split():
         name, equals, default = part.partition("=")
         parameters.append((name, by_place, ast.literal_eval(default) if equals else empty))

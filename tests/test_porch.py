@@ -1,0 +1,219 @@
+"""The porch: upstream's module names stand for the rooms in the wings, with all that they had."""
+
+import ast
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from support.cli import DEADLINE, ROOT, environment
+from support.reference_interface import INTERFACE
+
+from guided_diffusion import _porch
+from guided_diffusion.unet import UNetModel
+
+PACKAGE = ROOT / "guided_diffusion"
+NAMES = sorted(
+    path.stem for path in PACKAGE.glob("[!_]*.py") if "hand_on" in path.read_text(encoding="utf-8")
+)
+UPSTREAM = sorted(
+    {name for repository, own in INTERFACE.items() for name in own["api"]} - {"__init__"}
+)
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"guided_diffusion.{name}")
+
+
+def imports_of(name: str) -> list[ast.ImportFrom | ast.Import]:
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    return [node for node in tree.body if isinstance(node, (ast.ImportFrom, ast.Import))]
+
+
+def room_of(name: str) -> str:
+    """The room behind a porch, as its file says: "networks.unet"."""
+    for node in imports_of(name):
+        for alias in node.names:
+            if alias.asname == "room":
+                return f"{node.module}.{alias.name}"
+    raise AssertionError(f"{name} has no room")
+
+
+def python(code: str) -> object:
+    """Run a program in a process of its own, and return what it prints as JSON."""
+    line = [sys.executable, "-c", code]
+    env = environment(PYTHONPATH=ROOT)
+    done = subprocess.run(
+        line, text=True, capture_output=True, timeout=DEADLINE, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_module_of_upstream_has_a_porch_and_no_other_name_has():
+    assert NAMES == UPSTREAM
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_porch_is_the_room_behind_it(name):
+    room = module(room_of(name))
+    assert room.__file__ == str(PACKAGE / f"{room_of(name).replace('.', '/')}.py")
+    assert module(name) is room is sys.modules[f"guided_diffusion.{name}"]
+    found: dict[str, object] = {}
+    exec(f"from guided_diffusion import {name} as a\nimport guided_diffusion.{name} as b", found)
+    assert found["a"] is found["b"] is room
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_porch_imports_is_the_same_object_where_it_comes_from(name):
+    here = module(name)
+    for node in imports_of(name):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0 or node.module == "_porch":
+            continue
+        for alias in node.names:
+            if alias.name != "*" and alias.asname != "room":
+                home = module(node.module) if node.module else module(alias.name)
+                assert getattr(here, alias.asname or alias.name) is getattr(home, alias.name, home)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_star_brings_every_public_name_of_the_room(name):
+    found: dict[str, object] = {}
+    exec(f"from guided_diffusion.{name} import *", found)
+    room = vars(module(room_of(name)))
+    public = [key for key in room if not key.startswith("_")]
+    assert [key for key in public if found.get(key) is not room[key]] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gaussian_diffusion._extract_into_tensor",
+        "respace._WrappedModel",
+        "image_datasets._list_image_files_recursively",
+        "dist_util._find_free_port",
+    ],
+)
+def test_private_names_resolve_and_can_be_replaced_for_the_room(path, monkeypatch):
+    name, private = path.split(".")
+    found: dict[str, object] = {}
+    exec(f"from guided_diffusion.{name} import {private} as found", found)
+    assert found["found"] is getattr(module(room_of(name)), private)
+    replaced = object()
+    monkeypatch.setattr(f"guided_diffusion.{path}", replaced)
+    assert getattr(module(room_of(name)), private) is replaced
+
+
+def classes() -> list[tuple[str, str]]:
+    """(module, class) of every class of an upstream that is defined in the package."""
+    found = {
+        (name, key)
+        for own in INTERFACE.values()
+        for name, entries in own["api"].items()
+        for key, entry in entries.items()
+        if isinstance(entry, dict) and "class" in entry
+    }
+    return sorted(
+        (name, key)
+        for name, key in found
+        if getattr(module(name), key).__module__.startswith("guided_diffusion.")
+    )
+
+
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+def test_classes_that_were_pickled_under_upstreams_paths_load(protocol):
+    known = classes()
+    assert len(known) > 40
+    for name, key in known:
+        saved = as_saved_by_upstream(getattr(module(name), key), name, key, protocol)
+        assert pickle.loads(saved) is getattr(module(room_of(name)), key), (name, key)
+
+
+def as_saved_by_upstream(kind: type, name: str, key: str, protocol: int) -> bytes:
+    """Pickle a class under the module in which upstream has it."""
+    before = kind.__module__
+    kind.__module__ = f"guided_diffusion.{name}"
+    try:
+        saved = pickle.dumps(kind, protocol)
+    finally:
+        kind.__module__ = before
+    assert f"guided_diffusion.{name}".encode() in saved and key.encode() in saved
+    return saved
+
+
+def test_a_whole_model_that_was_pickled_under_upstreams_paths_loads_and_computes_the_same():
+    model = UNetModel(8, 3, 32, 3, 1, (1,), channel_mult=(1,), use_scale_shift_norm=True)
+    saved = pickle.dumps(model, protocol=2)
+    for name, key in classes():
+        here = f"c{getattr(module(name), key).__module__}\n{key}\n"
+        saved = saved.replace(here.encode(), f"cguided_diffusion.{name}\n{key}\n".encode())
+    for kind in (b"unet\nUNetModel", b"unet\nResBlock", b"unet\nAttentionBlock", b"nn\nSiLU"):
+        assert b"cguided_diffusion.%b\n" % kind in saved
+    loaded = pickle.loads(saved)
+    assert type(loaded) is UNetModel
+    x, t = torch.ones(1, 3, 8, 8), torch.tensor([3])
+    assert torch.equal(loaded(x, t), model(x, t))
+
+
+def test_a_room_is_the_same_where_the_porch_is_imported_first():
+    code = """
+import importlib, json, sys
+names = "guided_diffusion.unet", "guided_diffusion.networks.unet"
+first, second = map(importlib.import_module, names)
+json.dump([first is second, first.__name__, hasattr(first, "hand_on")], sys.stdout)
+"""
+    assert python(code) == [True, "guided_diffusion.networks.unet", False]
+
+
+JUST_UPSTREAMS = {  # names that a module of upstream happened to import, and its room does without
+    "script_util": "argparse inspect str2bool add_dict_to_argparser args_to_dict",
+    "unet": "math np abstractmethod avg_pool_nd",
+    "train_util": "functools dist bf unflatten_master_params",
+    "gaussian_diffusion": "image_fourier_trans betas_for_alpha_bar",
+    "logger": "shutil osp JSONOutputFormat",
+}
+
+
+def test_names_that_just_upstream_had_come_with_the_porch_alone():
+    handed_on = {
+        name: {alias.asname or alias.name for node in imports_of(name) for alias in node.names}
+        - {"room", "hand_on", "*"}
+        for name in NAMES
+    }
+    rooms = {name: room_of(name) for name in NAMES}
+    code = f"""
+import importlib, json, sys
+import guided_diffusion.commands.frequency_generating_m_samples
+import guided_diffusion.commands.image_train
+loaded = [name for name in {NAMES} if "guided_diffusion." + name in sys.modules]
+rooms = {rooms}.items()
+found = {{name: importlib.import_module("guided_diffusion." + room) for name, room in rooms}}
+before = {{name: sorted(vars(room)) for name, room in found.items()}}
+for name, room in found.items():
+    assert importlib.import_module("guided_diffusion." + name) is room
+after = {{name: sorted(vars(room)) for name, room in found.items()}}
+json.dump([loaded, before, after], sys.stdout)
+"""
+    loaded, before, after = python(code)
+    assert loaded == []  # no command needs the porch
+    for name in NAMES:
+        assert handed_on[name] <= set(after[name])
+        assert set(after[name]) - set(before[name]) <= handed_on[name]
+    for name, keys in JUST_UPSTREAMS.items():
+        assert [key for key in keys.split() if key in before[name]] == [], name
+        assert set(keys.split()) <= handed_on[name]
+
+
+def test_a_porch_does_not_replace_what_the_room_has(monkeypatch):
+    porch, room = ModuleType("porch"), ModuleType("room")
+    porch.__dict__.update(own="porch", th="torch", room=room, hand_on=_porch.hand_on)
+    room.own = "room"
+    monkeypatch.setitem(sys.modules, "porch", porch)
+    _porch.hand_on("porch", room)
+    assert sys.modules["porch"] is room
+    assert (room.own, room.th, room.__name__) == ("room", "torch", "room")
+    assert not hasattr(room, "hand_on") and not hasattr(room, "room")
