@@ -39,16 +39,12 @@ class Timed:
 
 def timed(action: Callable[[], Any], device: th.device) -> Timed:
     """Run something once, and measure it."""
-    _wait(device)
+    wait = th.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     result = action()
-    _wait(device)
+    wait()
     return Timed(time.perf_counter() - start, result, peak_memory(device))
-
-
-def _wait(device: th.device) -> None:
-    if device.type == "cuda":
-        th.cuda.synchronize(device)
 
 
 def interleaved(
@@ -65,13 +61,9 @@ def interleaved(
 def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> dict[str, float]:
     """Run something once under torch's profiler.
 
-    Args:
-        action: what is run.
-        device: whose time counts; on a CPU that of operators without those that they call.
-        most: operators that are returned.
-
     Returns:
-        the share of each in the time of all, of those that took most of it, the largest first.
+        {operator: share of the whole time} of the `most` that took longest, without the operators
+        that they call; the largest first.
     """
     with th.profiler.profile() as seen:
         timed(action, device)
@@ -89,7 +81,7 @@ def ratios(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float
 
 
 def affordable(asked: TimingSettings, once: float, left: float, most: int) -> int:
-    """Return how many repeats a round can have within the budget; at least one.
+    """Return how many repeats a round can have within the budget, at least one.
 
     Args:
         asked: budget and rounds.
@@ -97,9 +89,7 @@ def affordable(asked: TimingSettings, once: float, left: float, most: int) -> in
         left: seconds left of the budget.
         most: repeats without a budget.
     """
-    if not asked.budget:
-        return most
-    return max(1, min(most, int(left / (asked.rounds * once))))
+    return max(1, min(most, int(left / (asked.rounds * once)))) if asked.budget else most
 
 
 def compared(
@@ -113,12 +103,12 @@ def compared(
     """Return the row of a contestant: its seconds, and their ratio over the baseline's.
 
     Args:
-        runs: of all contestants.
-        name: of this one.
-        forwards: network evaluations of a whole run of it.
-        flops: of one of them.
+        runs: runs of all contestants.
+        name: name of this contestant.
+        forwards: network evaluations of one whole run of it.
+        flops: FLOPs of one evaluation.
         peak: FLOP/s of a product of matrices in its precision.
-        scales: what the seconds of each contestant are multiplied by; None: by 1.
+        scales: factor for the seconds of each contestant; None: 1.
     """
     scales = scales or dict.fromkeys(runs, 1.0)
     seconds = {key: [one.seconds * scales[key] for one in runs[key]] for key in (name, BASELINE)}
@@ -165,25 +155,21 @@ def lines(record: Mapping[str, Any]) -> list[str]:
             f"budget of {record['budget']:g} s: seconds marked extrapolated were timed on "
             "a part of the forwards and scaled by the exact count of them"
         )
-    return [*head, *(line for row in record["rows"] for line in _lines(row))]
-
-
-def _lines(row: Mapping[str, Any]) -> Iterator[str]:
-    yield _line(row)
-    if "operators" in row:
-        shares = (f"{name} {share:.0%}" for name, share in row["operators"].items())
-        yield f"    its time: {', '.join(shares)}"
+    return head + [_line(row) for row in record["rows"]]
 
 
 def _line(row: Mapping[str, Any]) -> str:
     least, middle, most = (row["ratio"][key] for key in ("min", "median", "max"))
     each = 1000 * row["median"] / row["forwards"]
     batch = f", {row['batch_size']} images" if "batch_size" in row else ""
-    part = f"  extrapolated from {row['forwards_timed']}" if row.get("extrapolated") else ""
+    end = f"  extrapolated from {row['forwards_timed']}" if row.get("extrapolated") else ""
+    if "operators" in row:
+        shares = (f"{name} {share:.0%}" for name, share in row["operators"].items())
+        end += f"\n    its time: {', '.join(shares)}"
     return (
         f"{row['name'] + batch:32s} {row['median']:9.3f} s {row['forwards']:7d} x {each:8.2f} ms  "
         f"ratio {middle:7.2f} ({least:.2f} to {most:.2f})  {row['share_of_peak']:4.0%} of peak  "
-        f"{row['peak_memory'] / 1e6:6.0f} MB{part}"
+        f"{row['peak_memory'] / 1e6:6.0f} MB{end}"
     )
 
 
@@ -196,23 +182,14 @@ def device_name(device: th.device) -> str:
     return " ".join(["cpu", *found])
 
 
-def matmul_peaks(device: th.device) -> dict[str, float]:
-    """Return `matmul_peak` of each precision."""
-    return {precision: matmul_peak(device, precision) for precision in DTYPES}
-
-
-def matmul_peak(device: th.device, precision: str, repeats: int = 20) -> float:
-    """Return the FLOP/s of the best of several products of large square matrices.
-
-    Args:
-        device: where.
-        precision: "fp32" or "bf16".
-        repeats: products, of which the quickest counts.
-    """
-    side = MATMUL_SIDE[device.type]
-    matrix = th.ones(side, side, device=device, dtype=DTYPES[precision])
-    best = min(timed(lambda: matrix @ matrix, device).seconds for _ in range(repeats))
-    return 2 * side**3 / best
+def matmul_peaks(device: th.device, repeats: int = 20) -> dict[str, float]:
+    """Return {precision: FLOP/s of the quickest of some products of large square matrices}."""
+    side, peaks = MATMUL_SIDE[device.type], {}
+    for precision, dtype in DTYPES.items():
+        matrix = th.ones(side, side, device=device, dtype=dtype)
+        best = min(timed(lambda m=matrix: m @ m, device).seconds for _ in range(repeats))
+        peaks[precision] = 2 * side**3 / best
+    return peaks
 
 
 def peak_memory(device: th.device) -> int:
@@ -230,8 +207,8 @@ class Worker:
 
     Args:
         build: function of a module that returns what to run, a function.
-        *args: what it is called with.
-        device: the `--device` flag.
+        *args: arguments of `build`.
+        device: name of the device.
     """
 
     def __init__(self, build: Callable[..., Callable], *args: Any, device: str) -> None:

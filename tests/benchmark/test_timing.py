@@ -118,8 +118,8 @@ def test_what_is_timed_is_the_action_alone(clock):
 
 def test_the_peak_is_that_of_the_quickest_of_several_products(clock, monkeypatch):
     monkeypatch.setattr(timing, "MATMUL_SIDE", {"cpu": 10})
-    clock(0, 4, 10, 10.5, 20, 22)
-    assert timing.matmul_peak(CPU, "fp32", repeats=3) == 2 * 10**3 / 0.5
+    clock(0, 4, 10, 10.5, 20, 22, 0, 4, 10, 10.25, 20, 22)
+    assert timing.matmul_peaks(CPU, repeats=3) == {"fp32": 2000 / 0.5, "bf16": 2000 / 0.25}
 
 
 def build(name, step):
