@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class DeviceTable:
@@ -21,9 +22,9 @@ class DeviceTable:
 
     def __init__(self, values: np.ndarray | Sequence[int]) -> None:
         self._values = np.asarray(values)
-        self._copies: dict[torch.device, torch.Tensor] = {}
+        self._copies: dict[torch.device, Tensor] = {}
 
-    def on(self, device: torch.device) -> torch.Tensor:
+    def on(self, device: torch.device) -> Tensor:
         """Return the array as a tensor on `device`, copied there at the first call only."""
         if device not in self._copies:
             self._copies[device] = torch.as_tensor(self._values, device=device)
@@ -31,8 +32,8 @@ class DeviceTable:
 
 
 def _extract_into_tensor(
-    arr: np.ndarray | torch.Tensor, timesteps: torch.Tensor, broadcast_shape: Sequence[int]
-) -> torch.Tensor:
+    arr: np.ndarray | Tensor, timesteps: Tensor, broadcast_shape: Sequence[int]
+) -> Tensor:
     """Look up a table's entries for a batch of timesteps, ready to multiply a batch of states.
 
     Args:
@@ -58,7 +59,7 @@ def _checked_betas(betas: np.ndarray | Sequence[float]) -> np.ndarray:
     return betas
 
 
-def check_same_shape(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+def check_same_shape(name: str, found: Tensor, expected: Tensor) -> None:
     """Raise ValueError unless both tensors have the same shape."""
     if found.shape != expected.shape:
         raise ValueError(
@@ -107,19 +108,17 @@ class ForwardProcess:
         self.posterior_mean_coef1 = self.betas * np.sqrt(prev) / rest
         self.posterior_mean_coef2 = (1.0 - prev) * np.sqrt(1.0 - self.betas) / rest
 
-    def _table(self, name: str, device: torch.device) -> torch.Tensor:
+    def _table(self, name: str, device: torch.device) -> Tensor:
         """Return the table of an attribute's name on a device."""
         if name not in self._tables:
             self._tables[name] = DeviceTable(getattr(self, name))
         return self._tables[name].on(device)
 
-    def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _at(self, name: str, t: Tensor, x: Tensor) -> Tensor:
         """Look up entries of a table at t [N]; float32 in the shape of x [N, ...]."""
         return _extract_into_tensor(self._table(name, t.device), t, x.shape)
 
-    def q_mean_variance(
-        self, x_start: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
 
         Args:
@@ -133,9 +132,7 @@ class ForwardProcess:
         variance = self._at("one_minus_alphas_cumprod", t, x_start)
         return mean, variance, self._at("log_one_minus_alphas_cumprod", t, x_start)
 
-    def q_sample(
-        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """Noise clean images to level alpha_bar_t.
 
         Args:
@@ -159,8 +156,8 @@ class ForwardProcess:
         return signal + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
 
     def q_posterior_mean_variance(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, x_start: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
 
         Args:
@@ -186,9 +183,7 @@ class ForwardProcess:
         variance = self._at("posterior_variance", t, x_t)
         return mean, variance, self._at("posterior_log_variance_clipped", t, x_t)
 
-    def _predict_xstart_from_eps(
-        self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Compute the clean image from a state and its noise (q_sample solved for x_start)."""
         check_same_shape("eps", eps, x_t)
         return (
@@ -196,16 +191,12 @@ class ForwardProcess:
             - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
         )
 
-    def _predict_eps_from_xstart(
-        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """Compute the noise from a state and its clean image (q_sample solved for noise)."""
         signal = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
         return (signal - pred_xstart) / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
 
-    def _predict_xstart_from_xprev(
-        self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_xprev(self, x_t: Tensor, t: Tensor, xprev: Tensor) -> Tensor:
         """Compute the clean image from a state and its posterior mean (DDPM, eq. 7 for x_0)."""
         check_same_shape("xprev", xprev, x_t)
         without_state = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..networks.nn import mean_flat
 from .loops import Trajectories
@@ -77,11 +78,11 @@ class GaussianDiffusion(Trajectories):
     def training_losses(
         self,
         model: Model,
-        x_start: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        t: Tensor,
         model_kwargs: ModelKwargs = None,
-        noise: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the loss of each image at its timestep.
 
         Args:
@@ -116,22 +117,15 @@ class GaussianDiffusion(Trajectories):
         vb = self._variance_loss(mean_half, var_half, x_start, x_t, t)
         return {"vb": vb, "mse": mse, "loss": mse + vb}
 
-    def _training_target(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def _training_target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return what the network is to predict."""
         if self.model_mean_type == ModelMeanType.PREVIOUS_X:
             return self.q_posterior_mean_variance(x_start, x_t, t)[0]
         return x_start if self.model_mean_type == ModelMeanType.START_X else noise
 
     def _variance_loss(
-        self,
-        mean_half: torch.Tensor,
-        var_half: torch.Tensor,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-    ) -> torch.Tensor:
+        self, mean_half: Tensor, var_half: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor
+    ) -> Tensor:
         """Compute the bound's term [N] as a loss of the variance alone.
 
         The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
@@ -145,12 +139,12 @@ class GaussianDiffusion(Trajectories):
     def _vb_terms_bpd(
         self,
         model: Model,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Compute the term of the variational bound at t, in bits per dimension.
 
         Returns:
@@ -171,7 +165,7 @@ class GaussianDiffusion(Trajectories):
         nats = torch.where(t == 0, mean_flat(nll), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": out["pred_xstart"]}
 
-    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+    def _prior_bpd(self, x_start: Tensor) -> Tensor:
         """Compute the KL of q(x_T | x_0) from a standard normal, in bits per dimension [N]."""
         t = torch.full((x_start.shape[0],), self.num_timesteps - 1, device=x_start.device)
         mean, _, log_variance = self.q_mean_variance(x_start, t)
@@ -180,10 +174,10 @@ class GaussianDiffusion(Trajectories):
     def calc_bpd_loop(
         self,
         model: Model,
-        x_start: torch.Tensor,
+        x_start: Tensor,
         clip_denoised: bool = True,
         model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Compute the variational bound on the negative log-likelihood, term by term.
 
         Each term is estimated with one draw of noise from `noise_like`.
@@ -202,7 +196,7 @@ class GaussianDiffusion(Trajectories):
         Reference:
             DDPM, arXiv:2006.11239, eq. 5.
         """
-        terms: dict[str, list[torch.Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
+        terms: dict[str, list[Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
         for index in reversed(range(self.num_timesteps)):
             t = torch.full((x_start.shape[0],), index, device=x_start.device)
             noise = self.noise_like(x_start)

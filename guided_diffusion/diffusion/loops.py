@@ -17,22 +17,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..data.image_features import reference_magnitude
 from .moves import Sampler
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs
 from .signatures import known_or_given
 
-Walk = Iterator[dict[str, torch.Tensor]]
+Walk = Iterator[dict[str, Tensor]]
 Device = torch.device | str | None
 P = ParamSpec("P")
 T = TypeVar("T")
-Finish = Callable[[Any, torch.Tensor, Walk], T]
+Finish = Callable[[Any, Tensor, Walk], T]
 
 
 def _starting_states(
-    model: Model, given: torch.Tensor | None, device: Device, shape: Sequence[int] = ()
-) -> torch.Tensor:
+    model: Model, given: Tensor | None, device: Device, shape: Sequence[int] = ()
+) -> Tensor:
     """Return the given states, whatever the shape, or else noise from torch's generator.
 
     They are on the device that is asked for, else with the model, else (for a function) as given.
@@ -79,7 +80,7 @@ def _twin_of(progressive: Callable[P, Walk]) -> Callable[[Finish[T]], Callable[P
     return decorate
 
 
-def _last_sample(start: torch.Tensor, walk: Walk) -> torch.Tensor:
+def _last_sample(start: Tensor, walk: Walk) -> Tensor:
     """Return the states at the end of a walk; its start if it has no move."""
     for out in walk:
         start = out["sample"]
@@ -94,9 +95,9 @@ class Trajectories(Sampler):
 
     def _walk(
         self,
-        move: Callable[..., dict[str, torch.Tensor]],
+        move: Callable[..., dict[str, Tensor]],
         model: Model,
-        x: torch.Tensor,
+        x: Tensor,
         timesteps: Iterable[int],
         progress: bool,
         **options: Any,
@@ -127,7 +128,7 @@ class Trajectories(Sampler):
         self,
         model: Model,
         shape: Sequence[int],
-        noise: torch.Tensor | None = None,
+        noise: Tensor | None = None,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
@@ -149,7 +150,7 @@ class Trajectories(Sampler):
         )
 
     @_twin_of(p_sample_loop_progressive)
-    def p_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
+    def p_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Sample images by ancestral sampling.
 
         Args:
@@ -172,7 +173,7 @@ class Trajectories(Sampler):
         self,
         model: Model,
         shape: Sequence[int],
-        noise: torch.Tensor | None = None,
+        noise: Tensor | None = None,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
@@ -198,7 +199,7 @@ class Trajectories(Sampler):
         )
 
     @_twin_of(ddim_sample_loop_progressive)
-    def ddim_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
+    def ddim_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Sample images with DDIM, from pure noise or from a given depth.
 
         Args:
@@ -224,7 +225,7 @@ class Trajectories(Sampler):
     def ddim_reverse_sample_loop_progressive(
         self,
         model: Model,
-        image: torch.Tensor,
+        image: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
@@ -254,7 +255,7 @@ class Trajectories(Sampler):
         )
 
     @_twin_of(ddim_reverse_sample_loop_progressive)
-    def ddim_reverse_sample_loop(self, start: torch.Tensor, walk: Walk) -> torch.Tensor:
+    def ddim_reverse_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Encode images towards noise with DDIM run backwards.
 
         As published, the clean image is read at level alpha_bar_0 and the result lies one
@@ -285,7 +286,7 @@ class Trajectories(Sampler):
     def fourier_frequency_list_progressive(
         self,
         model: Model,
-        image: torch.Tensor,
+        image: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
@@ -300,7 +301,7 @@ class Trajectories(Sampler):
         )
 
     @_twin_of(fourier_frequency_list_progressive)
-    def fourier_frequency_list_loop(self, start: torch.Tensor, walk: Walk) -> list[float]:
+    def fourier_frequency_list_loop(self, start: Tensor, walk: Walk) -> list[float]:
         """Encode fully and measure the published spectral magnitude after each move.
 
         As published, only the first image of the batch is measured, and the list is turned round,

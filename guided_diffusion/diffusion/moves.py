@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from .reverse_process import CondFn, DenoisedFn, Model, ModelKwargs, ReverseProcess
 from .solvers import ddim_sigma, ddim_step
@@ -30,9 +31,9 @@ class Sampler(ReverseProcess):
             default from torch's generator. It may be replaced; see also `drawing`.
     """
 
-    noise_like: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda x: torch.randn_like(x))
+    noise_like: Callable[[Tensor], Tensor] = staticmethod(lambda x: torch.randn_like(x))
 
-    def drawing(self: _Process, noise: Callable[[torch.Tensor], torch.Tensor]) -> _Process:
+    def drawing(self: _Process, noise: Callable[[Tensor], Tensor]) -> _Process:
         """Return a copy of the process that draws its fresh noise from a function.
 
         The copy is shallow, and this process draws as before.
@@ -47,13 +48,13 @@ class Sampler(ReverseProcess):
     def p_sample(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Draw x_{t-1} from p(x_{t-1} | x_t), with noise from `noise_like`.
 
         Args:
@@ -83,14 +84,14 @@ class Sampler(ReverseProcess):
     def ddim_sample(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         cond_fn: CondFn = None,
         model_kwargs: ModelKwargs = None,
         eta: float = 0.0,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Make one DDIM move towards the image.
 
         Noise is drawn for every eta, 0 included, so that a seeded program meets the same random
@@ -125,14 +126,14 @@ class Sampler(ReverseProcess):
     def ddim_reverse_sample(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         model_kwargs: ModelKwargs = None,
         eta: float = 0.0,
         cond_fn: CondFn = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Make one DDIM move towards the noise: x, read at t, goes to the level of t + 1.
 
         Args:

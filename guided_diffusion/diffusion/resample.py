@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .forward_process import ForwardProcess
 
@@ -24,11 +25,11 @@ class ScheduleSampler(ABC):
     def weights(self) -> np.ndarray:
         """Return positive weights [T], one per timestep; they need not sum to one."""
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs in order to draw on as before."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Go on from what `state_dict` returned.
 
         Args:
@@ -36,12 +37,8 @@ class ScheduleSampler(ABC):
         """
 
     def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str,
-        *,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, batch_size: int, device: torch.device | str, *, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw timesteps for a batch.
 
         Args:
@@ -77,7 +74,7 @@ class UniformSampler(ScheduleSampler):
 class LossAwareSampler(ScheduleSampler):
     """Base of samplers that learn from the losses of training."""
 
-    def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
+    def update_with_local_losses(self, local_ts: Tensor, local_losses: Tensor) -> None:
         """Learn from one step of training, on every rank from the losses of all ranks.
 
         Where torch.distributed is initialised, all ranks must make this call together, and all
@@ -101,7 +98,7 @@ class LossAwareSampler(ScheduleSampler):
         """
 
 
-def _gather_rows(rows: torch.Tensor) -> torch.Tensor:
+def _gather_rows(rows: Tensor) -> Tensor:
     """Gather the rows [n, k] of all ranks, in the order of ranks; n may differ between them."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
@@ -165,14 +162,14 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self._loss_history[t, self._loss_counts[t]] = loss
                 self._loss_counts[t] += 1
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the remembered losses [T, history_per_term] and their numbers [T]."""
         return {
             "loss_history": torch.from_numpy(self._loss_history.copy()),
             "loss_counts": torch.from_numpy(self._loss_counts.copy()),
         }
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over remembered losses; see `ScheduleSampler.load_state_dict`."""
         if state:
             self._loss_history[:] = state["loss_history"].numpy()

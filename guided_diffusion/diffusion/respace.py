@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from .forward_process import DeviceTable
 from .gaussian_diffusion import GaussianDiffusion
@@ -121,27 +121,27 @@ class SpacedDiffusion(GaussianDiffusion):
         kwargs["betas"] = 1.0 - levels / np.append(1.0, levels[:-1])
         super().__init__(**kwargs)
 
-    def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
 
-    def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> Tensor:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().predict_eps(self._wrap_model(model), *args, **kwargs)
 
-    def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
 
-    def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> Tensor:
         """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
         return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
 
-    def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
-    def network_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def network_timesteps(self, t: Tensor) -> Tensor:
         """Return timesteps t [N] as a network is told them: original, and scaled if it asks so."""
         return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
 
@@ -152,7 +152,7 @@ class SpacedDiffusion(GaussianDiffusion):
             model, self._device_map, self.rescale_timesteps, self.original_num_steps
         )
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """Return t: the wrapped model does the scaling, by the original number of steps."""
         return t
 
@@ -181,7 +181,7 @@ class _WrappedModel:
         self.rescale_timesteps = rescale_timesteps
         self.original_num_steps = original_num_steps
 
-    def __call__(self, x: torch.Tensor, ts: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, x: Tensor, ts: Tensor, **kwargs: Any) -> Tensor:
         original = self.timestep_map.on(ts.device)[ts].to(ts.dtype)
         if self.rescale_timesteps:
             original = original.float() * (1000.0 / self.original_num_steps)

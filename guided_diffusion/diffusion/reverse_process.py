@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .forward_process import ForwardProcess, check_same_shape
 
-Model = Callable[..., torch.Tensor]
+Model = Callable[..., Tensor]
 ModelKwargs = dict[str, Any] | None
-DenoisedFn = Callable[[torch.Tensor], torch.Tensor] | None
+DenoisedFn = Callable[[Tensor], Tensor] | None
 # Gradient of log p(y | x) with respect to x, called as cond_fn(x, t, **model_kwargs).
-CondFn = Callable[..., torch.Tensor] | None
+CondFn = Callable[..., Tensor] | None
 
 # Networks that take rescaled timesteps know them in 0 .. this.
 _RESCALED_STEPS = 1000.0
@@ -84,13 +85,13 @@ class ReverseProcess(ForwardProcess):
         self.large_log_variance = np.append(first_log, self.log_betas[1:])
         self.large_variance = np.append(np.exp(first_log), self.betas[1:])
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """Return timesteps as the network wants them: float32 if rescaled, else t itself."""
         return t.float() * (_RESCALED_STEPS / self.num_timesteps) if self.rescale_timesteps else t
 
     def _run_model(
-        self, model: Model, x: torch.Tensor, t: torch.Tensor, model_kwargs: ModelKwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, model: Model, x: Tensor, t: Tensor, model_kwargs: ModelKwargs
+    ) -> tuple[Tensor, Tensor | None]:
         """Ask the network; return the mean's [N, C, ...] and the variance's channels, if any."""
         if t.shape != x.shape[:1]:
             raise ValueError(f"t: expected shape {tuple(x.shape[:1])}, found {tuple(t.shape)}")
@@ -108,8 +109,8 @@ class ReverseProcess(ForwardProcess):
         return mean_half, var_half
 
     def _model_variance(
-        self, var_half: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, var_half: Tensor | None, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return variance and log-variance of the reverse move, each in the shape of x."""
         if self.model_var_type == ModelVarType.FIXED_LARGE:
             return self._at("large_variance", t, x), self._at("large_log_variance", t, x)
@@ -124,12 +125,12 @@ class ReverseProcess(ForwardProcess):
 
     def _model_xstart(
         self,
-        mean_half: torch.Tensor,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        mean_half: Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool,
         denoised_fn: DenoisedFn = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the clean image that the network's output implies, edited and clipped as asked."""
         if self.model_mean_type == ModelMeanType.START_X:
             xstart = mean_half
@@ -144,12 +145,12 @@ class ReverseProcess(ForwardProcess):
     def p_mean_variance(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
         model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Apply the network to states and read off p(x_{t-1} | x_t) and the implied x_0.
 
         Args:
@@ -187,11 +188,11 @@ class ReverseProcess(ForwardProcess):
     def predict_eps(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = False,
         model_kwargs: ModelKwargs = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Predict the noise that DDIM uses at (x, t), whatever the network's output means.
 
         The network is asked once, and no posterior is computed.
@@ -217,12 +218,12 @@ class ReverseProcess(ForwardProcess):
 
     def condition_mean(
         self,
-        cond_fn: Callable[..., torch.Tensor],
-        p_mean_var: dict[str, torch.Tensor],
-        x: torch.Tensor,
-        t: torch.Tensor,
+        cond_fn: Callable[..., Tensor],
+        p_mean_var: dict[str, Tensor],
+        x: Tensor,
+        t: Tensor,
         model_kwargs: ModelKwargs = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Shift the mean of a reverse move along the gradient of log p(y | x).
 
         Args:
@@ -243,12 +244,12 @@ class ReverseProcess(ForwardProcess):
 
     def condition_score(
         self,
-        cond_fn: Callable[..., torch.Tensor],
-        p_mean_var: dict[str, torch.Tensor],
-        x: torch.Tensor,
-        t: torch.Tensor,
+        cond_fn: Callable[..., Tensor],
+        p_mean_var: dict[str, Tensor],
+        x: Tensor,
+        t: Tensor,
         model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Subtract the gradient of log p(y | x) from the predicted noise, as DDIM needs it.
 
         Args:
