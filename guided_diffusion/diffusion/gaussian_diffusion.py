@@ -21,7 +21,7 @@ from torch import Tensor
 from ..networks.nn import mean_flat
 from .loops import Trajectories
 from .losses import discretized_gaussian_log_likelihood, normal_kl
-from .reverse_process import Model, ModelKwargs, ModelMeanType, ModelVarType
+from .reverse_process import Kwargs, Model, ModelMeanType, ModelVarType
 
 # The variational term of RESCALED_MSE is weighted by T over this: arXiv:2102.09672, section 3.1,
 # takes lambda = 0.001 on a sum of T terms, and one term is drawn here.
@@ -67,12 +67,7 @@ class GaussianDiffusion(Trajectories):
         loss_type: LossType,
         rescale_timesteps: bool = False,
     ) -> None:
-        super().__init__(
-            betas=betas,
-            model_mean_type=model_mean_type,
-            model_var_type=model_var_type,
-            rescale_timesteps=rescale_timesteps,
-        )
+        super().__init__(betas, model_mean_type, model_var_type, rescale_timesteps)
         self.loss_type = loss_type
 
     def training_losses(
@@ -80,17 +75,12 @@ class GaussianDiffusion(Trajectories):
         model: Model,
         x_start: Tensor,
         t: Tensor,
-        model_kwargs: ModelKwargs = None,
+        model_kwargs: Kwargs = None,
         noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss of each image at its timestep.
 
-        Args:
-            model: the network.
-            x_start: clean images [N, C, ...] in [-1, 1].
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of the network.
-            noise: standard normal noise in the shape of x_start; drawn if None.
+        For arguments see `forward_process` and `reverse_process`.
 
         Returns:
             `loss` [N]; for the squared-error types also `mse`, and `vb` (bits per dimension,
@@ -110,31 +100,20 @@ class GaussianDiffusion(Trajectories):
             whole = self.loss_type == LossType.RESCALED_KL
             return {"loss": terms["output"] * (self.num_timesteps if whole else 1)}
         mean_half, var_half = self._run_model(model, x_t, t, model_kwargs)
-        target = self._training_target(x_start, x_t, t, noise)
+        target = noise
+        if self.model_mean_type == ModelMeanType.START_X:
+            target = x_start
+        elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
+            target, _, _ = self.q_posterior_mean_variance(x_start, x_t, t)
         mse = mean_flat((target - mean_half) ** 2)
         if var_half is None:
             return {"mse": mse, "loss": mse}
-        vb = self._variance_loss(mean_half, var_half, x_start, x_t, t)
-        return {"vb": vb, "mse": mse, "loss": mse + vb}
-
-    def _training_target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return what the network is to predict."""
-        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            return self.q_posterior_mean_variance(x_start, x_t, t)[0]
-        return x_start if self.model_mean_type == ModelMeanType.START_X else noise
-
-    def _variance_loss(
-        self, mean_half: Tensor, var_half: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor
-    ) -> Tensor:
-        """Compute the bound's term [N] as a loss of the variance alone.
-
-        The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
-        """
+        # The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
         frozen = torch.cat([mean_half.detach(), var_half], dim=1)
         vb = self._vb_terms_bpd(lambda *_: frozen, x_start, x_t, t, clip_denoised=False)["output"]
         if self.loss_type == LossType.RESCALED_MSE:
             vb = vb * (self.num_timesteps / _VB_WEIGHT_STEPS)
-        return vb
+        return {"vb": vb, "mse": mse, "loss": mse + vb}
 
     def _vb_terms_bpd(
         self,
@@ -143,7 +122,7 @@ class GaussianDiffusion(Trajectories):
         x_t: Tensor,
         t: Tensor,
         clip_denoised: bool = True,
-        model_kwargs: ModelKwargs = None,
+        model_kwargs: Kwargs = None,
     ) -> dict[str, Tensor]:
         """Compute the term of the variational bound at t, in bits per dimension.
 
@@ -155,13 +134,11 @@ class GaussianDiffusion(Trajectories):
             DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
         """
         true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
-        out = self.p_mean_variance(
-            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
-        )
-        kl = normal_kl(true_mean, true_log_variance, out["mean"], out["log_variance"])
-        nll = -discretized_gaussian_log_likelihood(
-            x_start, means=out["mean"], log_scales=0.5 * out["log_variance"]
-        )
+        out = self.p_mean_variance(model, x_t, t, clip_denoised, model_kwargs=model_kwargs)
+        mean, log_variance = out["mean"], out["log_variance"]
+        kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+        scales = 0.5 * log_variance
+        nll = -discretized_gaussian_log_likelihood(x_start, means=mean, log_scales=scales)
         nats = torch.where(t == 0, mean_flat(nll), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": out["pred_xstart"]}
 
@@ -176,17 +153,12 @@ class GaussianDiffusion(Trajectories):
         model: Model,
         x_start: Tensor,
         clip_denoised: bool = True,
-        model_kwargs: ModelKwargs = None,
+        model_kwargs: Kwargs = None,
     ) -> dict[str, Tensor]:
         """Compute the variational bound on the negative log-likelihood, term by term.
 
-        Each term is estimated with one draw of noise from `noise_like`.
-
-        Args:
-            model: the network.
-            x_start: clean images [N, C, ...] in [-1, 1] from 8-bit values.
-            clip_denoised: limit the implied clean images to [-1, 1].
-            model_kwargs: further keywords of the network.
+        Each term is estimated with one draw of noise from `noise_like`; the images must come from
+        8-bit values.
 
         Returns:
             `total_bpd` and `prior_bpd` [N]; the bound's terms `vb`, the squared error

@@ -2,7 +2,14 @@
 
 A network is called as `model(x, t, **model_kwargs)` with x [N, C, H, W] at level alpha_bar_t and
 t [N], rescaled to 0..1000 if `rescale_timesteps`. It returns C channels, or 2 C where the variance
-is learned: C channels for the mean, then C for the variance. See `forward_process` for t.
+is learned: C channels for the mean, then C for the variance.
+
+Arguments that methods share, besides the states x and timesteps t of `forward_process`:
+    model: the network.
+    clip_denoised: limit each implied clean image to [-1, 1].
+    denoised_fn: edits each implied clean image before it is limited.
+    cond_fn: gradient of log p(y | x) to steer by, called as cond_fn(x, t, **model_kwargs).
+    model_kwargs: further keywords of the network and of cond_fn, such as `y`.
 """
 
 from __future__ import annotations
@@ -18,10 +25,10 @@ from torch import Tensor
 from .forward_process import ForwardProcess, check_same_shape
 
 Model = Callable[..., Tensor]
-ModelKwargs = dict[str, Any] | None
+Kwargs = dict[str, Any] | None
 DenoisedFn = Callable[[Tensor], Tensor] | None
-# Gradient of log p(y | x) with respect to x, called as cond_fn(x, t, **model_kwargs).
 CondFn = Callable[..., Tensor] | None
+Moments = dict[str, Tensor]
 
 # Networks that take rescaled timesteps know them in 0 .. this.
 _RESCALED_STEPS = 1000.0
@@ -57,27 +64,18 @@ class ModelVarType(enum.Enum):
 class ReverseProcess(ForwardProcess):
     """The reverse moves p(x_{t-1} | x_t) of a network, on the schedule of a `ForwardProcess`.
 
-    Args:
-        betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
-        model_mean_type: what the network predicts.
-        model_var_type: source of the variance.
-        rescale_timesteps: hand t * 1000 / T to the network instead of t.
-
-    Raises:
-        ValueError: if betas is not such an array.
+    For arguments see `gaussian_diffusion.GaussianDiffusion`.
     """
 
     def __init__(
         self,
-        *,
         betas: np.ndarray | Sequence[float],
         model_mean_type: ModelMeanType,
         model_var_type: ModelVarType,
         rescale_timesteps: bool = False,
     ) -> None:
         super().__init__(betas)
-        self.model_mean_type = model_mean_type
-        self.model_var_type = model_var_type
+        self.model_mean_type, self.model_var_type = model_mean_type, model_var_type
         self.rescale_timesteps = rescale_timesteps
         self.log_betas = np.log(self.betas)
         # The move to the clean image has the small variance all the same: likelihood needs it.
@@ -90,7 +88,7 @@ class ReverseProcess(ForwardProcess):
         return t.float() * (_RESCALED_STEPS / self.num_timesteps) if self.rescale_timesteps else t
 
     def _run_model(
-        self, model: Model, x: Tensor, t: Tensor, model_kwargs: ModelKwargs
+        self, model: Model, x: Tensor, t: Tensor, model_kwargs: Kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """Ask the network; return the mean's [N, C, ...] and the variance's channels, if any."""
         if t.shape != x.shape[:1]:
@@ -132,11 +130,10 @@ class ReverseProcess(ForwardProcess):
         denoised_fn: DenoisedFn = None,
     ) -> Tensor:
         """Return the clean image that the network's output implies, edited and clipped as asked."""
-        if self.model_mean_type == ModelMeanType.START_X:
-            xstart = mean_half
-        elif self.model_mean_type == ModelMeanType.EPSILON:
+        xstart = mean_half
+        if self.model_mean_type == ModelMeanType.EPSILON:
             xstart = self._predict_xstart_from_eps(x, t, mean_half)
-        else:
+        elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
             xstart = self._predict_xstart_from_xprev(x, t, mean_half)
         if denoised_fn is not None:
             xstart = denoised_fn(xstart)
@@ -149,17 +146,9 @@ class ReverseProcess(ForwardProcess):
         t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, Tensor]:
+        model_kwargs: Kwargs = None,
+    ) -> Moments:
         """Apply the network to states and read off p(x_{t-1} | x_t) and the implied x_0.
-
-        Args:
-            model: the network.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            clip_denoised: limit the implied clean image to [-1, 1].
-            denoised_fn: edits the implied clean image before it is limited.
-            model_kwargs: further keywords of the network, such as `y`.
 
         Returns:
             `mean`, `variance`, `log_variance` and `pred_xstart`, each in the shape of x.
@@ -170,20 +159,14 @@ class ReverseProcess(ForwardProcess):
         Reference:
             DDPM, arXiv:2006.11239, eqs. 7, 11 and 15; variance arXiv:2102.09672, eq. 15.
         """
-        mean_half, var_half = self._run_model(model, x, t, model_kwargs)
+        mean, var_half = self._run_model(model, x, t, model_kwargs)
         variance, log_variance = self._model_variance(var_half, x, t)
-        pred_xstart = self._model_xstart(mean_half, x, t, clip_denoised, denoised_fn)
-        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            mean = mean_half
-        else:
+        pred_xstart = self._model_xstart(mean, x, t, clip_denoised, denoised_fn)
+        if self.model_mean_type != ModelMeanType.PREVIOUS_X:
             mean, _, _ = self.q_posterior_mean_variance(pred_xstart, x, t)
         check_same_shape("mean", mean, x)
-        return {
-            "mean": mean,
-            "variance": variance,
-            "log_variance": log_variance,
-            "pred_xstart": pred_xstart,
-        }
+        found = {"mean": mean, "variance": variance, "log_variance": log_variance}
+        return {**found, "pred_xstart": pred_xstart}
 
     def predict_eps(
         self,
@@ -191,18 +174,12 @@ class ReverseProcess(ForwardProcess):
         x: Tensor,
         t: Tensor,
         clip_denoised: bool = False,
-        model_kwargs: ModelKwargs = None,
+        model_kwargs: Kwargs = None,
     ) -> Tensor:
         """Predict the noise that DDIM uses at (x, t), whatever the network's output means.
 
-        The network is asked once, and no posterior is computed.
-
-        Args:
-            model: the network.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            clip_denoised: limit the implied clean image to [-1, 1] and derive the noise from it.
-            model_kwargs: further keywords of the network.
+        The network is asked once, and no posterior is computed. Where the implied clean image is
+        limited, the noise is derived from it.
 
         Returns:
             eps in the shape of x.
@@ -217,21 +194,12 @@ class ReverseProcess(ForwardProcess):
         return self._predict_eps_from_xstart(x, t, pred_xstart)
 
     def condition_mean(
-        self,
-        cond_fn: Callable[..., Tensor],
-        p_mean_var: dict[str, Tensor],
-        x: Tensor,
-        t: Tensor,
-        model_kwargs: ModelKwargs = None,
+        self, cond_fn: Model, p_mean_var: Moments, x: Tensor, t: Tensor, model_kwargs: Kwargs = None
     ) -> Tensor:
         """Shift the mean of a reverse move along the gradient of log p(y | x).
 
         Args:
-            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
             p_mean_var: result of `p_mean_variance`.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of cond_fn.
 
         Returns:
             The new mean, in the shape of x.
@@ -243,21 +211,12 @@ class ReverseProcess(ForwardProcess):
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
 
     def condition_score(
-        self,
-        cond_fn: Callable[..., Tensor],
-        p_mean_var: dict[str, Tensor],
-        x: Tensor,
-        t: Tensor,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, Tensor]:
+        self, cond_fn: Model, p_mean_var: Moments, x: Tensor, t: Tensor, model_kwargs: Kwargs = None
+    ) -> Moments:
         """Subtract the gradient of log p(y | x) from the predicted noise, as DDIM needs it.
 
         Args:
-            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
             p_mean_var: result of `p_mean_variance`; left as it is.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of cond_fn.
 
         Returns:
             A copy of p_mean_var with the new `pred_xstart` and `mean`.
