@@ -23,29 +23,25 @@ def _ddim_timesteps(num_timesteps: int, count: int) -> set[int]:
         steps = range(0, num_timesteps, stride)
         if len(steps) == count:
             return set(steps)
-    raise ValueError(
-        f"timestep respacing: expected ddimN with N timesteps of {num_timesteps} at a whole "
-        f"stride, found ddim{count}"
-    )
+    expected = f"ddimN with N timesteps of {num_timesteps} at a whole stride"
+    raise ValueError(f"timestep respacing: expected {expected}, found ddim{count}")
 
 
 def _parse_counts(section_counts: str) -> list[int]:
     try:
         return [int(part) for part in section_counts.split(",")]
     except ValueError:
+        expected = "'ddimN' or numbers of steps such as '10,15,20'"
         raise ValueError(
-            "timestep respacing: expected 'ddimN' or numbers of steps such as '10,15,20', "
-            f"found {section_counts!r}"
+            f"timestep respacing: expected {expected}, found {section_counts!r}"
         ) from None
 
 
 def _section(start: int, size: int, count: int) -> set[int]:
     """Choose `count` timesteps of start .. start + size - 1 evenly, both ends included."""
     if not 0 <= count <= size:
-        raise ValueError(
-            f"timestep respacing: expected 0 to {size} steps in the section that starts at "
-            f"timestep {start}, found {count}"
-        )
+        expected = f"0 to {size} steps in the section that starts at timestep {start}"
+        raise ValueError(f"timestep respacing: expected {expected}, found {count}")
     stride = (size - 1) / (count - 1) if count > 1 else 1.0
     steps, position = set(), 0.0
     for _ in range(count):  # a running sum: its rounding decides ties as in published runs
@@ -148,9 +144,8 @@ class SpacedDiffusion(GaussianDiffusion):
     def _wrap_model(self, model: Model) -> _WrappedModel:
         if isinstance(model, _WrappedModel):
             return model
-        return _WrappedModel(
-            model, self._device_map, self.rescale_timesteps, self.original_num_steps
-        )
+        scaling = self.rescale_timesteps, self.original_num_steps
+        return _WrappedModel(model, self._device_map, *scaling)
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
         """Return t: the wrapped model does the scaling, by the original number of steps."""
@@ -176,10 +171,8 @@ class _WrappedModel:
     ) -> None:
         if not isinstance(timestep_map, DeviceTable):
             timestep_map = DeviceTable(timestep_map)
-        self.model = model
-        self.timestep_map = timestep_map
-        self.rescale_timesteps = rescale_timesteps
-        self.original_num_steps = original_num_steps
+        self.model, self.timestep_map = model, timestep_map
+        self.rescale_timesteps, self.original_num_steps = rescale_timesteps, original_num_steps
 
     def __call__(self, x: Tensor, ts: Tensor, **kwargs: Any) -> Tensor:
         original = self.timestep_map.on(ts.device)[ts].to(ts.dtype)

@@ -148,18 +148,11 @@ class Multistep:
         eps: Tensor,
         history: Sequence[Past] = (),
     ) -> Tensor:
-        """Move states from one level to another.
+        """Move states from one level to another, see `ddim_step`.
 
         Args:
-            x: states [N, ...] at `level_cur`.
-            level_cur: level of the states; float, [] or [N].
-            level_next: level to reach; float, [] or [N].
-            eps: predicted noise at (x, level_cur), shape of x.
             history: (level_cur, x, eps) of the moves before, the latest last. A move of fewer
                 images is one of the first images of this batch.
-
-        Returns:
-            States [N, ...] at `level_next`.
         """
         moved = ddim_step(x, level_cur, level_next, eps)
         past = [_extended(entry, len(x)) for entry in history[: -self.order : -1]]
@@ -179,13 +172,9 @@ class Multistep:
 
 
 class DDIM(Multistep):
-    """The multistep solver of first order, whatever order is asked for.
+    """The multistep solver of first order; the order that is asked for has no effect.
 
     Its encodings can mirror its decodings, see `translation.moves`.
-
-    Args:
-        order: no effect.
-        predicts: no effect, but a key of `PREDICTED`.
 
     Reference:
         DDIM, arXiv:2010.02502, eq. 12.
