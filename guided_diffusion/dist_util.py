@@ -1,9 +1,9 @@
 """Upstream's `dist_util`; the code is in `runtime/dist_util.py`."""
 # ruff: noqa: F401, F403
 
-from ._porch import hand_on
+from ._porch import MPI, bf, hand_on
 from .runtime import dist_util as room
 from .runtime.dist_util import *
-from .runtime.lazy import MPI, bf
+from .runtime.dist_util import _find_free_port
 
 hand_on(__name__, room)

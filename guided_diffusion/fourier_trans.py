@@ -1,12 +1,7 @@
 """Upstream's `fourier_trans`; the code is in `translation/fourier_trans.py`."""
 # ruff: noqa: F401, F403
 
-import warnings
-
-import torch
-
-from ._porch import hand_on
-from .runtime.lazy import cv2
+from ._porch import cv2, hand_on, torch, warnings
 from .translation import fourier_trans as room
 from .translation.fourier_trans import *
 

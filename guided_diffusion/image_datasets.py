@@ -1,19 +1,11 @@
 """Upstream's `image_datasets`; the code is in `data/image_datasets.py`."""
 # ruff: noqa: F401, F403
 
-import math
-import random
-
-from ._porch import hand_on
+from ._porch import MPI, bf, hand_on, math, random
 from .data import image_datasets as room
 from .data.image_datasets import *
-from .data.image_files import (
-    _list_image_files_recursively,
-    center_crop_arr,
-    list_image_files,
-    random_crop_arr,
-)
+from .data.image_files import *
+from .data.image_files import _list_image_files_recursively
 from .data.imagenet import get_image_filenames_for_label
-from .runtime.lazy import MPI, bf
 
 hand_on(__name__, room)

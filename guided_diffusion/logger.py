@@ -1,23 +1,10 @@
 """Upstream's `logger`; the code is in `runtime/logger.py`."""
 # ruff: noqa: F401, F403
 
-import json
-import os.path as osp
-import shutil
-import warnings
-from contextlib import contextmanager
-
-from ._porch import hand_on
+from ._porch import contextmanager, hand_on, json, osp, shutil, warnings
 from .runtime import logger as room
-from .runtime.log_formats import (
-    CSVOutputFormat,
-    HumanOutputFormat,
-    JSONOutputFormat,
-    KVWriter,
-    SeqWriter,
-    TensorBoardOutputFormat,
-    make_output_format,
-)
+from .runtime.log_formats import *
 from .runtime.logger import *
+from .runtime.logger import _configure_default_logger
 
 hand_on(__name__, room)

@@ -1,10 +1,7 @@
 """Upstream's `losses`; the code is in `diffusion/losses.py`."""
 # ruff: noqa: F401, F403
 
-import numpy as np
-import torch as th
-
-from ._porch import hand_on
+from ._porch import hand_on, np, th
 from .diffusion import losses as room
 from .diffusion.losses import *
 

@@ -1,9 +1,7 @@
 """Upstream's `nn`; the code is in `networks/nn.py`."""
 # ruff: noqa: F401, F403
 
-import torch as th
-
-from ._porch import hand_on
+from ._porch import hand_on, th
 from .networks import nn as room
 from .networks.nn import *
 

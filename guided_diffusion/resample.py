@@ -1,9 +1,7 @@
 """Upstream's `resample`; the code is in `diffusion/resample.py`."""
 # ruff: noqa: F401, F403
 
-import torch as th
-
-from ._porch import hand_on
+from ._porch import hand_on, th
 from .diffusion import resample as room
 from .diffusion.resample import *
 

@@ -1,10 +1,9 @@
 """Upstream's `respace`; the code is in `diffusion/respace.py`."""
 # ruff: noqa: F401, F403
 
-import torch as th
-
-from ._porch import hand_on
+from ._porch import hand_on, th
 from .diffusion import respace as room
 from .diffusion.respace import *
+from .diffusion.respace import _WrappedModel
 
 hand_on(__name__, room)

@@ -1,10 +1,7 @@
 """Upstream's `script_util`; the code is in `models/script_util.py`."""
 # ruff: noqa: F401, F403
 
-import argparse
-import inspect
-
-from ._porch import hand_on
+from ._porch import argparse, hand_on, inspect
 from .config.parser import add_dict_to_argparser, args_to_dict, str2bool
 from .config.settings import defaults
 from .errors import ArgumentError, UserError

@@ -1,22 +1,9 @@
 """Upstream's `train_util`; the code is in `training/train_util.py`."""
 # ruff: noqa: F401, F403
 
-import functools
-
-import torch.distributed as dist
-
-from ._porch import hand_on
-from .runtime.lazy import bf
+from ._porch import bf, dist, functools, hand_on
 from .training import train_util as room
-from .training.fp16_util import (
-    INITIAL_LOG_LOSS_SCALE,
-    MixedPrecisionTrainer,
-    make_master_params,
-    master_params_to_model_params,
-    model_grads_to_master_grads,
-    unflatten_master_params,
-    zero_grad,
-)
+from .training.fp16_util import *
 from .training.train_util import *
 
 hand_on(__name__, room)

@@ -1,38 +1,10 @@
 """Upstream's `unet`; the code is in `networks/unet.py`."""
 # ruff: noqa: F401, F403
 
-import math
-from abc import abstractmethod
-
-import numpy as np
-import torch as th
-
-from ._porch import hand_on
+from ._porch import abstractmethod, hand_on, np, th
 from .networks import unet as room
-from .networks.attention import (
-    AttentionBlock,
-    AttentionPool2d,
-    QKVAttention,
-    QKVAttentionLegacy,
-    count_flops_attn,
-)
-from .networks.nn import (
-    Downsample,
-    ResBlock,
-    SiLU,
-    TimestepBlock,
-    TimestepEmbedSequential,
-    Upsample,
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    convert_module_to_f16,
-    convert_module_to_f32,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from .networks.attention import *
+from .networks.nn import *
 from .networks.unet import *
 
 hand_on(__name__, room)

@@ -6,6 +6,12 @@ t = T - 1 is the noisiest. Images are [N, C, H, W] in [-1, 1], but any [N, ...] 
 
 Tables are float64 numpy attributes of shape [T]. Their copies on devices are cached; an entry is
 looked up in float64 and then cast to float32.
+
+Arguments that methods share, all tensors of one shape but t:
+    x_start: clean images [N, ...].
+    x_t: states of these images at t.
+    t: timesteps, int64 [N].
+    noise: standard normal noise; drawn if None.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class DeviceTable:
@@ -21,9 +28,9 @@ class DeviceTable:
 
     def __init__(self, values: np.ndarray | Sequence[int]) -> None:
         self._values = np.asarray(values)
-        self._copies: dict[torch.device, torch.Tensor] = {}
+        self._copies: dict[torch.device, Tensor] = {}
 
-    def on(self, device: torch.device) -> torch.Tensor:
+    def on(self, device: torch.device) -> Tensor:
         """Return the array as a tensor on `device`, copied there at the first call only."""
         if device not in self._copies:
             self._copies[device] = torch.as_tensor(self._values, device=device)
@@ -31,8 +38,8 @@ class DeviceTable:
 
 
 def _extract_into_tensor(
-    arr: np.ndarray | torch.Tensor, timesteps: torch.Tensor, broadcast_shape: Sequence[int]
-) -> torch.Tensor:
+    arr: np.ndarray | Tensor, timesteps: Tensor, broadcast_shape: Sequence[int]
+) -> Tensor:
     """Look up a table's entries for a batch of timesteps, ready to multiply a batch of states.
 
     Args:
@@ -47,23 +54,11 @@ def _extract_into_tensor(
     return values.reshape(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
 
 
-def _checked_betas(betas: np.ndarray | Sequence[float]) -> np.ndarray:
-    betas = np.array(betas, dtype=np.float64)
-    if betas.ndim != 1 or betas.size == 0:
-        raise ValueError(f"betas: expected a non-empty array of shape [T], found {betas.shape}")
-    if not ((betas > 0) & (betas <= 1)).all():
-        raise ValueError(
-            f"betas: expected values in (0, 1], found {betas.min():g} .. {betas.max():g}"
-        )
-    return betas
-
-
-def check_same_shape(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+def check_same_shape(name: str, found: Tensor, expected: Tensor) -> None:
     """Raise ValueError unless both tensors have the same shape."""
     if found.shape != expected.shape:
-        raise ValueError(
-            f"{name}: expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
-        )
+        shapes = f"expected shape {tuple(expected.shape)}, found {tuple(found.shape)}"
+        raise ValueError(f"{name}: {shapes}")
 
 
 class ForwardProcess:
@@ -80,14 +75,19 @@ class ForwardProcess:
     """
 
     def __init__(self, betas: np.ndarray | Sequence[float]) -> None:
-        self.betas = betas = _checked_betas(betas)
+        self.betas = betas = np.array(betas, dtype=np.float64)
+        if betas.ndim != 1 or betas.size == 0:
+            raise ValueError(f"betas: expected a non-empty array of shape [T], found {betas.shape}")
+        if not ((betas > 0) & (betas <= 1)).all():
+            found = f"{betas.min():g} .. {betas.max():g}"
+            raise ValueError(f"betas: expected values in (0, 1], found {found}")
         self.num_timesteps = len(betas)
         self._tables: dict[str, DeviceTable] = {}
-        self._set_marginals(np.cumprod(1.0 - betas))
+        self._set_marginals()
         self._set_posterior()
 
-    def _set_marginals(self, alphas_cumprod: np.ndarray) -> None:
-        self.alphas_cumprod = alphas_cumprod
+    def _set_marginals(self) -> None:
+        self.alphas_cumprod = alphas_cumprod = np.cumprod(1.0 - self.betas)
         self.alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
         self.alphas_cumprod_next = np.append(alphas_cumprod[1:], 0.0)
         self.sqrt_alphas_cumprod = np.sqrt(alphas_cumprod)
@@ -107,24 +107,18 @@ class ForwardProcess:
         self.posterior_mean_coef1 = self.betas * np.sqrt(prev) / rest
         self.posterior_mean_coef2 = (1.0 - prev) * np.sqrt(1.0 - self.betas) / rest
 
-    def _table(self, name: str, device: torch.device) -> torch.Tensor:
+    def _table(self, name: str, device: torch.device) -> Tensor:
         """Return the table of an attribute's name on a device."""
         if name not in self._tables:
             self._tables[name] = DeviceTable(getattr(self, name))
         return self._tables[name].on(device)
 
-    def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _at(self, name: str, t: Tensor, x: Tensor) -> Tensor:
         """Look up entries of a table at t [N]; float32 in the shape of x [N, ...]."""
         return _extract_into_tensor(self._table(name, t.device), t, x.shape)
 
-    def q_mean_variance(
-        self, x_start: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
-
-        Args:
-            x_start: clean images [N, ...].
-            t: timesteps, int64 [N].
 
         Reference:
             DDPM, arXiv:2006.11239, eq. 4.
@@ -133,18 +127,8 @@ class ForwardProcess:
         variance = self._at("one_minus_alphas_cumprod", t, x_start)
         return mean, variance, self._at("log_one_minus_alphas_cumprod", t, x_start)
 
-    def q_sample(
-        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Noise clean images to level alpha_bar_t.
-
-        Args:
-            x_start: clean images [N, ...].
-            t: timesteps, int64 [N].
-            noise: standard normal noise in the shape of x_start; drawn if None.
-
-        Returns:
-            States x_t in the shape of x_start.
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Noise clean images to states x_t at level alpha_bar_t.
 
         Raises:
             ValueError: if the noise has another shape.
@@ -159,14 +143,9 @@ class ForwardProcess:
         return signal + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
 
     def q_posterior_mean_variance(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, x_start: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
-
-        Args:
-            x_start: clean images [N, ...].
-            x_t: states of these images at t, same shape.
-            t: timesteps, int64 [N].
 
         Returns:
             Three tensors in the shape of x_t. At t = 0 the log-variance would be -inf; the one of
@@ -179,33 +158,23 @@ class ForwardProcess:
             DDPM, arXiv:2006.11239, eqs. 6 and 7.
         """
         check_same_shape("x_start", x_start, x_t)
-        mean = (
-            self._at("posterior_mean_coef1", t, x_t) * x_start
-            + self._at("posterior_mean_coef2", t, x_t) * x_t
-        )
+        mean = self._at("posterior_mean_coef1", t, x_t) * x_start
+        mean = mean + self._at("posterior_mean_coef2", t, x_t) * x_t
         variance = self._at("posterior_variance", t, x_t)
         return mean, variance, self._at("posterior_log_variance_clipped", t, x_t)
 
-    def _predict_xstart_from_eps(
-        self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Compute the clean image from a state and its noise (q_sample solved for x_start)."""
         check_same_shape("eps", eps, x_t)
-        return (
-            self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
-            - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
-        )
+        signal = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
+        return signal - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
 
-    def _predict_eps_from_xstart(
-        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """Compute the noise from a state and its clean image (q_sample solved for noise)."""
         signal = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
         return (signal - pred_xstart) / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
 
-    def _predict_xstart_from_xprev(
-        self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_xprev(self, x_t: Tensor, t: Tensor, xprev: Tensor) -> Tensor:
         """Compute the clean image from a state and its posterior mean (DDPM, eq. 7 for x_0)."""
         check_same_shape("xprev", xprev, x_t)
         without_state = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t

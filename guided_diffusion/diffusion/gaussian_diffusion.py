@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..networks.nn import mean_flat
 from .loops import Trajectories
 from .losses import discretized_gaussian_log_likelihood, normal_kl
-from .reverse_process import Model, ModelKwargs, ModelMeanType, ModelVarType
+from .reverse_process import Kwargs, Model, ModelMeanType, ModelVarType
 
 # The variational term of RESCALED_MSE is weighted by T over this: arXiv:2102.09672, section 3.1,
 # takes lambda = 0.001 on a sum of T terms, and one term is drawn here.
@@ -66,30 +67,20 @@ class GaussianDiffusion(Trajectories):
         loss_type: LossType,
         rescale_timesteps: bool = False,
     ) -> None:
-        super().__init__(
-            betas=betas,
-            model_mean_type=model_mean_type,
-            model_var_type=model_var_type,
-            rescale_timesteps=rescale_timesteps,
-        )
+        super().__init__(betas, model_mean_type, model_var_type, rescale_timesteps)
         self.loss_type = loss_type
 
     def training_losses(
         self,
         model: Model,
-        x_start: torch.Tensor,
-        t: torch.Tensor,
-        model_kwargs: ModelKwargs = None,
-        noise: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
+        x_start: Tensor,
+        t: Tensor,
+        model_kwargs: Kwargs = None,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the loss of each image at its timestep.
 
-        Args:
-            model: the network.
-            x_start: clean images [N, C, ...] in [-1, 1].
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of the network.
-            noise: standard normal noise in the shape of x_start; drawn if None.
+        For arguments see `forward_process` and `reverse_process`.
 
         Returns:
             `loss` [N]; for the squared-error types also `mse`, and `vb` (bits per dimension,
@@ -109,48 +100,30 @@ class GaussianDiffusion(Trajectories):
             whole = self.loss_type == LossType.RESCALED_KL
             return {"loss": terms["output"] * (self.num_timesteps if whole else 1)}
         mean_half, var_half = self._run_model(model, x_t, t, model_kwargs)
-        target = self._training_target(x_start, x_t, t, noise)
+        target = noise
+        if self.model_mean_type == ModelMeanType.START_X:
+            target = x_start
+        elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
+            target, _, _ = self.q_posterior_mean_variance(x_start, x_t, t)
         mse = mean_flat((target - mean_half) ** 2)
         if var_half is None:
             return {"mse": mse, "loss": mse}
-        vb = self._variance_loss(mean_half, var_half, x_start, x_t, t)
-        return {"vb": vb, "mse": mse, "loss": mse + vb}
-
-    def _training_target(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what the network is to predict."""
-        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            return self.q_posterior_mean_variance(x_start, x_t, t)[0]
-        return x_start if self.model_mean_type == ModelMeanType.START_X else noise
-
-    def _variance_loss(
-        self,
-        mean_half: torch.Tensor,
-        var_half: torch.Tensor,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-    ) -> torch.Tensor:
-        """Compute the bound's term [N] as a loss of the variance alone.
-
-        The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
-        """
+        # The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
         frozen = torch.cat([mean_half.detach(), var_half], dim=1)
         vb = self._vb_terms_bpd(lambda *_: frozen, x_start, x_t, t, clip_denoised=False)["output"]
         if self.loss_type == LossType.RESCALED_MSE:
             vb = vb * (self.num_timesteps / _VB_WEIGHT_STEPS)
-        return vb
+        return {"vb": vb, "mse": mse, "loss": mse + vb}
 
     def _vb_terms_bpd(
         self,
         model: Model,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+        model_kwargs: Kwargs = None,
+    ) -> dict[str, Tensor]:
         """Compute the term of the variational bound at t, in bits per dimension.
 
         Returns:
@@ -161,17 +134,15 @@ class GaussianDiffusion(Trajectories):
             DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
         """
         true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
-        out = self.p_mean_variance(
-            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
-        )
-        kl = normal_kl(true_mean, true_log_variance, out["mean"], out["log_variance"])
-        nll = -discretized_gaussian_log_likelihood(
-            x_start, means=out["mean"], log_scales=0.5 * out["log_variance"]
-        )
+        out = self.p_mean_variance(model, x_t, t, clip_denoised, model_kwargs=model_kwargs)
+        mean, log_variance = out["mean"], out["log_variance"]
+        kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+        scales = 0.5 * log_variance
+        nll = -discretized_gaussian_log_likelihood(x_start, means=mean, log_scales=scales)
         nats = torch.where(t == 0, mean_flat(nll), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": out["pred_xstart"]}
 
-    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+    def _prior_bpd(self, x_start: Tensor) -> Tensor:
         """Compute the KL of q(x_T | x_0) from a standard normal, in bits per dimension [N]."""
         t = torch.full((x_start.shape[0],), self.num_timesteps - 1, device=x_start.device)
         mean, _, log_variance = self.q_mean_variance(x_start, t)
@@ -180,19 +151,14 @@ class GaussianDiffusion(Trajectories):
     def calc_bpd_loop(
         self,
         model: Model,
-        x_start: torch.Tensor,
+        x_start: Tensor,
         clip_denoised: bool = True,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+        model_kwargs: Kwargs = None,
+    ) -> dict[str, Tensor]:
         """Compute the variational bound on the negative log-likelihood, term by term.
 
-        Each term is estimated with one draw of noise from `noise_like`.
-
-        Args:
-            model: the network.
-            x_start: clean images [N, C, ...] in [-1, 1] from 8-bit values.
-            clip_denoised: limit the implied clean images to [-1, 1].
-            model_kwargs: further keywords of the network.
+        Each term is estimated with one draw of noise from `noise_like`; the images must come from
+        8-bit values.
 
         Returns:
             `total_bpd` and `prior_bpd` [N]; the bound's terms `vb`, the squared error
@@ -202,7 +168,7 @@ class GaussianDiffusion(Trajectories):
         Reference:
             DDPM, arXiv:2006.11239, eq. 5.
         """
-        terms: dict[str, list[torch.Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
+        terms: dict[str, list[Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
         for index in reversed(range(self.num_timesteps)):
             t = torch.full((x_start.shape[0],), index, device=x_start.device)
             noise = self.noise_like(x_start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 _HALF_BIN = 1.0 / 255.0
 _MIN_PROBABILITY = 1e-12
@@ -17,53 +18,32 @@ _FIRST_BIN, _LAST_BIN = -0.999, 0.999
 
 
 def normal_kl(
-    mean1: torch.Tensor | float,
-    logvar1: torch.Tensor | float,
-    mean2: torch.Tensor | float,
-    logvar2: torch.Tensor | float,
-) -> torch.Tensor:
-    """Compute the KL divergence of N(mean1, exp(logvar1)) from N(mean2, exp(logvar2)).
+    mean1: Tensor | float, logvar1: Tensor | float, mean2: Tensor | float, logvar2: Tensor | float
+) -> Tensor:
+    """Compute the KL divergence of N(mean1, exp(logvar1)) from N(mean2, exp(logvar2)) in nats.
 
-    The arguments may have any shapes that broadcast together.
-
-    Args:
-        mean1: mean of the first normal.
-        logvar1: natural logarithm of the first variance.
-        mean2: mean of the second normal.
-        logvar2: natural logarithm of the second variance.
-
-    Returns:
-        The divergence of each element in nats, in the broadcast shape.
+    The arguments may have any shapes that broadcast together; the result has the broadcast shape.
 
     Raises:
         ValueError: if none of the four is a tensor.
     """
-    tensors = [a for a in (mean1, logvar1, mean2, logvar2) if isinstance(a, torch.Tensor)]
-    if not tensors:
-        found = ", ".join(type(a).__name__ for a in (mean1, logvar1, mean2, logvar2))
+    given = (mean1, logvar1, mean2, logvar2)
+    like = next((a for a in given if isinstance(a, Tensor)), None)
+    if like is None:
+        found = ", ".join(type(a).__name__ for a in given)
         raise ValueError(f"normal_kl: expected at least one tensor, found {found}")
-    like = tensors[0]
     log1, log2 = (torch.as_tensor(a).to(like) for a in (logvar1, logvar2))
     # The order of the sum decides the result in float32 where the two normals nearly agree.
     spread = -1.0 + log2 - log1 + torch.exp(log1 - log2)
     return 0.5 * (spread + (mean1 - mean2) ** 2 * torch.exp(-log2))
 
 
-def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:
-    """Compute the probability that a standard normal stays below x, to within 2e-4 by a tanh.
-
-    Args:
-        x: limits, any shape.
-
-    Returns:
-        Probabilities in [0, 1], same shape.
-    """
+def approx_standard_normal_cdf(x: Tensor) -> Tensor:
+    """Compute the probability that a standard normal stays below x, to within 2e-4 by a tanh."""
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def discretized_gaussian_log_likelihood(
-    x: torch.Tensor, *, means: torch.Tensor, log_scales: torch.Tensor
-) -> torch.Tensor:
+def discretized_gaussian_log_likelihood(x: Tensor, *, means: Tensor, log_scales: Tensor) -> Tensor:
     """Compute the log-probability that a Gaussian gives to the 8-bit bin of each pixel.
 
     The first and the last bin take the whole tail on their side, so the 256 bins sum to one.

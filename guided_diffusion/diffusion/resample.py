@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from .forward_process import ForwardProcess
 
@@ -24,24 +25,16 @@ class ScheduleSampler(ABC):
     def weights(self) -> np.ndarray:
         """Return positive weights [T], one per timestep; they need not sum to one."""
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed run needs in order to draw on as before."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
-        """Go on from what `state_dict` returned.
-
-        Args:
-            state: state of a sampler of the same kind and process; empty: leave this one fresh.
-        """
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Go on from the state of such a sampler; an empty one leaves this sampler fresh."""
 
     def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str,
-        *,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, batch_size: int, device: torch.device | str, *, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw timesteps for a batch.
 
         Args:
@@ -77,7 +70,7 @@ class UniformSampler(ScheduleSampler):
 class LossAwareSampler(ScheduleSampler):
     """Base of samplers that learn from the losses of training."""
 
-    def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
+    def update_with_local_losses(self, local_ts: Tensor, local_losses: Tensor) -> None:
         """Learn from one step of training, on every rank from the losses of all ranks.
 
         Where torch.distributed is initialised, all ranks must make this call together, and all
@@ -93,15 +86,10 @@ class LossAwareSampler(ScheduleSampler):
 
     @abstractmethod
     def update_with_all_losses(self, ts: Sequence[int], losses: Sequence[float]) -> None:
-        """Learn from timesteps and their losses, in the same way on every rank.
-
-        Args:
-            ts: timesteps.
-            losses: loss at each of them.
-        """
+        """Learn from timesteps and the loss at each, in the same way on every rank."""
 
 
-def _gather_rows(rows: torch.Tensor) -> torch.Tensor:
+def _gather_rows(rows: Tensor) -> Tensor:
     """Gather the rows [n, k] of all ranks, in the order of ranks; n may differ between them."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
@@ -150,29 +138,22 @@ class LossSecondMomentResampler(LossAwareSampler):
         """Remember losses, and forget the oldest of a timestep whose memory is full.
 
         Losses that are infinite or NaN are not remembered, as training skips their steps.
-
-        Args:
-            ts: timesteps.
-            losses: loss at each of them.
         """
         for t, loss in zip(ts, losses, strict=True):
             if not math.isfinite(loss):
                 continue
             if self._loss_counts[t] == self.history_per_term:
-                self._loss_history[t, :-1] = self._loss_history[t, 1:]
-                self._loss_history[t, -1] = loss
+                self._loss_history[t] = np.append(self._loss_history[t, 1:], loss)
             else:
                 self._loss_history[t, self._loss_counts[t]] = loss
                 self._loss_counts[t] += 1
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the remembered losses [T, history_per_term] and their numbers [T]."""
-        return {
-            "loss_history": torch.from_numpy(self._loss_history.copy()),
-            "loss_counts": torch.from_numpy(self._loss_counts.copy()),
-        }
+        state = {"loss_history": self._loss_history, "loss_counts": self._loss_counts}
+        return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over remembered losses; see `ScheduleSampler.load_state_dict`."""
         if state:
             self._loss_history[:] = state["loss_history"].numpy()
@@ -186,15 +167,7 @@ SCHEDULE_SAMPLERS = {"uniform": UniformSampler, "loss-second-moment": LossSecond
 
 
 def create_named_schedule_sampler(name: str, diffusion: ForwardProcess) -> ScheduleSampler:
-    """Build a sampler by name.
-
-    Args:
-        name: one of `SCHEDULE_SAMPLERS`.
-        diffusion: the process whose timesteps are drawn.
-
-    Raises:
-        ValueError: for another name.
-    """
+    """Build a sampler of a process's timesteps by its name, a key of `SCHEDULE_SAMPLERS`."""
     if name not in SCHEDULE_SAMPLERS:
         known = " or ".join(map(repr, SCHEDULE_SAMPLERS))
         raise ValueError(f"schedule sampler: expected {known}, found {name!r}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from .forward_process import DeviceTable
 from .gaussian_diffusion import GaussianDiffusion
@@ -23,29 +23,25 @@ def _ddim_timesteps(num_timesteps: int, count: int) -> set[int]:
         steps = range(0, num_timesteps, stride)
         if len(steps) == count:
             return set(steps)
-    raise ValueError(
-        f"timestep respacing: expected ddimN with N timesteps of {num_timesteps} at a whole "
-        f"stride, found ddim{count}"
-    )
+    expected = f"ddimN with N timesteps of {num_timesteps} at a whole stride"
+    raise ValueError(f"timestep respacing: expected {expected}, found ddim{count}")
 
 
 def _parse_counts(section_counts: str) -> list[int]:
     try:
         return [int(part) for part in section_counts.split(",")]
     except ValueError:
+        expected = "'ddimN' or numbers of steps such as '10,15,20'"
         raise ValueError(
-            "timestep respacing: expected 'ddimN' or numbers of steps such as '10,15,20', "
-            f"found {section_counts!r}"
+            f"timestep respacing: expected {expected}, found {section_counts!r}"
         ) from None
 
 
 def _section(start: int, size: int, count: int) -> set[int]:
     """Choose `count` timesteps of start .. start + size - 1 evenly, both ends included."""
     if not 0 <= count <= size:
-        raise ValueError(
-            f"timestep respacing: expected 0 to {size} steps in the section that starts at "
-            f"timestep {start}, found {count}"
-        )
+        expected = f"0 to {size} steps in the section that starts at timestep {start}"
+        raise ValueError(f"timestep respacing: expected {expected}, found {count}")
     stride = (size - 1) / (count - 1) if count > 1 else 1.0
     steps, position = set(), 0.0
     for _ in range(count):  # a running sum: its rounding decides ties as in published runs
@@ -121,38 +117,37 @@ class SpacedDiffusion(GaussianDiffusion):
         kwargs["betas"] = 1.0 - levels / np.append(1.0, levels[:-1])
         super().__init__(**kwargs)
 
-    def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
 
-    def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> Tensor:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().predict_eps(self._wrap_model(model), *args, **kwargs)
 
-    def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; the network is asked at original timesteps."""
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
 
-    def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> Tensor:
         """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
         return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
 
-    def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
-    def network_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def network_timesteps(self, t: Tensor) -> Tensor:
         """Return timesteps t [N] as a network is told them: original, and scaled if it asks so."""
         return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
 
     def _wrap_model(self, model: Model) -> _WrappedModel:
         if isinstance(model, _WrappedModel):
             return model
-        return _WrappedModel(
-            model, self._device_map, self.rescale_timesteps, self.original_num_steps
-        )
+        scaling = self.rescale_timesteps, self.original_num_steps
+        return _WrappedModel(model, self._device_map, *scaling)
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """Return t: the wrapped model does the scaling, by the original number of steps."""
         return t
 
@@ -176,12 +171,10 @@ class _WrappedModel:
     ) -> None:
         if not isinstance(timestep_map, DeviceTable):
             timestep_map = DeviceTable(timestep_map)
-        self.model = model
-        self.timestep_map = timestep_map
-        self.rescale_timesteps = rescale_timesteps
-        self.original_num_steps = original_num_steps
+        self.model, self.timestep_map = model, timestep_map
+        self.rescale_timesteps, self.original_num_steps = rescale_timesteps, original_num_steps
 
-    def __call__(self, x: torch.Tensor, ts: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, x: Tensor, ts: Tensor, **kwargs: Any) -> Tensor:
         original = self.timestep_map.on(ts.device)[ts].to(ts.dtype)
         if self.rescale_timesteps:
             original = original.float() * (1000.0 / self.original_num_steps)

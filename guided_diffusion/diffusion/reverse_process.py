@@ -2,7 +2,14 @@
 
 A network is called as `model(x, t, **model_kwargs)` with x [N, C, H, W] at level alpha_bar_t and
 t [N], rescaled to 0..1000 if `rescale_timesteps`. It returns C channels, or 2 C where the variance
-is learned: C channels for the mean, then C for the variance. See `forward_process` for t.
+is learned: C channels for the mean, then C for the variance.
+
+Arguments that methods share, besides the states x and timesteps t of `forward_process`:
+    model: the network.
+    clip_denoised: limit each implied clean image to [-1, 1].
+    denoised_fn: edits each implied clean image before it is limited.
+    cond_fn: gradient of log p(y | x) to steer by, called as cond_fn(x, t, **model_kwargs).
+    model_kwargs: further keywords of the network and of cond_fn, such as `y`.
 """
 
 from __future__ import annotations
@@ -13,14 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .forward_process import ForwardProcess, check_same_shape
 
-Model = Callable[..., torch.Tensor]
-ModelKwargs = dict[str, Any] | None
-DenoisedFn = Callable[[torch.Tensor], torch.Tensor] | None
-# Gradient of log p(y | x) with respect to x, called as cond_fn(x, t, **model_kwargs).
-CondFn = Callable[..., torch.Tensor] | None
+Model = Callable[..., Tensor]
+Kwargs = dict[str, Any] | None
+DenoisedFn = Callable[[Tensor], Tensor] | None
+CondFn = Callable[..., Tensor] | None
+Moments = dict[str, Tensor]
 
 # Networks that take rescaled timesteps know them in 0 .. this.
 _RESCALED_STEPS = 1000.0
@@ -56,27 +64,18 @@ class ModelVarType(enum.Enum):
 class ReverseProcess(ForwardProcess):
     """The reverse moves p(x_{t-1} | x_t) of a network, on the schedule of a `ForwardProcess`.
 
-    Args:
-        betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
-        model_mean_type: what the network predicts.
-        model_var_type: source of the variance.
-        rescale_timesteps: hand t * 1000 / T to the network instead of t.
-
-    Raises:
-        ValueError: if betas is not such an array.
+    For arguments see `gaussian_diffusion.GaussianDiffusion`.
     """
 
     def __init__(
         self,
-        *,
         betas: np.ndarray | Sequence[float],
         model_mean_type: ModelMeanType,
         model_var_type: ModelVarType,
         rescale_timesteps: bool = False,
     ) -> None:
         super().__init__(betas)
-        self.model_mean_type = model_mean_type
-        self.model_var_type = model_var_type
+        self.model_mean_type, self.model_var_type = model_mean_type, model_var_type
         self.rescale_timesteps = rescale_timesteps
         self.log_betas = np.log(self.betas)
         # The move to the clean image has the small variance all the same: likelihood needs it.
@@ -84,13 +83,13 @@ class ReverseProcess(ForwardProcess):
         self.large_log_variance = np.append(first_log, self.log_betas[1:])
         self.large_variance = np.append(np.exp(first_log), self.betas[1:])
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """Return timesteps as the network wants them: float32 if rescaled, else t itself."""
         return t.float() * (_RESCALED_STEPS / self.num_timesteps) if self.rescale_timesteps else t
 
     def _run_model(
-        self, model: Model, x: torch.Tensor, t: torch.Tensor, model_kwargs: ModelKwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, model: Model, x: Tensor, t: Tensor, model_kwargs: Kwargs
+    ) -> tuple[Tensor, Tensor | None]:
         """Ask the network; return the mean's [N, C, ...] and the variance's channels, if any."""
         if t.shape != x.shape[:1]:
             raise ValueError(f"t: expected shape {tuple(x.shape[:1])}, found {tuple(t.shape)}")
@@ -108,8 +107,8 @@ class ReverseProcess(ForwardProcess):
         return mean_half, var_half
 
     def _model_variance(
-        self, var_half: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, var_half: Tensor | None, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return variance and log-variance of the reverse move, each in the shape of x."""
         if self.model_var_type == ModelVarType.FIXED_LARGE:
             return self._at("large_variance", t, x), self._at("large_log_variance", t, x)
@@ -124,18 +123,17 @@ class ReverseProcess(ForwardProcess):
 
     def _model_xstart(
         self,
-        mean_half: torch.Tensor,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        mean_half: Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool,
         denoised_fn: DenoisedFn = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the clean image that the network's output implies, edited and clipped as asked."""
-        if self.model_mean_type == ModelMeanType.START_X:
-            xstart = mean_half
-        elif self.model_mean_type == ModelMeanType.EPSILON:
+        xstart = mean_half
+        if self.model_mean_type == ModelMeanType.EPSILON:
             xstart = self._predict_xstart_from_eps(x, t, mean_half)
-        else:
+        elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
             xstart = self._predict_xstart_from_xprev(x, t, mean_half)
         if denoised_fn is not None:
             xstart = denoised_fn(xstart)
@@ -144,21 +142,13 @@ class ReverseProcess(ForwardProcess):
     def p_mean_variance(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn = None,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+        model_kwargs: Kwargs = None,
+    ) -> Moments:
         """Apply the network to states and read off p(x_{t-1} | x_t) and the implied x_0.
-
-        Args:
-            model: the network.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            clip_denoised: limit the implied clean image to [-1, 1].
-            denoised_fn: edits the implied clean image before it is limited.
-            model_kwargs: further keywords of the network, such as `y`.
 
         Returns:
             `mean`, `variance`, `log_variance` and `pred_xstart`, each in the shape of x.
@@ -169,39 +159,27 @@ class ReverseProcess(ForwardProcess):
         Reference:
             DDPM, arXiv:2006.11239, eqs. 7, 11 and 15; variance arXiv:2102.09672, eq. 15.
         """
-        mean_half, var_half = self._run_model(model, x, t, model_kwargs)
+        mean, var_half = self._run_model(model, x, t, model_kwargs)
         variance, log_variance = self._model_variance(var_half, x, t)
-        pred_xstart = self._model_xstart(mean_half, x, t, clip_denoised, denoised_fn)
-        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            mean = mean_half
-        else:
+        pred_xstart = self._model_xstart(mean, x, t, clip_denoised, denoised_fn)
+        if self.model_mean_type != ModelMeanType.PREVIOUS_X:
             mean, _, _ = self.q_posterior_mean_variance(pred_xstart, x, t)
         check_same_shape("mean", mean, x)
-        return {
-            "mean": mean,
-            "variance": variance,
-            "log_variance": log_variance,
-            "pred_xstart": pred_xstart,
-        }
+        found = {"mean": mean, "variance": variance, "log_variance": log_variance}
+        return {**found, "pred_xstart": pred_xstart}
 
     def predict_eps(
         self,
         model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = False,
-        model_kwargs: ModelKwargs = None,
-    ) -> torch.Tensor:
+        model_kwargs: Kwargs = None,
+    ) -> Tensor:
         """Predict the noise that DDIM uses at (x, t), whatever the network's output means.
 
-        The network is asked once, and no posterior is computed.
-
-        Args:
-            model: the network.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            clip_denoised: limit the implied clean image to [-1, 1] and derive the noise from it.
-            model_kwargs: further keywords of the network.
+        The network is asked once, and no posterior is computed. Where the implied clean image is
+        limited, the noise is derived from it.
 
         Returns:
             eps in the shape of x.
@@ -216,21 +194,12 @@ class ReverseProcess(ForwardProcess):
         return self._predict_eps_from_xstart(x, t, pred_xstart)
 
     def condition_mean(
-        self,
-        cond_fn: Callable[..., torch.Tensor],
-        p_mean_var: dict[str, torch.Tensor],
-        x: torch.Tensor,
-        t: torch.Tensor,
-        model_kwargs: ModelKwargs = None,
-    ) -> torch.Tensor:
+        self, cond_fn: Model, p_mean_var: Moments, x: Tensor, t: Tensor, model_kwargs: Kwargs = None
+    ) -> Tensor:
         """Shift the mean of a reverse move along the gradient of log p(y | x).
 
         Args:
-            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
             p_mean_var: result of `p_mean_variance`.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of cond_fn.
 
         Returns:
             The new mean, in the shape of x.
@@ -242,21 +211,12 @@ class ReverseProcess(ForwardProcess):
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
 
     def condition_score(
-        self,
-        cond_fn: Callable[..., torch.Tensor],
-        p_mean_var: dict[str, torch.Tensor],
-        x: torch.Tensor,
-        t: torch.Tensor,
-        model_kwargs: ModelKwargs = None,
-    ) -> dict[str, torch.Tensor]:
+        self, cond_fn: Model, p_mean_var: Moments, x: Tensor, t: Tensor, model_kwargs: Kwargs = None
+    ) -> Moments:
         """Subtract the gradient of log p(y | x) from the predicted noise, as DDIM needs it.
 
         Args:
-            cond_fn: gradient of log p(y | x), called as cond_fn(x, t, **model_kwargs).
             p_mean_var: result of `p_mean_variance`; left as it is.
-            x: states [N, C, ...] at t.
-            t: timesteps, int64 [N].
-            model_kwargs: further keywords of cond_fn.
 
         Returns:
             A copy of p_mean_var with the new `pred_xstart` and `mean`.

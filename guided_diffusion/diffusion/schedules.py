@@ -26,15 +26,12 @@ def _cosine_alpha_bar(u: float) -> float:
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """Compute the betas of a schedule by its name.
+    """Compute the betas [T] of a schedule by its name.
 
     Args:
         schedule_name: `linear` (its ends scale with 1000 / T, so that every T reaches the same
             final level) or `cosine`.
         num_diffusion_timesteps: T, at least 1.
-
-    Returns:
-        Float64 array of shape [T].
 
     Raises:
         ValueError: for another name, or T below 1.
@@ -114,16 +111,9 @@ def timestep_grid(kind: str, steps: int, alphas_cumprod: np.ndarray) -> np.ndarr
 
 
 def strictly_rising(indices: np.ndarray, total: int) -> np.ndarray:
-    """Move rising indices apart until no two are equal.
+    """Move rising indices [n] in 0 .. total - 1, where n <= total, apart until no two are equal.
 
     Indices that differ already, and a last index at its limit, stay where they are.
-
-    Args:
-        indices: rising int64 [n] in 0 .. total - 1, with n <= total.
-        total: one more than the largest index allowed.
-
-    Returns:
-        Strictly rising int64 [n] in 0 .. total - 1.
     """
     places = np.arange(len(indices))
     free = np.minimum(indices - places, total - len(indices)).clip(min=0)

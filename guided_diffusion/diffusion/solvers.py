@@ -16,35 +16,36 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-Level = float | torch.Tensor
+Level = float | Tensor
 # A move already made: the level where the network was asked, the states there, their noise.
-Past = tuple[Level, torch.Tensor, torch.Tensor]
+Past = tuple[Level, Tensor, Tensor]
 
 
-def _as_float64(*levels: Level) -> list[torch.Tensor]:
+def _as_float64(*levels: Level) -> list[Tensor]:
     """Return levels as float64 tensors on one device, which is the host if all are numbers."""
     for level in levels:
-        if not isinstance(level, torch.Tensor) and not 0.0 <= level <= 1.0:
+        if not isinstance(level, Tensor) and not 0.0 <= level <= 1.0:
             raise ValueError(f"noise level: expected a number in [0, 1], found {level}")
-    tensors = [level for level in levels if isinstance(level, torch.Tensor)]
-    device = max(tensors, key=torch.Tensor.dim).device if tensors else None
+    tensors = [level for level in levels if isinstance(level, Tensor)]
+    device = max(tensors, key=Tensor.dim).device if tensors else None
     return [
         level.to(device, torch.float64)
-        if isinstance(level, torch.Tensor)
+        if isinstance(level, Tensor)
         # Filled in place: copying a number from the host would wait for the device.
         else torch.full((), level, dtype=torch.float64, device=device)
         for level in levels
     ]
 
 
-def _per_image(coefficient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _per_image(coefficient: Tensor, x: Tensor) -> Tensor:
     if coefficient.ndim == 0:
         return coefficient.to(x.dtype)  # stays on the host: a kernel takes it as a plain number
     return coefficient.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def ddim_sigma(level_cur: Level, level_next: Level, eta: float) -> torch.Tensor:
+def ddim_sigma(level_cur: Level, level_next: Level, eta: float) -> Tensor:
     """Compute the standard deviation of the fresh noise in one denoising move.
 
     Args:
@@ -63,13 +64,13 @@ def ddim_sigma(level_cur: Level, level_next: Level, eta: float) -> torch.Tensor:
 
 
 def ddim_step(
-    x: torch.Tensor,
+    x: Tensor,
     level_cur: Level,
     level_next: Level,
-    eps: torch.Tensor,
+    eps: Tensor,
     sigma: Level = 0.0,
-    noise: torch.Tensor | None = None,
-) -> torch.Tensor:
+    noise: Tensor | None = None,
+) -> Tensor:
     """Move a batch of states from one level to another.
 
     With x0 = (x - sqrt(1 - a) eps) / sqrt(a) put into sqrt(b) x0 + sqrt(1 - b - sigma^2) eps, the
@@ -141,24 +142,17 @@ class Multistep:
 
     def step(
         self,
-        x: torch.Tensor,
+        x: Tensor,
         level_cur: Level,
         level_next: Level,
-        eps: torch.Tensor,
+        eps: Tensor,
         history: Sequence[Past] = (),
-    ) -> torch.Tensor:
-        """Move states from one level to another.
+    ) -> Tensor:
+        """Move states from one level to another, see `ddim_step`.
 
         Args:
-            x: states [N, ...] at `level_cur`.
-            level_cur: level of the states; float, [] or [N].
-            level_next: level to reach; float, [] or [N].
-            eps: predicted noise at (x, level_cur), shape of x.
             history: (level_cur, x, eps) of the moves before, the latest last. A move of fewer
                 images is one of the first images of this batch.
-
-        Returns:
-            States [N, ...] at `level_next`.
         """
         moved = ddim_step(x, level_cur, level_next, eps)
         past = [_extended(entry, len(x)) for entry in history[: -self.order : -1]]
@@ -178,13 +172,9 @@ class Multistep:
 
 
 class DDIM(Multistep):
-    """The multistep solver of first order, whatever order is asked for.
+    """The multistep solver of first order; the order that is asked for has no effect.
 
     Its encodings can mirror its decodings, see `translation.moves`.
-
-    Args:
-        order: no effect.
-        predicts: no effect, but a key of `PREDICTED`.
 
     Reference:
         DDIM, arXiv:2010.02502, eq. 12.
@@ -206,30 +196,28 @@ def _extended(move: Past, images: int) -> Past:
     return levels, torch.cat([x, rows]), torch.cat([eps, rows])
 
 
-def _clean(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+def _clean(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
     """Return the predicted clean image; x itself where the level is 1 or not known."""
     level = level.nan_to_num(1.0)
     return _per_image(level.rsqrt(), x) * x - _per_image(torch.sqrt(1 / level - 1), x) * eps
 
 
-def _noise(x: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+def _noise(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
     return eps
 
 
 # Name of a prediction -> the prediction from (x, level, eps), and its share of the variance of x.
-PREDICTED: dict[str, tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]] = {
+PREDICTED: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
     "data": (_clean, lambda level: level),
     "noise": (_noise, lambda level: 1.0 - level),
 }
 
 
-def _log_snr(level: torch.Tensor) -> torch.Tensor:
+def _log_snr(level: Tensor) -> Tensor:
     return 0.5 * (torch.log(level) - torch.log1p(-level))
 
 
-def _difference_weights(
-    cur: torch.Tensor, nxt: torch.Tensor, *before: torch.Tensor
-) -> list[torch.Tensor]:
+def _difference_weights(cur: Tensor, nxt: Tensor, *before: Tensor) -> list[Tensor]:
     """Compute the weights of x0_cur - x0_1 and x0_1 - x0_2 that a move adds to DDIM.
 
     The polynomial is Newton's; its terms are integrated against exp(lambda). A weight is 0 where a
@@ -255,7 +243,4 @@ def _difference_weights(
 
 
 # Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
-SOLVERS: dict[str, Callable[[int, str], Multistep]] = {
-    "ddim": DDIM,
-    "dpmpp": Multistep,
-}
+SOLVERS: dict[str, Callable[[int, str], Multistep]] = {"ddim": DDIM, "dpmpp": Multistep}

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch as th
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from .. import image_datasets
+from ..image_datasets import *
 from ..image_datasets import _list_image_files_recursively
-from ..runtime.lazy import MPI, bf
 
 
 def load_data(

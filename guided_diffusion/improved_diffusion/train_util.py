@@ -1,35 +1,29 @@
 """The training loop with the methods and attributes that improved-diffusion's has of its own."""
 
-import copy
-import functools
-import os
+from typing import Any
 
 import numpy as np
 import torch as th
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel as DDP
-from torch.optim import AdamW
 
-from .. import dist_util, logger, train_util
+from .. import logger, train_util
 from ..fp16_util import MixedPrecisionTrainer
-from ..nn import update_ema
-from ..resample import LossAwareSampler, UniformSampler
-from ..runtime.lazy import bf
-from ..train_util import (
-    find_ema_checkpoint,
-    find_resume_checkpoint,
-    get_blob_logdir,
-    log_loss_dict,
-    parse_resume_step_from_filename,
-)
+from ..train_util import *
+from ..train_util import find_resume_checkpoint
 from .fp16_util import (
-    INITIAL_LOG_LOSS_SCALE,
     make_master_params,
     master_params_to_model_params,
     model_grads_to_master_grads,
     unflatten_master_params,
     zero_grad,
 )
+
+
+def _of_trainer(name: str) -> Any:
+    """Return a property that reads and sets an attribute of the loop's trainer."""
+    return property(
+        lambda loop: getattr(loop.mp_trainer, name),
+        lambda loop, value: setattr(loop.mp_trainer, name, value),
+    )
 
 
 class TrainLoop(train_util.TrainLoop):
@@ -42,21 +36,8 @@ class TrainLoop(train_util.TrainLoop):
         lg_loss_scale: logarithm to base 2 of the loss scale of use_fp16.
     """
 
-    @property
-    def master_params(self) -> list[th.nn.Parameter]:
-        return self.mp_trainer.master_params
-
-    @master_params.setter
-    def master_params(self, value: list[th.nn.Parameter]) -> None:
-        self.mp_trainer.master_params = value
-
-    @property
-    def lg_loss_scale(self) -> float:
-        return self.mp_trainer.lg_loss_scale
-
-    @lg_loss_scale.setter
-    def lg_loss_scale(self, value: float) -> None:
-        self.mp_trainer.lg_loss_scale = value
+    master_params = _of_trainer("master_params")
+    lg_loss_scale = _of_trainer("lg_loss_scale")
 
     def _create_trainer(self) -> MixedPrecisionTrainer:
         self.mp_trainer = MixedPrecisionTrainer(

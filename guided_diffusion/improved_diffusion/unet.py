@@ -3,34 +3,11 @@
 State dicts are those of guided-diffusion's networks in the legacy order of channels.
 """
 
-import math
-from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
-import torch as th
-import torch.nn as nn
-import torch.nn.functional as F
-
 from .. import unet
-from ..nn import SiLU
-from ..unet import (
-    Downsample,
-    ResBlock,
-    TimestepBlock,
-    TimestepEmbedSequential,
-    Upsample,
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    convert_module_to_f16,
-    convert_module_to_f32,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from ..unet import *
 
 
 class QKVAttention(unet.QKVAttentionLegacy):
@@ -67,23 +44,8 @@ class UNetModel(unet.UNetModel):
         num_heads_upsample: int = -1,
         use_scale_shift_norm: bool = False,
     ) -> None:
-        super().__init__(
-            None,
-            in_channels,
-            model_channels,
-            out_channels,
-            num_res_blocks,
-            attention_resolutions,
-            dropout,
-            channel_mult,
-            conv_resample,
-            dims,
-            num_classes,
-            use_checkpoint,
-            num_heads=num_heads,
-            num_heads_upsample=num_heads_upsample,
-            use_scale_shift_norm=use_scale_shift_norm,
-        )
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        super().__init__(image_size=None, **given)
 
 
 class SuperResModel(unet.SuperResModel, UNetModel):

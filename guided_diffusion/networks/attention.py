@@ -42,15 +42,9 @@ STARTS: dict[str, dict[Priority, float]] = {
 
 
 def split_heads(qkv: Tensor, n_heads: int, order: QKVOrder) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut a joint projection into queries, keys and values.
+    """Cut a joint projection [N, 3 * H * D, T] into queries, keys and values [N, H, T, D].
 
-    Args:
-        qkv: [N, 3 * H * D, T]; a view is returned where its memory is position-major.
-        n_heads: H.
-        order: order of the channels, "legacy" or "new" (see the module's docstring).
-
-    Returns:
-        Three tensors [N, H, T, D].
+    The results are views where the projection's memory is position-major.
 
     Raises:
         ValueError: if the channels are not 3 * H equal parts, or the order is unknown.
@@ -72,12 +66,9 @@ def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
     """Rewrite a projection's weight or bias from one channel order to the other.
 
     Args:
-        rows: [3 * H * D, ...], in `order`.
+        rows: [3 * H * D, ...], in `order`; the result is a copy with the same rows elsewhere.
         n_heads: H.
-        order: order of the rows, "legacy" or "new"; the result has the other one.
-
-    Returns:
-        A copy with the same rows, bit for bit, in other places.
+        order: order of the rows; the result has the other one.
     """
     leading = (n_heads, 3) if order == "legacy" else (3, n_heads)
     return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)
@@ -98,14 +89,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def attend_in_windows(
     q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int], window: int, shifted: bool = False
 ) -> Tensor:
-    """Attend between the positions of each window.
-
-    Args:
-        q, k, v: queries, keys and values [N, H, T, D] at positions T = height * width.
-        spatial: (height, width); windows need not divide them.
-        window: positions on a side of a window.
-        shifted: start the grid of windows half a window after the first position.
-    """
+    """Attend between the positions of each window, see `WindowGrid`; arguments as in `attend`."""
     grid = WindowGrid(spatial, window, shifted)
     heads = attend(*(grid.cut(x) for x in (q, k, v)), grid.mask(len(q), q.device))
     return grid.join(heads)
@@ -121,7 +105,7 @@ def count_flops_attn(model: nn.Module, _x: Any, y: Tensor | Sequence[Tensor]) ->
 
     Args:
         model: an attention module that thop gave a `total_ops` tensor.
-        _x: inputs of the module, not used.
+        _x: no effect.
         y: output of the module [N, C, *spatial], alone or as the first of a sequence.
     """
     n, channels, *spatial = (y if isinstance(y, Tensor) else y[0]).shape
@@ -185,9 +169,8 @@ class HybridAttention(nn.Module):
         if window < 1:
             raise ValueError(f"attention_window: expected a side of at least 1, got {window}")
         if priority not in STARTS:
-            raise ValueError(
-                f"attention_priority: expected one of {', '.join(STARTS)}, got {priority!r}"
-            )
+            known = ", ".join(STARTS)
+            raise ValueError(f"attention_priority: expected one of {known}, got {priority!r}")
         self.n_heads, self.order, self.window, self.shifted = n_heads, order, window, shifted
         self.priorities = tuple(STARTS[priority])
         starts = torch.tensor(list(STARTS[priority].values()))
@@ -212,15 +195,14 @@ class HybridAttention(nn.Module):
             all_heads = attend(q, k, v)
             if not nearby:
                 return merge_heads(all_heads)
-        window_heads = (
-            all_heads
-            if one_window
-            else attend_in_windows(q, k, v, spatial, self.window, self.shifted)
-        )
-        if not everywhere:
-            return merge_heads(window_heads)
-        share = self.blend[self.row].to(q.dtype)[:, None, None]
-        return merge_heads(torch.lerp(all_heads, window_heads, share))
+        if one_window:
+            heads = all_heads
+        else:
+            heads = attend_in_windows(q, k, v, spatial, self.window, self.shifted)
+        if everywhere:
+            share = self.blend[self.row].to(q.dtype)[:, None, None]
+            heads = torch.lerp(all_heads, heads, share)
+        return merge_heads(heads)
 
     def _find_unused(self) -> None:
         # Found once and not in every forward, because reading a share waits for the device.
@@ -274,14 +256,10 @@ class AttentionBlock(nn.Module):
 
     Args:
         channels: channels of input and output.
-        num_heads: number of heads, where num_head_channels is -1.
-        num_head_channels: channels of one head; sets the number of heads unless it is -1.
+        num_heads, num_head_channels: number and width of the heads, see `count_heads`.
         use_checkpoint: recompute the block's activations in the backward pass.
         use_new_attention_order: use the channel order "new" instead of "legacy".
         hybrid: `window`, `shifted` and `priority` of a `HybridAttention`; None: standard attention.
-
-    Raises:
-        ValueError: if the channels cannot be cut into equal heads as asked.
 
     Reference: Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233, section 3.1.
     """
@@ -329,18 +307,13 @@ def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
     Raises:
         ValueError: if the channels cannot be cut into equal heads as asked.
     """
+    name, found, expected = "num_head_channels", num_head_channels, "-1 or a divisor"
     if num_head_channels == -1:
-        if num_heads < 1 or channels % num_heads:
-            raise ValueError(
-                f"num_heads: expected a divisor of the block's {channels} channels, got {num_heads}"
-            )
-        return num_heads
-    if num_head_channels < 1 or channels % num_head_channels:
-        raise ValueError(
-            f"num_head_channels: expected -1 or a divisor of the block's {channels} channels, "
-            f"got {num_head_channels}"
-        )
-    return channels // num_head_channels
+        name, found, expected = "num_heads", num_heads, "a divisor"
+    if found < 1 or channels % found:
+        expected += f" of the block's {channels} channels"
+        raise ValueError(f"{name}: expected {expected}, got {found}")
+    return num_heads if num_head_channels == -1 else channels // num_head_channels
 
 
 class AttentionPool2d(nn.Module):
@@ -351,9 +324,6 @@ class AttentionPool2d(nn.Module):
         embed_dim: channels of the feature map, C.
         num_heads_channels: channels of one head.
         output_dim: channels of the result; C if not given.
-
-    Raises:
-        ValueError: if embed_dim is not a multiple of num_heads_channels.
 
     Reference: Radford et al. 2021 (CLIP), https://arxiv.org/abs/2103.00020, section 2.4.
     """
@@ -368,9 +338,8 @@ class AttentionPool2d(nn.Module):
         super().__init__()
         self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
         self.attention = QKVAttention(self.num_heads)
-        self.positional_embedding = nn.Parameter(
-            torch.randn(embed_dim, spacial_dim**2 + 1) / embed_dim**0.5
-        )
+        positions = torch.randn(embed_dim, spacial_dim**2 + 1) / embed_dim**0.5
+        self.positional_embedding = nn.Parameter(positions)
         self.qkv_proj = _PointwiseConv1d(embed_dim, 3 * embed_dim)
         self.c_proj = _PointwiseConv1d(embed_dim, output_dim or embed_dim)
 
@@ -382,11 +351,9 @@ class AttentionPool2d(nn.Module):
         """
         positions = self.positional_embedding.shape[1] - 1
         if math.prod(x.shape[2:]) != positions:
-            side = math.isqrt(positions)
-            raise ValueError(
-                f"attention pool: expected a feature map of {side}x{side}, "
-                f"got {'x'.join(map(str, x.shape[2:]))}"
-            )
+            side, found = math.isqrt(positions), "x".join(map(str, x.shape[2:]))
+            expected = f"expected a feature map of {side}x{side}"
+            raise ValueError(f"attention pool: {expected}, got {found}")
         x = x.flatten(2)
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2)  # [N, C, T + 1], the mean first
         x = x + self.positional_embedding.to(x.dtype)

@@ -35,16 +35,13 @@ def suits(x: Tensor) -> bool:
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise each group of channels of each image.
+    """Normalise each group of channels of each image, to the same dtype and layout.
 
     Args:
         x: [N, C, H, W] for which `suits` holds.
         groups: G, a divisor of C.
         weight, bias: float32 [C].
         eps: number that is added to the variance.
-
-    Returns:
-        The same shape, dtype and layout.
     """
     return _GroupNorm.apply(x, groups, weight, bias, eps)
 

@@ -51,20 +51,12 @@ class GroupNorm32(nn.GroupNorm):
 
 
 def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
-    """Build an `nn.Conv{dims}d` from the remaining arguments.
-
-    Raises:
-        ValueError: if dims is not 1, 2 or 3.
-    """
+    """Build an `nn.Conv{dims}d`, for dims from 1 to 3, from the remaining arguments."""
     return _of_dimension(CONVOLUTIONS, dims)(*args, **kwargs)
 
 
 def avg_pool_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
-    """Build an `nn.AvgPool{dims}d` from the remaining arguments.
-
-    Raises:
-        ValueError: if dims is not 1, 2 or 3.
-    """
+    """Build an `nn.AvgPool{dims}d`, for dims from 1 to 3, from the remaining arguments."""
     return _of_dimension(AVERAGE_POOLS, dims)(*args, **kwargs)
 
 
@@ -105,30 +97,24 @@ def update_ema(
     """
     targets, sources = list(target_params), list(source_params)
     if len(targets) != len(sources):
-        raise ValueError(
-            f"update_ema: expected as many source as target parameters ({len(targets)}), "
-            f"got {len(sources)}"
-        )
+        expected = f"as many source as target parameters ({len(targets)})"
+        raise ValueError(f"update_ema: expected {expected}, got {len(sources)}")
     if not targets or taken is False:
         return
     with torch.no_grad():
-        if isinstance(taken, Tensor):
-            _update_where(taken, targets, sources, rate)
-        else:
+        if not isinstance(taken, Tensor):
             torch._foreach_mul_(targets, rate)
             torch._foreach_add_(targets, sources, alpha=1 - rate)
-
-
-def _update_where(taken: Tensor, targets: list[Tensor], sources: list[Tensor], rate: float) -> None:
-    # Factors of 1 and 0 select: they leave every bit of the average as `rate` alone would make it.
-    share = taken.to(targets[0].dtype)
-    kept = share * rate + (1 - share)
-    size = 1 if taken.is_cpu else len(targets)  # a CPU needs no large batches, and no large copies
-    for start in range(0, len(targets), size):
-        part = slice(start, start + size)
-        added = torch._foreach_mul(sources[part], share)
-        torch._foreach_mul_(targets[part], kept)
-        torch._foreach_add_(targets[part], added, alpha=1 - rate)
+            return
+        # Factors of 1 and 0 select: they leave every bit of the average as `rate` alone would.
+        share = taken.to(targets[0].dtype)
+        kept = share * rate + (1 - share)
+        size = 1 if taken.is_cpu else len(targets)  # a CPU needs no large batches and copies
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            added = torch._foreach_mul(sources[part], share)
+            torch._foreach_mul_(targets[part], kept)
+            torch._foreach_add_(targets[part], added, alpha=1 - rate)
 
 
 def zero_module(module: nn.Module) -> nn.Module:
@@ -258,13 +244,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution by a strided 3x3 convolution or by averaging.
-
-    Args:
-        channels: channels of the input.
-        use_conv: convolve instead of averaging.
-        dims: number of spatial dimensions; the first of three keeps its size.
-        out_channels: channels of the result; `channels` if not given.
+    """Halve the resolution by a strided 3x3 convolution or by averaging; see `Upsample`.
 
     Raises:
         ValueError: if averaging is asked to change the number of channels.
@@ -283,9 +263,8 @@ class Downsample(nn.Module):
         elif out_channels == channels:
             self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
         else:
-            raise ValueError(
-                f"out_channels: without a convolution expected {channels}, got {out_channels}"
-            )
+            expected = f"without a convolution expected {channels}"
+            raise ValueError(f"out_channels: {expected}, got {out_channels}")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -325,14 +304,12 @@ class ResBlock(TimestepBlock):
         out = self.out_channels = out_channels or channels
         self.channels, self.emb_channels, self.dropout = channels, emb_channels, dropout
         self.use_conv, self.updown = use_conv, up or down
-        self.use_scale_shift_norm = use_scale_shift_norm
-        self.use_checkpoint = use_checkpoint
+        self.use_scale_shift_norm, self.use_checkpoint = use_scale_shift_norm, use_checkpoint
 
         first = conv_nd(dims, channels, out, 3, padding=1)
         self.in_layers = nn.Sequential(normalization(channels), SiLU(), first)
-        resize = Upsample if up else Downsample
-        self.h_upd = resize(channels, False, dims) if up or down else nn.Identity()
-        self.x_upd = resize(channels, False, dims) if up or down else nn.Identity()
+        resize = Upsample if up else Downsample if down else nn.Identity
+        self.h_upd, self.x_upd = (resize(channels, False, dims) for _ in range(2))
 
         emb_out = 2 * out if use_scale_shift_norm else out
         self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_out))

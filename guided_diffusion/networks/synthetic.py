@@ -22,12 +22,7 @@ from .nn import (
 class ResBlock(TimestepBlock):
     """Two linear layers with the timestep added between them, around a skip connection.
 
-    Args:
-        channels: width of the input, a multiple of 32.
-        emb_channels: width of the timestep embedding.
-        dropout: probability of dropping an activation before the second layer.
-        out_channels: width of the result, a multiple of 32; `channels` if not given.
-        use_checkpoint: recompute the block's activations in the backward pass.
+    For arguments see `nn.ResBlock`; widths are multiples of 32.
     """
 
     def __init__(
@@ -91,9 +86,8 @@ class SyntheticModel(nn.Module):
         self.model_channels, self.num_res_blocks = model_channels, num_res_blocks
         self.dropout, self.use_checkpoint = dropout, use_checkpoint
         self.dtype = torch.float16 if use_fp16 else torch.float32
-        self.time_embed = nn.Sequential(
-            linear(model_channels, model_channels), SiLU(), linear(model_channels, model_channels)
-        )
+        embed = [linear(model_channels, model_channels) for _ in range(2)]
+        self.time_embed = nn.Sequential(embed[0], SiLU(), embed[1])
         first = TimestepEmbedSequential(linear(in_channels, model_channels))
         self.input_blocks = nn.ModuleList([first, self._blocks(model_channels, num_res_blocks)])
         self.middle_block = self._blocks(model_channels, 2)
@@ -102,14 +96,9 @@ class SyntheticModel(nn.Module):
         self.out = nn.Sequential(normalization(2 * model_channels), SiLU(), last)
 
     def _blocks(self, width: int, count: int) -> TimestepEmbedSequential:
-        return TimestepEmbedSequential(
-            *(
-                ResBlock(
-                    width, self.model_channels, self.dropout, use_checkpoint=self.use_checkpoint
-                )
-                for _ in range(count)
-            )
-        )
+        args, checkpointed = (width, self.model_channels, self.dropout), self.use_checkpoint
+        blocks = (ResBlock(*args, use_checkpoint=checkpointed) for _ in range(count))
+        return TimestepEmbedSequential(*blocks)
 
     def _float16_parts(self) -> list[nn.Module]:
         return [self.input_blocks, self.middle_block, self.output_blocks]
@@ -127,15 +116,7 @@ class SyntheticModel(nn.Module):
         self.dtype = torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Predict from noisy points.
-
-        Args:
-            x: noisy points [N, in_channels].
-            timesteps: timesteps [N].
-
-        Returns:
-            [N, out_channels], in x's dtype.
-        """
+        """Predict from noisy points [N, in_channels] at [N]: [N, out_channels] in x's dtype."""
         h, emb = x.to(self.dtype), self._embed(timesteps).to(self.dtype)
         for block in self.input_blocks:
             h = block(h, emb)

@@ -30,11 +30,6 @@ class UNetModel(TimestepUNet):
     """
 
     def _build_end(self) -> None:
-        self.output_blocks, ch = self._build_output_blocks()
-        last = zero_module(conv_nd(self.dims, ch, self.out_channels, 3, padding=1))
-        self.out = nn.Sequential(normalization(ch), SiLU(), last)
-
-    def _build_output_blocks(self) -> tuple[nn.ModuleList, int]:
         blocks, skips = [], list(self._skip_channels)
         ch = skips[-1]
         for level, mult in reversed(list(enumerate(self.channel_mult))):
@@ -45,7 +40,9 @@ class UNetModel(TimestepUNet):
                     layers.append(self._resample(width, Upsample))
                 blocks.append(TimestepEmbedSequential(*layers))
                 ch = width
-        return nn.ModuleList(blocks), ch
+        self.output_blocks = nn.ModuleList(blocks)
+        last = zero_module(conv_nd(self.dims, ch, self.out_channels, 3, padding=1))
+        self.out = nn.Sequential(normalization(ch), SiLU(), last)
 
     def _float16_parts(self) -> list[nn.Module]:
         return [*super()._float16_parts(), self.output_blocks]
@@ -88,27 +85,22 @@ class UNetModel(TimestepUNet):
         return {"down": down, "middle": middle, "up": up}
 
     def _condition(self, x: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        self._check_inputs(x, y)
-        emb = self._embed(timesteps)
-        return emb if y is None else emb + self.label_emb(y)
-
-    def _check_inputs(self, x: Tensor, y: Tensor | None) -> None:
+        """Check the inputs, and embed timesteps and labels."""
         if (y is None) != (self.num_classes is None):
             expected = "no labels" if self.num_classes is None else f"[{x.shape[0]}] labels"
             found = "None" if y is None else f"labels of shape {list(y.shape)}"
-            raise ValueError(
-                f"y: expected {expected} for num_classes={self.num_classes}, got {found}"
-            )
+            expected += f" for num_classes={self.num_classes}"
+            raise ValueError(f"y: expected {expected}, got {found}")
         if y is not None and y.shape != x.shape[:1]:
             expected = f"shape {list(x.shape[:1])}, one label per example"
             raise ValueError(f"y: expected {expected}, got {list(y.shape)}")
         factor = 2 ** (len(self.channel_mult) - 1)
         resized = x.shape[2:][-2:]  # the first of three spatial dimensions keeps its size
         if any(size % factor for size in resized):
-            raise ValueError(
-                f"x: expected height and width divisible by {factor}, the network's downsampling, "
-                f"got {'x'.join(map(str, resized))}"
-            )
+            expected = f"height and width divisible by {factor}, the network's downsampling"
+            raise ValueError(f"x: expected {expected}, got {'x'.join(map(str, resized))}")
+        emb = self._embed(timesteps)
+        return emb if y is None else emb + self.label_emb(y)
 
 
 class SuperResModel(UNetModel):
@@ -131,8 +123,6 @@ class SuperResModel(UNetModel):
         For other arguments see `UNetModel.forward`.
 
         Args:
-            x: noisy pictures [N, C, H, W].
-            timesteps: timesteps [N].
             low_res: low-resolution pictures [N, C, h, w].
 
         Raises:
@@ -192,48 +182,26 @@ class EncoderUNetModel(TimestepUNet):
         use_new_attention_order: bool = False,
         pool: str = "adaptive",
     ) -> None:
+        given = {k: v for k, v in locals().items() if k not in ("self", "pool", "__class__")}
         if pool not in ENCODER_POOLS:
             raise ValueError(f"pool: expected one of {', '.join(ENCODER_POOLS)}, got {pool!r}")
         if pool == "attention" and num_head_channels == -1:
             raise ValueError("num_head_channels: expected a width for the attention pool, got -1")
-        super().__init__(
-            image_size,
-            in_channels,
-            model_channels,
-            out_channels,
-            num_res_blocks,
-            attention_resolutions,
-            dropout,
-            channel_mult,
-            conv_resample,
-            dims,
-            None,
-            use_checkpoint,
-            use_fp16,
-            num_heads,
-            num_head_channels,
-            num_heads_upsample,
-            use_scale_shift_norm,
-            resblock_updown,
-            use_new_attention_order,
-        )
+        super().__init__(**given)
         self.pool = pool
-        self.out = self._build_head()  # not in `_build_end`, which runs before `pool` is known
-
-    def _build_head(self) -> nn.Sequential:
-        ch, width, out = self._skip_channels[-1], self._feature_size, self.out_channels
-        if self.pool == "adaptive":
-            last = zero_module(conv_nd(self.dims, ch, out, 1))
+        ch, width = self._skip_channels[-1], self._feature_size
+        if pool == "adaptive":
+            last = zero_module(conv_nd(dims, ch, out_channels, 1))
             average = nn.AdaptiveAvgPool2d((1, 1))
-            return nn.Sequential(normalization(ch), SiLU(), average, last, nn.Flatten())
-        if self.pool == "attention":
-            side = self.image_size // 2 ** (len(self.channel_mult) - 1)
-            attention = AttentionPool2d(side, ch, self.num_head_channels, out)
-            return nn.Sequential(normalization(ch), SiLU(), attention)
-        if self.pool == "spatial":
-            return nn.Sequential(linear(width, 2048), nn.ReLU(), linear(2048, out))
-        first, norm = linear(width, 2048), normalization(2048)
-        return nn.Sequential(first, norm, SiLU(), linear(2048, out))
+            layers = [normalization(ch), SiLU(), average, last, nn.Flatten()]
+        elif pool == "attention":
+            side = image_size // 2 ** (len(channel_mult) - 1)
+            attention = AttentionPool2d(side, ch, num_head_channels, out_channels)
+            layers = [normalization(ch), SiLU(), attention]
+        else:
+            between = [nn.ReLU()] if pool == "spatial" else [normalization(2048), SiLU()]
+            layers = [linear(width, 2048), *between, linear(2048, out_channels)]
+        self.out = nn.Sequential(*layers)  # here, for `_build_end` runs before `pool` is known
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """Classify noisy pictures: [N, in_channels, H, W] and [N] -> [N, out_channels] logits.
@@ -243,6 +211,5 @@ class EncoderUNetModel(TimestepUNet):
         """
         features = self._encode(x, self._embed(timesteps))
         if self.pool.startswith("spatial"):
-            means = [h.to(x.dtype).mean(dim=(2, 3)) for h in features]
-            return self.out(torch.cat(means, dim=1)).to(x.dtype)
+            features = [torch.cat([h.to(x.dtype).mean(dim=(2, 3)) for h in features], dim=1)]
         return self.out(features[-1].to(x.dtype)).to(x.dtype)

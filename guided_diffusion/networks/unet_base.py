@@ -86,23 +86,18 @@ class TimestepUNet(nn.Module):
         self.model_channels, self.channel_mult = model_channels, channel_mult
         self.num_res_blocks, self.attention_resolutions = num_res_blocks, attention_resolutions
         self.dropout, self.conv_resample, self.dims = dropout, conv_resample, dims
-        self.num_classes = num_classes
-        self.use_checkpoint = use_checkpoint
+        self.num_classes, self.use_checkpoint = num_classes, use_checkpoint
         self.dtype = torch.float16 if use_fp16 else torch.float32
         self.num_heads, self.num_head_channels = num_heads, num_head_channels
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
-        self.use_scale_shift_norm = use_scale_shift_norm
-        self.resblock_updown = resblock_updown
-        self.use_new_attention_order = use_new_attention_order
-        self.hybrid = hybrid
+        self.use_scale_shift_norm, self.resblock_updown = use_scale_shift_norm, resblock_updown
+        self.use_new_attention_order, self.hybrid = use_new_attention_order, hybrid
         self._shifts = itertools.cycle((False, True))  # of the windows, block after block
 
         self.emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            linear(model_channels, self.emb_channels),
-            SiLU(),
-            linear(self.emb_channels, self.emb_channels),
-        )
+        first = linear(model_channels, self.emb_channels)  # first in the order of random numbers
+        last = linear(self.emb_channels, self.emb_channels)
+        self.time_embed = nn.Sequential(first, SiLU(), last)
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, self.emb_channels)
         # Channels of the results of the input blocks, in order; skip connections carry them.

@@ -23,10 +23,6 @@ def convolve_doubled(conv: nn.Module, x: Tensor) -> Tensor:
     """Compute conv(double(x)) for a convolution of kernel size 3 and padding 1.
 
     On a CPU, large images are convolved in the merged form; the result is equal up to rounding.
-
-    Args:
-        conv: convolution to apply, `nn.Conv1d` to `nn.Conv3d`.
-        x: feature map [N, C, *spatial].
     """
     if not (x.is_cpu and x.ndim == 4 and x.shape[2] * x.shape[3] >= _LARGE):
         return conv(double(x))

@@ -54,14 +54,10 @@ class WindowGrid:
         return x[:, :, : self.spatial[0], : self.spatial[1]].flatten(2, 3)
 
     def mask(self, count: int, device: torch.device) -> Tensor | None:
-        """Return which positions of a window see one another.
-
-        Args:
-            count: number of maps, N.
-            device: device of the mask.
+        """Return which positions of a window of N = `count` maps see one another; None if all do.
 
         Returns:
-            Bool mask [N * windows, 1, window * window, window * window]; None if all do.
+            Bool mask [N * windows, 1, window * window, window * window].
         """
         if self.padded == list(self.spatial) and not any(self.starts):
             return None

@@ -13,7 +13,7 @@ import torch as th
 
 from ..config.network_settings import NUM_CLASSES
 from ..data.pictures import square_grid, to_uint8
-from ..diffusion.reverse_process import CondFn, Model, ModelKwargs
+from ..diffusion.reverse_process import CondFn, Kwargs, Model
 from ..models.domains import Domain
 from ..runtime import (
     atomic_files,
@@ -92,7 +92,7 @@ def draw(
     precision: str = "fp32",
     model: Model | None = None,
     cond_fn: CondFn = None,
-    model_kwargs: ModelKwargs = None,
+    model_kwargs: Kwargs = None,
     purpose: Stream = Stream.IMAGE_NOISE,
 ) -> th.Tensor:
     """Draw images of which each depends on the seed and its own index alone.

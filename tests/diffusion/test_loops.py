@@ -286,7 +286,7 @@ def test_a_loop_has_the_parameters_of_its_progressive_twin(name: str) -> None:
     loop, twin = getattr(SpacedDiffusion, name), getattr(SpacedDiffusion, LOOPS[name])
     published = inspect.signature(loop)
     assert published.parameters == inspect.signature(twin).parameters
-    assert published.return_annotation in ("torch.Tensor", "list[float]")
+    assert published.return_annotation in ("Tensor", "list[float]")
     assert loop.__name__ == name and loop.__doc__ != twin.__doc__
     assert list(inspect.signature(getattr(process(4), name)).parameters)[0] == "model"
 
