@@ -95,9 +95,8 @@ class Settings:
         """Names of the settings that the command line gave; in Python, those not at defaults."""
         if self._given is not None:
             return self._given
-        return frozenset(
-            f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        )
+        known = defaults(type(self))
+        return frozenset(name for name, value in self.values().items() if value != known[name])
 
     def values(self) -> dict[str, Any]:
         """Return {name: value} of all settings of the group."""
