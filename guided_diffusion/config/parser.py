@@ -70,7 +70,7 @@ def create_parser(
         formatter_class=_Formatter,
     )
     if sets:
-        text = "upstream project whose defaults all other flags take"
+        text = "project from which the defaults of the other flags come"
         _add_flag(parser, "defaults", next(iter(sets)), text, choices=tuple(sets))
     known: set[str] = set()
     for group in groups:

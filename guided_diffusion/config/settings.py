@@ -18,13 +18,7 @@ Group = TypeVar("Group", bound="Settings")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Range of a number.
-
-    Attributes:
-        minimum: smallest value.
-        maximum: largest value.
-        also: values outside the range with a meaning of their own.
-    """
+    """Range of a number; see `setting`."""
 
     minimum: float = -math.inf
     maximum: float = math.inf

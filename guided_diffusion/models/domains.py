@@ -34,7 +34,7 @@ class Kind:
 
     Attributes:
         settings: group that describes a network of the family.
-        command: name of the command that trains them.
+        command: name of the command that trains one.
         signs: what a state dict tells of each setting.
         flag: name of the flag for its path, if it is the same in every command.
     """

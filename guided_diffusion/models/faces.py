@@ -65,23 +65,16 @@ def _typed(value: Any, kind: type) -> Any:
 def _parameters(
     text: str, by_keyword: Mapping[str, Any], types: Mapping[str, Any]
 ) -> list[inspect.Parameter]:
-    by_place, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    parameters: list[tuple[str, Any, Any]] = []
+    make, empty = inspect.Parameter, inspect.Parameter.empty
+    parameters = []
     for part in text.split():
         name, equals, default = part.partition("=")
-        parameters.append((name, by_place, ast.literal_eval(default) if equals else empty))
-    parameters += [(name, inspect.Parameter.KEYWORD_ONLY, v) for name, v in by_keyword.items()]
-    return [
-        inspect.Parameter(name, kind, default=value, annotation=types.get(name, empty))
-        for name, kind, value in parameters
-    ]
+        value = ast.literal_eval(default) if equals else empty
+        parameters.append(make(name, make.POSITIONAL_OR_KEYWORD, default=value))
+    parameters += [make(k, make.KEYWORD_ONLY, default=v) for k, v in by_keyword.items()]
+    return [known.replace(annotation=types.get(known.name, empty)) for known in parameters]
 
 
 def defaults_for(create: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {name: default} of the parameters that a function has by place.
-
-    Args:
-        create: a face.
-        known: {name: default} of its settings and of others.
-    """
+    """Return those of the known {name: default} that a face has a parameter by place for."""
     return {name: known[name] for name in inspect.getfullargspec(create).args}

@@ -90,9 +90,9 @@ def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -
         raise ArgumentError(
             "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
         )
+    common = _common(network, side, learn_sigma, num_classes)
     presets, first = SUPER_RES_CHANNEL_MULT, network.num_channels
     mult = channel_mults(network.channel_mult, side, first, presets, size_flag="large_size")
-    common = _common(network, side, learn_sigma, num_classes)
     return SuperResModel(**common, channel_mult=mult)
 
 
@@ -280,7 +280,12 @@ create_gaussian_diffusion = face(
     lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
     (ProcessSettings,),
     "",
-    {"steps": 1000, "sigma_small": False, **diffusion_defaults()},
+    {"steps": 1000}
+    | {
+        name: defaults(ProcessSettings)[name]
+        for name in "learn_sigma sigma_small noise_schedule use_kl predict_xstart "
+        "rescale_timesteps rescale_learned_sigmas timestep_respacing".split()
+    },
 )
 
 

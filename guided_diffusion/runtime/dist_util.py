@@ -239,7 +239,7 @@ def once(action: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where the action raised it on rank 0.
     """
-    result, problem = broadcast_object(_attempt(action) if rank() == 0 else None)
+    result, problem = broadcast_object(_attempt(action) if rank() == 0 else (None, None))
     if problem:
         raise problem
     return result

@@ -49,27 +49,16 @@ class TrainLoop:
         model: the network, on its device.
         diffusion: the process.
         data: endless (batch [N, ...], images in [-1, 1], conditions) of this rank.
-        batch_size: images per step and rank.
-        microbatch: images per forward; 0 or below: the whole batch.
-        lr: learning rate of AdamW.
         ema_rate: decay of the averaged weights, one number or several with commas between;
             None: no average is kept.
-        log_interval: steps between log rows.
-        save_interval: steps between checkpoints.
-        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to go on from where `out_dir`
-            holds no whole one.
-        init_checkpoint: checkpoint, or a training run folder, whose weights a training from step 0
-            starts with; see `starting_weights`.
         use_fp16: upstream's float16 recipe with a loss scale.
-        fp16_scale_growth: growth of log2 of the loss scale per step.
         schedule_sampler: distribution of the timesteps; None: uniform.
-        weight_decay: weight decay of AdamW.
-        lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
         out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
             where, as upstream, nothing but `resume_checkpoint` is looked for.
         precision: "fp32", "bf16" (autocast) or "auto".
         seed: base seed of timesteps and noise.
-        max_steps: stop after this many steps; 0: no end.
+
+    The other arguments are described in `settings.DenoisingSettings`.
     """
 
     log_prefix = ""  # beginning of the names of logged losses
@@ -99,18 +88,13 @@ class TrainLoop:
         max_steps: int = 0,
         init_checkpoint: str = "",
     ) -> None:
-        self.model = model
-        self.diffusion = diffusion
-        self.data = data
+        self.model, self.diffusion, self.data = model, diffusion, data
         self.batch_size = batch_size
         self.microbatch = microbatch if microbatch > 0 else batch_size
-        self.lr = lr
+        self.lr, self.weight_decay, self.lr_anneal_steps = lr, weight_decay, lr_anneal_steps
         self.ema_rate = [] if ema_rate is None else ema_rates(ema_rate)
-        self.log_interval = log_interval
-        self.save_interval = save_interval
+        self.log_interval, self.save_interval = log_interval, save_interval
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
-        self.weight_decay = weight_decay
-        self.lr_anneal_steps = lr_anneal_steps
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
         self.sync_cuda = th.cuda.is_available()  # for upstream's users
         self.seed = seed

@@ -36,14 +36,7 @@ from .train_util import TrainLoop, ema_rates
 
 @dataclass(frozen=True)
 class Training:
-    """What a training command was asked for.
-
-    Attributes:
-        loop: the training loop.
-        network: the network to train.
-        process: the process it is trained for.
-        run: the run.
-        execution: arithmetic and device.
+    """Settings of a training command, and what its body makes of them.
 
     Raises:
         ArgumentError: on settings that cannot work together, before anything is loaded.
@@ -90,8 +83,8 @@ class Training:
         """Return the run folder, which is not claimed yet.
 
         Args:
-            command: the command.
-            default: the run folder where none is named.
+            command: the command, for its name and defaults.
+            default: path of the run folder where none is named.
             *others: further settings of the command.
             free: names of further settings that may differ when the run is continued.
 
@@ -127,9 +120,9 @@ class Training:
         """Build the network and its loop, resumed if the folder holds a checkpoint, without data.
 
         Args:
-            folder: the run folder.
-            loop_class: makes the loop.
-            num_classes: classes of a classifier.
+            folder: path of the run folder.
+            loop_class: class of the loop.
+            num_classes: number of classes of a classifier.
             **options: further keywords of the loop.
         """
         # There is no other way to the generator that the first weights are drawn with.
