@@ -198,18 +198,17 @@ _PROCESS = (
     "rescale_learned_sigmas"
 )
 _BODY = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
-_HYBRID = {"attention_kind": "standard", "attention_window": 4, "attention_priority": "global"}
+_OURS = f"in_channels=3 num_classes={NUM_CLASSES}"
+_HYBRID = "attention_kind='standard' attention_window=4 attention_priority='global'"
 _CLASSIFIER = (
     "image_size classifier_use_fp16 classifier_width classifier_depth "
     "classifier_attention_resolutions classifier_use_scale_shift_norm "
     "classifier_resblock_updown classifier_pool"
 )
-_OF_CLASSIFIER = {
-    "in_channels": 3,
-    "out_channels": NUM_CLASSES,
-    "classifier_channel_mult": "",
-    "classifier_use_new_attention_order": False,
-}
+_OF_CLASSIFIER = (
+    f"* in_channels=3 out_channels={NUM_CLASSES} classifier_channel_mult='' "
+    "classifier_use_new_attention_order=False"
+)
 
 
 create_model_and_diffusion = face(
@@ -217,8 +216,8 @@ create_model_and_diffusion = face(
     "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
     build,
     (ModelSettings, ProcessSettings),
-    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order",
-    {"in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False, **_HYBRID},
+    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order "
+    f"* {_OURS} sigma_small=False {_HYBRID}",
 )
 create_model = face(
     "create_model",
@@ -228,32 +227,29 @@ create_model = face(
     "image_size num_channels num_res_blocks channel_mult='' learn_sigma=False class_cond=False "
     "use_checkpoint=False attention_resolutions='16' num_heads=1 num_head_channels=-1 "
     "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
-    "use_fp16=False use_new_attention_order=False",
-    {"in_channels": 3, "num_classes": NUM_CLASSES, **_HYBRID},
+    f"use_fp16=False use_new_attention_order=False * {_OURS} {_HYBRID}",
 )
 create_classifier_and_diffusion = face(
     "create_classifier_and_diffusion",
     "Build the noisy-image classifier and the process whose noise it reads.",
     lambda network, process, out_channels: build(network, process, out_channels),
     (ClassifierSettings, ProcessSettings),
-    f"{_CLASSIFIER} learn_sigma {_PROCESS}",
-    {**_OF_CLASSIFIER, "sigma_small": False},
+    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OF_CLASSIFIER} sigma_small=False",
 )
 create_classifier = face(
     "create_classifier",
     "Build the noisy-image classifier (see `ClassifierSettings`).",
     lambda network, out_channels: build_network(network, num_classes=out_channels),
     (ClassifierSettings,),
-    _CLASSIFIER,
-    _OF_CLASSIFIER,
+    f"{_CLASSIFIER} {_OF_CLASSIFIER}",
 )
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion",
     "Build the super-resolution network and its process (see `SuperResSettings`).",
     build,
     (SuperResSettings, ProcessSettings),
-    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY}",
-    {"channel_mult": "", "in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False},
+    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
+    f"* channel_mult='' {_OURS} sigma_small=False",
 )
 sr_create_model = face(
     "sr_create_model",
@@ -262,8 +258,7 @@ sr_create_model = face(
     (SuperResSettings,),
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
-    "dropout resblock_updown use_fp16",
-    {"num_classes": NUM_CLASSES, "channel_mult": "", "in_channels": 3},
+    f"dropout resblock_updown use_fp16 * num_classes={NUM_CLASSES} channel_mult='' in_channels=3",
 )
 create_model_and_diffusion_2d = face(
     "create_model_and_diffusion_2d",
@@ -271,21 +266,16 @@ create_model_and_diffusion_2d = face(
     build,
     (PointNetworkSettings, ProcessSettings),
     f"learn_sigma num_channels num_res_blocks dropout {_PROCESS} use_checkpoint use_fp16 "
-    "in_channels=2",
-    {"sigma_small": False},
+    "in_channels=2 * sigma_small=False",
 )
 create_gaussian_diffusion = face(
     "create_gaussian_diffusion",
     "Build a process (see `ProcessSettings`); `steps` is its `diffusion_steps`.",
     lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
     (ProcessSettings,),
-    "",
-    {"steps": 1000}
-    | {
-        name: defaults(ProcessSettings)[name]
-        for name in "learn_sigma sigma_small noise_schedule use_kl predict_xstart "
-        "rescale_timesteps rescale_learned_sigmas timestep_respacing".split()
-    },
+    "* steps=1000 learn_sigma=False sigma_small=False noise_schedule='linear' use_kl=False "
+    "predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False "
+    "timestep_respacing=''",
 )
 
 
