@@ -105,15 +105,15 @@ def load_domain(
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
-    How many classes and image channels a classifier has is read from its weights.
+    The numbers of classes and image channels of a classifier are read from its weights.
 
     Args:
-        path: file, or folder, from which the newest averaged weights are taken.
+        path: path of a file, or of a folder, whose newest averaged weights are taken.
         flags: {name: value} of settings that override those of `args.json`.
         label: name of the domain; empty: the name of the run folder.
-        device: where the model goes.
+        device: device of the model.
         assumed: {name: value} for a checkpoint without `args.json`; None: upstream's defaults.
-        kind: what is expected there.
+        kind: family of the network.
 
     Raises:
         UserError: if the path, the file or the settings do not fit.
@@ -201,11 +201,11 @@ def load_asked(
         network: settings of the command; those given go before those of the training, all
             describe a checkpoint without a record.
         process: settings of the command, likewise.
-        kind: what is expected there.
+        kind: family of the network.
         label: name of the domain; empty: the name of the run folder.
         flag: name of the flag for the path.
         compile: whether the network is compiled.
-        static: whether it will meet few shapes of input; see `execution.compiled`.
+        static: whether the network will meet few shapes of input; see `execution.compiled`.
         assumed: {name: value} of settings that go before those of the command for a checkpoint
             without a record.
 
