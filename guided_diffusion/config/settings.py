@@ -78,7 +78,7 @@ def setting(
 class Settings:
     """Base of all groups of settings; an instance has allowed values only."""
 
-    _given: ClassVar[frozenset[str] | None] = None  # until `with_given`
+    _given: ClassVar[frozenset[str] | None] = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
