@@ -44,7 +44,7 @@ class AttentionLayout:
 
 
 def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.Tensor]:
-    """Rewrite every attention block to the other channel order: the network computes the same.
+    """Rewrite every attention block to the other channel order; the network computes the same.
 
     The attention pool of a classifier has one order only and stays as it is.
 

@@ -71,7 +71,7 @@ def setup_dist(*, device: str = "") -> None:
     A single process is a group of one afterwards, as upstream's code takes for granted.
 
     Args:
-        device: the `--device` flag; empty picks cuda where there is one.
+        device: name of the device; empty: cuda where there is one.
 
     Raises:
         UserError: if MPI launched several ranks but no MPI library can be loaded, if Slurm did
@@ -338,9 +338,7 @@ def open_bytes(path: str | os.PathLike) -> IO[bytes]:
 def load_state_dict(path: str | os.PathLike, **kwargs: Any) -> Any:
     """Load tensors from a file; never runs code from it (`weights_only`).
 
-    Args:
-        path: a local path or a URL that blobfile understands.
-        **kwargs: passed to torch.load, such as `map_location`.
+    Other keywords go to torch.load. The path may be a URL that blobfile understands.
     """
     with open_bytes(path) as file:
         return th.load(io.BytesIO(file.read()), **{**kwargs, "weights_only": True})

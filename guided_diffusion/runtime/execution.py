@@ -34,11 +34,6 @@ def training_layout(
 
     Tensor cores compute half precision in channels_last. So do the units of a CPU, whose
     convolutions lay out weights as they like; in float32 neither gains.
-
-    Args:
-        device_type: "cuda", "cpu", ...
-        precision: "fp32", "bf16" or "auto".
-        use_fp16: upstream's float16 recipe.
     """
     cuda, half = device_type == "cuda", precision == "bf16"
     network = cuda and (half or use_fp16)
@@ -75,8 +70,8 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     Args:
         module: module on its device.
         asked: whether to compile.
-        static: compile for each shape of input alone, as few will come. On a GPU each is a CUDA
-            graph, whose next call overwrites what the last one returned.
+        static: whether to compile for each shape of input alone, as few will come. On a GPU each
+            is a CUDA graph, whose next call overwrites what the last one returned.
 
     Raises:
         UserError: if there is no C++ compiler.

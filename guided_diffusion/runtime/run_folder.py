@@ -36,13 +36,7 @@ def default_folder(
 ) -> Path:
     """Return results/<name>_<digest of the settings that decide>: a folder for each choice.
 
-    Settings at their defaults have no part in the digest: one more setting changes no folder.
-
-    Args:
-        name: beginning of the folder's name.
-        asked: {name: value} of the settings.
-        free: names of settings that do not decide.
-        defaults: {name: default}.
+    Free settings do not decide, nor do settings at their defaults: one more changes no folder.
     """
     fixed = {
         setting: value

@@ -21,15 +21,12 @@ from .train_util import Batch, Conditions, TrainLoop
 
 
 def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
-    """Return 1 for each image whose class is among its k highest logits, 0 for the others.
+    """Return 1 for each image whose class is among its k highest logits, else 0, float32 [N].
 
     Args:
-        logits: scores [N, K].
+        logits: scores [N, K]; with k above K all are guesses.
         labels: classes, int64 [N].
-        k: number of guesses; K where there are fewer classes.
-
-    Returns:
-        Float32 [N].
+        k: number of guesses.
     """
     guesses = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (guesses == labels[:, None]).any(dim=1).float()
@@ -117,8 +114,8 @@ def check_data(
     Args:
         data_dir: folder to learn from.
         val_data_dir: folder to judge by, or "".
-        num_classes: outputs of the network.
-        labels: what tells the class of an image, one of `LABEL_SOURCES`.
+        num_classes: number of outputs of the network.
+        labels: name of the label source, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.

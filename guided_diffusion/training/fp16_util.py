@@ -83,10 +83,10 @@ def master_params_to_state_dict(
     """Return the model's state dict with its parameters replaced by their float32 masters.
 
     Args:
-        model: network that gives the names and the buffers.
+        model: network with the names and the buffers.
         param_groups_and_shapes: groups behind the masters; read with use_fp16 only.
         master_params: masters, one per group with use_fp16, else one per parameter of the model.
-        use_fp16: whether masters stand for groups.
+        use_fp16: whether a master stands for a group.
 
     Raises:
         ValueError: if a group names a parameter that the model lacks.
@@ -155,12 +155,8 @@ class MixedPrecisionTrainer:
 
     Attributes:
         step: optimizer steps, skipped ones included; a loop that resumes sets it.
-
-    Args:
-        model: network to train.
-        use_fp16: whether the model's blocks are converted to float16.
-        fp16_scale_growth: growth of the base-2 logarithm of the loss scale per step.
-        initial_lg_loss_scale: base-2 logarithm of the loss scale at first.
+        lg_loss_scale: base-2 logarithm of the loss scale.
+        fp16_scale_growth: growth of that logarithm per step.
     """
 
     def __init__(
@@ -171,14 +167,10 @@ class MixedPrecisionTrainer:
         fp16_scale_growth: float = 1e-3,
         initial_lg_loss_scale: float = INITIAL_LOG_LOSS_SCALE,
     ) -> None:
-        self.model = model
-        self.use_fp16 = use_fp16
-        self.fp16_scale_growth = fp16_scale_growth
-        self.lg_loss_scale = initial_lg_loss_scale
-        self.step = 0
-        self._skipped = 0  # in a row
-        self.model_params = list(model.parameters())
-        self.master_params = self.model_params
+        self.model, self.use_fp16 = model, use_fp16
+        self.fp16_scale_growth, self.lg_loss_scale = fp16_scale_growth, initial_lg_loss_scale
+        self.step, self._skipped = 0, 0  # in all, in a row
+        self.model_params = self.master_params = list(model.parameters())
         self.param_groups_and_shapes = None
         if use_fp16:
             self.param_groups_and_shapes = get_param_groups_and_shapes(model.named_parameters())

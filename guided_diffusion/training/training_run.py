@@ -152,8 +152,8 @@ class Training:
         """Draw samples with the averaged weights by DDIM.
 
         Args:
-            loop: the training.
-            shape: (N, C, H, W).
+            loop: the training loop.
+            shape: shape of the samples, (N, C, H, W).
             conditions: conditions of the network, {name: tensor [N, ...]}.
             steps: number of DDIM steps; not more than the process has.
 
@@ -175,11 +175,7 @@ def default_folder(prefix: str, data_dir: str) -> Path:
 
 
 def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
-    """Stop if labels are asked for, but the network is told no class.
-
-    Raises:
-        ArgumentError: naming the flag.
-    """
+    """Raise an `ArgumentError` if labels are asked for, but the network is told no class."""
     if images.labels != "prefix" and not class_cond:
         raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
 
