@@ -63,7 +63,7 @@ def _typed(value: Any, kind: type) -> Any:
 
 def _parameters(text: str, types: Mapping[str, Any]) -> list[inspect.Parameter]:
     make, empty = inspect.Parameter, inspect.Parameter.empty
-    kind, parameters = make.POSITIONAL_OR_KEYWORD, []
+    kind, parameters = make.POSITIONAL_OR_KEYWORD, list[inspect.Parameter]()
     for part in text.split():
         if part == "*":
             kind = make.KEYWORD_ONLY
