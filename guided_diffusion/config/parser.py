@@ -5,6 +5,7 @@ line and exit code 2.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -64,6 +65,7 @@ def create_parser(
         ValueError: if an override names no flag.
     """
     parser = _Parser(
+        prog=os.path.basename(sys.argv[0]),  # argparse would name the package under python -m
         description=description,
         usage="%(prog)s [--FLAG VALUE ...]",
         allow_abbrev=False,
