@@ -180,6 +180,29 @@ def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
         raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
 
 
+def save_picture_if_due(
+    loop: TrainLoop, draw: Callable[[], Image.Image] | None, every: int, missing: bool = False
+) -> None:
+    """Save a picture of samples as samples/NNNNNN.png, if there is to be one of the present step.
+
+    Args:
+        loop: the training loop.
+        draw: makes the picture; called on rank 0. None: no pictures.
+        every: steps between pictures; -1: as between checkpoints, 0: no pictures.
+        missing: whether a picture that exists stays.
+    """
+    every = loop.save_interval if every == -1 else every
+    if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
+        return
+    path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
+    if dist_util.rank() == 0 and not (missing and path.exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = draw()
+        with atomic_files.atomic_write(path) as file:
+            picture.save(file, "png")
+    dist_util.barrier()
+
+
 def train(
     loop: TrainLoop,
     draw: Callable[[], Image.Image] | None = None,
@@ -195,26 +218,12 @@ def train(
 
     Args:
         loop: the training loop, with its data.
-        draw: makes the picture of samples that is saved every so often as samples/NNNNNN.png;
-            called on rank 0.
-        every: steps between pictures; -1: as between checkpoints, 0: no pictures.
+        draw: see `save_picture_if_due`.
+        every: steps between pictures of samples, likewise.
         unit: name of one example.
         note: first line of the log.
         labelled: images whose classes the run folder records; None: there are no classes.
     """
-    every = loop.save_interval if every == -1 else every
-
-    def save_picture_if_due(missing: bool = False) -> None:
-        if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
-            return
-        path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
-        if dist_util.rank() == 0 and not (missing and path.exists()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture = draw()
-            with atomic_files.atomic_write(path) as file:
-                picture.save(file, "png")
-        dist_util.barrier()
-
     # Forget what comes again, and open the log.
     dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
     dist_util.once(lambda: drop_later_rows(loop.out_dir, loop.done))
@@ -231,14 +240,15 @@ def train(
     logger.log(beginning)
     logger.log(f"arithmetic: {loop.precision}")
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
-        save_picture_if_due(missing=True)  # a kill may have come between a checkpoint and its own
+        # A kill may have come between this checkpoint and its picture.
+        save_picture_if_due(loop, draw, every, missing=True)
 
     # Train.
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
     alone = dist_util.world_size() == 1
     with StopSignal() as signal:
         for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
-            save_picture_if_due()
+            save_picture_if_due(loop, draw, every)
             # The ranks have to agree; they do so where they meet anyway, for the log.
             stop = signal.asked if alone else loop.done % loop.log_interval == 0
             if stop and any(dist_util.Ranks().gather(signal.asked)):
