@@ -30,7 +30,7 @@ from ..models.domains import Domain, load_domain
 from ..models.script_util import build, build_process
 from ..runtime import dist_util, execution
 from ..runtime.settings import ExecutionSettings
-from ..runtime.work_sharing import Dealing
+from ..runtime.work_sharing import SharedBatches
 from ..translation import walks
 from ..translation.predictor import Predictor
 from ..translation.sequences import Recipe, Sequences
@@ -208,7 +208,7 @@ def _our_sequences(
 def _walk(sequences: Sequences, depths: Depths) -> None:
     """Make what `sequences` would, but at given depths."""
     walk = sequences.recipe.walk
-    for batch in Dealing(sequences.todo, sequences.recipe.batches.batch_size):
+    for batch in SharedBatches(sequences.todo, sequences.recipe.batches.batch_size):
         clean, _ = sequences.images.batch(batch)
         trajectory, _ = walks.encode(sequences.encoder, clean, walk)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])

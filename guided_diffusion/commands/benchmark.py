@@ -68,11 +68,11 @@ MEASUREMENTS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; words are those of the command line by default."""
     with reported(STARTS_ANEW):
         name, words = chosen(sys.argv[1:] if argv is None else argv)
-    MEASUREMENTS[name].command()(words, prog)
+    MEASUREMENTS[name].command()(words)
 
 
 def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:

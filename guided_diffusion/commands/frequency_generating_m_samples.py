@@ -14,6 +14,7 @@ from ..config.network_settings import ModelSettings
 from ..config.settings import defaults, joined
 from ..config.upstream import ADD_DEFAULTS
 from ..diffusion.settings import ProcessSettings
+from ..errors import blame
 from ..generation import demo, dry_run
 from ..generation.plan import Plan, Stage
 from ..generation.progress import Pace
@@ -98,7 +99,8 @@ def main(
 
 def load(stage: Stage, network: ModelSettings, process: ProcessSettings, compile: bool) -> Domain:
     """Load the model of a stage; flags on the command line go before those of its training."""
-    file = weights_file(Path(stage.model), stage.key.replace(".", " "))
+    with blame(stage.key.replace(".", " ")):
+        file = weights_file(Path(stage.model))
     return load_asked(
         str(file),
         network,

@@ -19,7 +19,7 @@ from ..runtime import dist_util, logger, progress_bars
 from ..runtime.command import command
 from ..runtime.run_folder import RunFolder, default_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
-from ..runtime.work_sharing import Dealing
+from ..runtime.work_sharing import SharedBatches
 from ..sampling.guidance import Guided, load_guided
 from ..sampling.settings import GuidanceSettings
 from ..translation import class_translation
@@ -59,7 +59,7 @@ def main(
     folder.claim()
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
-    mine = Dealing(todo, asked.batch_size)
+    mine = SharedBatches(todo, asked.batch_size)
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")

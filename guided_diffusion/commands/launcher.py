@@ -70,8 +70,7 @@ def run(name: str) -> None:
         raise SystemExit(2)
     if not os.environ.keys() & {"OMP_WAIT_POLICY", *WAITING}:
         os.environ |= WAITING
-    # Said here, since argparse would name the package under python -m.
-    importlib.import_module(f".{name}", __package__).main(prog=os.path.basename(sys.argv[0]))
+    importlib.import_module(f".{name}", __package__).main()
 
 
 def overview() -> str:

@@ -16,14 +16,8 @@ from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
+from ..training import training_run
 from ..training.settings import DenoisingSettings, GridSettings
-from ..training.training_run import (
-    Pictures,
-    Training,
-    default_folder,
-    refuse_labels_of_no_use,
-    train,
-)
 
 GRID_IMAGES = 8
 
@@ -42,9 +36,9 @@ def main(
 ) -> None:
     """Train, resuming what the run folder holds."""
     # Check the settings, and see whether the run folder can be ours.
-    refuse_labels_of_no_use(images, network.class_cond)
-    training = Training(loop, network, process, run, execution)
-    default = default_folder("super_res_train", images.data_dir)
+    training_run.refuse_labels_of_no_use(images, network.class_cond)
+    training = training_run.Training(loop, network, process, run, execution)
+    default = training_run.default_folder("super_res_train", images.data_dir)
     folder = training.folder(main, default, images, grid)
 
     # Build everything that a wrong flag or a broken file can stop.
@@ -73,5 +67,5 @@ def main(
         return pictures.grid(list(zip(*map(pictures.to_uint8, (small, drawn, large)), strict=True)))
 
     training.claim(folder)
-    grids = Pictures.of(draw_grid, grid, loop)
-    train(trainer, grids, labelled=images if network.class_cond else None)
+    labelled = images if network.class_cond else None
+    training_run.train(trainer, draw_grid, grid.sample_interval, labelled=labelled)

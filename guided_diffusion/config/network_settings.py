@@ -83,11 +83,7 @@ class ClassifierSettings(Settings):
     classifier_attention_resolutions: str = setting("32,16,8", "map sides with attention, pixels")
     classifier_use_scale_shift_norm: bool = setting(True, "time embedding scales and shifts norms")
     classifier_resblock_updown: bool = setting(True, "resample inside residual blocks")
-    classifier_pool: str = setting(
-        "attention",
-        "how features are pooled",
-        choices=ENCODER_POOLS,
-    )
+    classifier_pool: str = setting("attention", "pooling of the features", choices=ENCODER_POOLS)
     classifier_channel_mult: str = setting(
         "", "width of each level in units of --classifier_width; empty: by --image_size"
     )

@@ -5,15 +5,16 @@ line and exit code 2.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..errors import ArgumentError
-from .settings import Limits, Settings, fields_of
+from .settings import Limits, Settings, defaults, fields_of
 
 Sets = Mapping[str, Mapping[str, Any]]
-_UNSET, _ANY = object(), Limits()
+_UNSET = object()
 
 
 def parse(
@@ -26,24 +27,23 @@ def parse(
         description: what the command is for.
         *groups: groups of settings. A name that several have is one flag, with the default of the
             first.
-        **options: `overrides`, `sets` and `prog`, see `create_parser`.
+        **options: `overrides` and `sets`, see `create_parser`.
 
     Returns:
         an instance of each group, which knows which of its settings were given.
     """
     parser = create_parser(description, *groups, **options)
-    names = [field.name for field in fields_of(*groups)]
-    values = vars(parser.parse_args(argv))
+    names = defaults(*groups)
     # A name that is there before parsing keeps its value where the words do not give one.
     unset = argparse.Namespace(**dict.fromkeys(names, _UNSET))
     found = vars(parser.parse_args(argv, unset))
     given = {name for name in names if found[name] is not _UNSET}
-    return tuple(_instance(group, values, given) for group in groups)
-
-
-def _instance(group: type[Settings], values: Mapping[str, Any], given: Collection[str]) -> Settings:
-    own = {field.name: values[field.name] for field in fields_of(group)}
-    return group(**own).with_given(own.keys() & given)
+    values = {name: found[name] if name in given else parser.get_default(name) for name in names}
+    own = [{field.name for field in fields_of(group)} for group in groups]
+    return tuple(
+        group(**{name: values[name] for name in known}).with_given(given & known)
+        for group, known in zip(groups, own, strict=True)
+    )
 
 
 def create_parser(
@@ -51,7 +51,6 @@ def create_parser(
     *groups: type[Settings],
     overrides: Mapping[str, Any] | None = None,
     sets: Sets | None = None,
-    prog: str | None = None,
 ) -> argparse.ArgumentParser:
     """Return a parser with the settings of each group as flags.
 
@@ -61,29 +60,35 @@ def create_parser(
         overrides: defaults of this command that differ from those of its groups.
         sets: {name: defaults} that a flag `--defaults` chooses from; the first holds where it is
             not given. Names in a set that are no flag of this command are passed over.
-        prog: name of the command; None: that of the script.
+
+    Raises:
+        ValueError: if an override names no flag.
     """
     parser = _Parser(
-        prog=prog,
+        prog=os.path.basename(sys.argv[0]),  # argparse would name the package under python -m
         description=description,
         usage="%(prog)s [--FLAG VALUE ...]",
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
     if sets:
-        _add_flag(parser, "defaults", next(iter(sets)), _DEFAULTS_HELP, choices=tuple(sets))
-    seen: set[str] = set()
+        text = "project from which the defaults of the other flags come"
+        _add_flag(parser, "defaults", next(iter(sets)), text, choices=tuple(sets))
+    known: set[str] = set()
     for group in groups:
         section = parser.add_argument_group(str(group.__doc__).splitlines()[0].rstrip("."))
         for field in fields_of(group):
-            if field.name not in seen:
-                seen.add(field.name)
+            if field.name not in known:
+                known.add(field.name)
                 _add_flag(section, field.name, field.default, **field.metadata)
-    parser.choose_defaults(sets or {}, overrides or {}, seen)
+    if unknown := sorted((overrides or {}).keys() - known):
+        raise ValueError(f"overrides name no flag: {unknown}")
+    parser.set_defaults(**overrides or {})
+    parser.usual = {name: parser.get_default(name) for name in known}
+    for name, own in (sets or {}).items():
+        parser.sets[name] = {flag: value for flag, value in own.items() if flag in known}
+    parser.set_defaults(**next(iter(parser.sets.values()), {}))
     return parser
-
-
-_DEFAULTS_HELP = "project from which the defaults of the other flags come"
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -92,39 +97,30 @@ class _Formatter(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         if not action.option_strings or action.dest == "help":
             return action.help or ""
-        shown = repr(action.default) if action.default == "" else action.default
-        return f"{action.help} (default: {shown})".replace("%", "%%")
+        return _with_default(action.help, action.default)
+
+
+def _with_default(text: str | None, default: Any) -> str:
+    return f"{text} (default: {default if default != '' else repr('')})".replace("%", "%%")
 
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser with sets of defaults and one-line errors."""
 
-    _sets: Sets = {}
-    _usual: Mapping[str, Any] = {}
-
-    def choose_defaults(self, sets: Sets, overrides: Mapping[str, Any], known: set[str]) -> None:
-        unknown = sorted(overrides.keys() - known)
-        if unknown:
-            raise ValueError(f"overrides name no flag: {unknown}")
-        self.set_defaults(**overrides)
-        self._usual = {name: self.get_default(name) for name in known}
-        self._sets = {
-            name: {flag: value for flag, value in own.items() if flag in known}
-            for name, own in sets.items()
-        }
-        if sets:
-            self.set_defaults(**self._sets[next(iter(sets))])
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.sets: dict[str, dict[str, Any]] = {}
+        self.usual: dict[str, Any] = {}
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
-        if not self._sets:
+        if not self.sets:
             return super().parse_known_args(words, namespace)
         # The defaults of all other flags hang on this one, so it is read before them.
-        first = next(iter(self._sets))
         ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        ahead.add_argument("--defaults", default=first, nargs="?")
+        ahead.add_argument("--defaults", default=next(iter(self.sets)), nargs="?")
         chosen = ahead.parse_known_args(words)[0].defaults
-        self.set_defaults(**{**self._usual, **self._sets.get(chosen, {})}, defaults=chosen)
+        self.set_defaults(**{**self.usual, **self.sets.get(chosen, {})}, defaults=chosen)
         found, rest = super().parse_known_args(words, namespace)
         del found.defaults  # the flags themselves tell
         return found, rest
@@ -140,7 +136,7 @@ def _add_flag(
     default: Any,
     help: str,
     choices: tuple | None = None,
-    limits: Limits = _ANY,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
     free: bool = False,
     place: str = "",
 ) -> None:
@@ -189,9 +185,7 @@ def str2bool(v: str | bool) -> bool:
 def add_dict_to_argparser(parser: argparse.ArgumentParser, default_dict: dict[str, Any]) -> None:
     """Add one flag per entry, typed by its default (None means text), as upstream's helper."""
     for name, default in default_dict.items():
-        shown = repr(default) if default == "" else default
-        text = f"see upstream's documentation (default: {shown})".replace("%", "%%")
-        _add_flag(parser, name, default, text)
+        _add_flag(parser, name, default, _with_default("see upstream's documentation", default))
 
 
 def args_to_dict(args: Any, keys: Iterable[str]) -> dict[str, Any]:

@@ -18,13 +18,7 @@ Group = TypeVar("Group", bound="Settings")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Range of a number.
-
-    Attributes:
-        minimum: smallest value.
-        maximum: largest value.
-        also: values outside the range with a meaning of their own.
-    """
+    """Range of a number; see `setting`."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
@@ -84,7 +78,7 @@ def setting(
 class Settings:
     """Base of all groups of settings; an instance has allowed values only."""
 
-    _given: ClassVar[frozenset[str] | None] = None  # until `with_given`
+    _given: ClassVar[frozenset[str] | None] = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -95,9 +89,8 @@ class Settings:
         """Names of the settings that the command line gave; in Python, those not at defaults."""
         if self._given is not None:
             return self._given
-        return frozenset(
-            f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        )
+        known = defaults(type(self))
+        return frozenset(name for name, value in self.values().items() if value != known[name])
 
     def values(self) -> dict[str, Any]:
         """Return {name: value} of all settings of the group."""

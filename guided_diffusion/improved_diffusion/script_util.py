@@ -34,7 +34,6 @@ create_model_and_diffusion = face(
     (ModelSettings, ProcessSettings),
     f"image_size class_cond learn_sigma sigma_small {_SIZES} {_HEADS} {_PROCESS} use_checkpoint "
     "use_scale_shift_norm",
-    {},
 )
 create_model = face(
     "create_model",
@@ -42,7 +41,6 @@ create_model = face(
     build_network,
     (ModelSettings,),
     f"image_size {_ALONE}",
-    {},
 )
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion",
@@ -51,7 +49,6 @@ sr_create_model_and_diffusion = face(
     (SuperResSettings, ProcessSettings),
     f"large_size small_size class_cond learn_sigma {_SIZES} {_HEADS} {_PROCESS} use_checkpoint "
     "use_scale_shift_norm",
-    {},
 )
 sr_create_model = face(
     "sr_create_model",
@@ -59,7 +56,6 @@ sr_create_model = face(
     build_network,
     (SuperResSettings,),
     f"large_size small_size {_ALONE}",
-    {},
 )
 
 

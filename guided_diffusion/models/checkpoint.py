@@ -14,7 +14,7 @@ from typing import Any
 
 import torch as th
 
-from ..errors import ArgumentError, UserError, require
+from ..errors import UserError, require
 from ..runtime import atomic_files, dist_util
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 
@@ -28,13 +28,15 @@ def load_state(path: str | Path) -> dict[str, th.Tensor]:
         UserError: if the file is missing, cut off, or holds anything but named tensors.
     """
     state = load_file(path)
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
-    for key, value in state.items():
-        if not isinstance(key, str) or not th.is_tensor(value):
-            raise UserError(
-                f"{path}: expected a state dict of tensors, got {type(value).__name__} at {key!r}"
-            )
+    wrong = [type(state).__name__]
+    if isinstance(state, dict):
+        wrong = [
+            f"{type(value).__name__} at {key!r}"
+            for key, value in state.items()
+            if not (isinstance(key, str) and th.is_tensor(value))
+        ]
+    if wrong:
+        raise UserError(f"{path}: expected a state dict of tensors, got {wrong[0]}")
     return state
 
 
@@ -44,31 +46,23 @@ def load_file(path: str | Path) -> Any:
     Raises:
         UserError: if the file is missing, cut off, or holds anything else.
     """
-    if Path(path).suffix == SAFETENSORS:
-        require("safetensors.torch", "safetensors")
+    safe = Path(path).suffix == SAFETENSORS and require("safetensors.torch", "safetensors")
     try:
-        return _read(path)
+        if not safe:
+            return dist_util.load_state_dict(path, map_location="cpu")
+        with dist_util.open_bytes(path) as file:
+            return safe.load(file.read())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
+        problem = "no such checkpoint"
     except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: expected a checkpoint of plain tensors, got text or a pickle of something "
-            "else, which is not loaded since it could run code"
-        ) from None
+        problem = (
+            "expected a checkpoint of plain tensors, got text or a pickle of something else, "
+            "which is not loaded since it could run code"
+        )
     except Exception as error:  # on a damaged file torch.load raises almost anything
-        raise UserError(
-            f"{path}: expected a whole checkpoint, got a file that cannot be read "
-            f"({first_line(error)})"
-        ) from None
-
-
-def _read(path: str | Path) -> Any:
-    if Path(path).suffix != SAFETENSORS:
-        return dist_util.load_state_dict(path, map_location="cpu")
-    from safetensors.torch import load
-
-    with dist_util.open_bytes(path) as file:
-        return load(file.read())
+        found = f"a file that cannot be read ({first_line(error)})"
+        problem = f"expected a whole checkpoint, got {found}"
+    raise UserError(f"{path}: {problem}")
 
 
 def digest(path: Path) -> str:
@@ -109,23 +103,10 @@ def save_state(state: Any, path: Path) -> None:
 
 
 def load_weights(
-    model: th.nn.Module,
-    path: str | Path,
-    signs_of_flags: SignsOfFlags = SIGNS_OF_FLAGS,
-    changed: Mapping[str, str] = MappingProxyType({}),
+    model: th.nn.Module, path: str | Path, signs_of_flags: SignsOfFlags = SIGNS_OF_FLAGS
 ) -> None:
-    """Load a checkpoint into a model of exactly its keys and shapes.
-
-    Args:
-        model: the network that the flags describe.
-        path: the checkpoint.
-        signs_of_flags: what a state dict tells of each flag, the likeliest first.
-        changed: flags that are not those of the training, with both values in words.
-
-    Raises:
-        UserError: naming the first differing key and the flag that likely causes it.
-    """
-    fill(model, load_state(path), path, signs_of_flags, changed)
+    """Load a checkpoint into a model of exactly its keys and shapes; see `fill`."""
+    fill(model, load_state(path), path, signs_of_flags)
 
 
 def fill(
@@ -135,37 +116,42 @@ def fill(
     signs_of_flags: SignsOfFlags,
     changed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Load a state dict that came from `path`; see `load_weights`."""
-    _refuse_mismatch(model.state_dict(), state, path, signs_of_flags, changed)
-    model.load_state_dict(state, strict=True)
+    """Load a state dict into a model of exactly its keys and shapes.
 
+    Args:
+        model: the network that the flags describe.
+        state: the state dict.
+        path: file that it came from.
+        signs_of_flags: what a state dict tells of each flag, the likeliest first.
+        changed: flags that are not those of the training, with both values in words.
 
-def _refuse_mismatch(
-    expected: State,
-    found: State,
-    path: str | Path,
-    signs_of_flags: SignsOfFlags,
-    changed: Mapping[str, str],
-) -> None:
-    for key in [*expected, *(key for key in found if key not in expected)]:
-        shapes = [shape_of(state, key) for state in (expected, found)]
-        if shapes[0] != shapes[1]:
-            differing = (flag for flag, sign in signs_of_flags if sign(expected) != sign(found))
+    Raises:
+        UserError: naming the first differing key and the flag that likely causes it.
+    """
+    own = model.state_dict()
+    for key in {**own, **state}:
+        asked, held = shape_of(own, key), shape_of(state, key)
+        if asked != held:
+            differing = (flag for flag, sign in signs_of_flags if sign(own) != sign(state))
             trained = f"trained with {', '.join(changed.values())}: " if changed else ""
             raise UserError(
                 f"{path}: {trained}checkpoint and flags describe different networks; first at "
-                f"{key!r}: the flags ask for {shapes[0]}, the file holds {shapes[1]} "
+                f"{key!r}: the flags ask for {asked}, the file holds {held} "
                 f"(check --{', --'.join(changed) or next(differing)})"
             )
+    model.load_state_dict(state, strict=True)
+
+
+def _newest_first(folder: Path, name: str) -> list[Path]:
+    # By the step, the last number of a name, and within a step by the number before it.
+    found = {path: re.fullmatch(name, path.name) for path in folder.glob("*.pt")}
+    order = [(*map(float, match.groups()[::-1]), path) for path, match in found.items() if match]
+    return [path for *_, path in sorted(order, reverse=True)]
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the modelNNNNNN.pt of a folder, newest first."""
-    named = [
-        (re.fullmatch(r"model(\d+)\.pt", path.name), path) for path in folder.glob("model*.pt")
-    ]
-    steps = [(int(match[1]), path) for match, path in named if match]
-    return [path for _, path in sorted(steps, reverse=True)]
+    return _newest_first(folder, r"model(\d+)\.pt")
 
 
 def newest_weights(folder: Path) -> Path:
@@ -176,8 +162,8 @@ def newest_weights(folder: Path) -> Path:
     Raises:
         UserError: if the folder holds no checkpoint.
     """
-    models, averaged = checkpoint_files(folder), _averaged_files(folder)
-    if models:
+    averaged = _newest_first(folder, r"ema_([\d.e-]+)_(\d+)\.pt")
+    if models := checkpoint_files(folder):
         ending = f"_{models[0].stem.removeprefix('model')}.pt"
         return next((path for path in averaged if path.name.endswith(ending)), models[0])
     if averaged:
@@ -185,28 +171,13 @@ def newest_weights(folder: Path) -> Path:
     raise UserError(f"{folder}: expected a training run with modelNNNNNN.pt or ema_*.pt, got none")
 
 
-def _averaged_files(folder: Path) -> list[Path]:
-    # Newest first, and of one step the longest average first.
-    named = [
-        (re.fullmatch(r"ema_([\d.e-]+)_(\d+)\.pt", path.name), path)
-        for path in folder.glob("ema_*.pt")
-    ]
-    order = [(int(match[2]), float(match[1]), path) for match, path in named if match]
-    return [path for *_, path in sorted(order, reverse=True)]
-
-
-def weights_file(path: Path, flag: str = "") -> Path:
+def weights_file(path: Path) -> Path:
     """Return a checkpoint file itself, or the newest weights of a training run folder.
-
-    Args:
-        path: of either.
-        flag: that names it, for the message.
 
     Raises:
         UserError: if there is none.
     """
     if not path.exists():
-        problem = f"{path}: expected a checkpoint or a training run folder, found nothing"
-        raise ArgumentError(flag, problem) if flag else UserError(problem)
+        raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
     # Asked once: a training beside us may save between the questions of two ranks.
     return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path

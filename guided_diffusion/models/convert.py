@@ -22,13 +22,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """What a state dict's qkv projections mean, which their shapes do not tell.
+    """Order and heads of a network's qkv projections, which their shapes do not tell.
 
     Attributes:
-        order: of their channels, see `attention`.
-        num_heads: heads of a block, where num_head_channels is -1.
-        num_heads_upsample: heads of an output block; -1: as num_heads.
-        num_head_channels: channels of a head, or -1.
+        order: order of their channels, see `attention`.
+        num_heads: number of heads of a block, where num_head_channels is -1.
+        num_heads_upsample: number of heads of an output block; -1: num_heads.
+        num_head_channels: number of channels of a head, or -1.
     """
 
     order: QKVOrder
@@ -44,7 +44,7 @@ class AttentionLayout:
 
 
 def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.Tensor]:
-    """Rewrite every attention block to the other channel order: the network computes the same.
+    """Rewrite every attention block to the other channel order; the network computes the same.
 
     The attention pool of a classifier has one order only and stays as it is.
 

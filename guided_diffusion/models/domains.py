@@ -11,13 +11,8 @@ from typing import Any
 
 import torch as th
 
-from ..config.network_settings import (
-    ClassifierSettings,
-    ModelSettings,
-    PointNetworkSettings,
-    SuperResSettings,
-)
-from ..config.settings import Settings, defaults, fields_of, joined
+from ..config import network_settings
+from ..config.settings import Settings, defaults, joined
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
 from ..diffusion.settings import ProcessSettings
@@ -28,14 +23,9 @@ from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_
 from .script_util import NUM_CLASSES, build
 
 # Settings that a trained model may be used with at other values.
-FREE_OF_TRAINING = {
-    "timestep_respacing",
-    "use_fp16",
-    "classifier_use_fp16",
-    "use_checkpoint",
-    "dropout",
-    "sigma_small",
-}
+FREE_OF_TRAINING = set(
+    "timestep_respacing use_fp16 classifier_use_fp16 use_checkpoint dropout sigma_small".split()
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Kind:
 
     Attributes:
         settings: group that describes a network of the family.
-        command: name of the command that trains them.
+        command: name of the command that trains one.
         signs: what a state dict tells of each setting.
         flag: name of the flag for its path, if it is the same in every command.
     """
@@ -54,15 +44,13 @@ class Kind:
     signs: SignsOfFlags = SIGNS_OF_FLAGS
     flag: str = ""
 
-    def defaults(self) -> dict[str, Any]:
-        """Return {name: default} of the settings of a network and its process."""
-        return defaults(self.settings, ProcessSettings)
 
-
-IMAGE = Kind(ModelSettings, "image_train")
-SUPER_RES = Kind(SuperResSettings, "super_res_train")
-POINTS = Kind(PointNetworkSettings, "synthetic_train")
-CLASSIFIER = Kind(ClassifierSettings, "classifier_train", CLASSIFIER_SIGNS, "classifier_path")
+IMAGE = Kind(network_settings.ModelSettings, "image_train")
+SUPER_RES = Kind(network_settings.SuperResSettings, "super_res_train")
+POINTS = Kind(network_settings.PointNetworkSettings, "synthetic_train")
+CLASSIFIER = Kind(
+    network_settings.ClassifierSettings, "classifier_train", CLASSIFIER_SIGNS, "classifier_path"
+)
 
 
 @dataclass
@@ -117,39 +105,81 @@ def load_domain(
 ) -> Domain:
     """Load a domain from a checkpoint file or a training run folder.
 
-    How many classes and image channels a classifier has is read from its weights.
+    The numbers of classes and image channels of a classifier are read from its weights.
 
     Args:
-        path: file, or folder, from which the newest averaged weights are taken.
+        path: path of a file, or of a folder, whose newest averaged weights are taken.
         flags: {name: value} of settings that override those of `args.json`.
         label: name of the domain; empty: the name of the run folder.
-        device: where the model goes.
+        device: device of the model.
         assumed: {name: value} for a checkpoint without `args.json`; None: upstream's defaults.
-        kind: what is expected there.
+        kind: family of the network.
 
     Raises:
         UserError: if the path, the file or the settings do not fit.
     """
     file, flags = weights_file(Path(path)), dict(flags or {})
-    recorded = _recorded_args(file, kind, assumed or {})
-    for name in flags.keys() - recorded.keys():
-        raise ArgumentError(name, f"no setting of such a model; it has {', '.join(recorded)}")
+    record, known = file.with_name("args.json"), defaults(kind.settings, ProcessSettings)
+    recorded = _recorded_args(file, kind, known, assumed or {})
+    for name in flags.keys() - known.keys():
+        raise ArgumentError(name, f"no setting of such a model; it has {', '.join(known)}")
     args = recorded | flags
-    changed = _changes(file, recorded, args)
-    if kind is not CLASSIFIER:
+    changed = {
+        name: f"--{name} {recorded[name]!r}, used with {args[name]!r}"
+        for name in sorted(known.keys() - FREE_OF_TRAINING)
+        if record.exists() and args[name] != recorded[name]
+    }
+    state, classes = load_state(file), None
+    if kind is CLASSIFIER:
+        channels, classes = shape_of(state, "input_blocks.0.0.weight"), number_of_classes(state)
+        if classes is None or len(channels) != 4:
+            raise UserError(f"{file}: expected a classifier of images, got other weights")
+        args["in_channels"] = channels[1]
+    else:
         for change in changed.values():
             logger.warn(f"{file}: trained with {change}")
-    state = load_state(file)
-    classes = _classes(file, state, args) if kind is CLASSIFIER else None
-    network, process = (
-        _settings(group, args, flags, file) for group in (kind.settings, ProcessSettings)
-    )
+
+    # Build the network and its process, and make the network ready for use.
+    groups = kind.settings, ProcessSettings
+    try:
+        network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
+    except ArgumentError as error:
+        if error.name in flags or not record.exists():
+            raise
+        raise ArgumentError(error.name, f"{error.problem} in {record}") from None
     betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
     model, diffusion = build(network, process, classes or NUM_CLASSES)
     fill(model, state, file, kind.signs, changed)
-    _make_ready(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
+    model.to(device, memory_format=th.channels_last).eval().requires_grad_(False)
+    if args["classifier_use_fp16" if classes else "use_fp16"]:
+        if th.device(device).type == "cpu":  # where half precision is slower than float32
+            model.dtype = th.float32
+        else:
+            model.convert_to_fp16()
     name = label or file.parent.name
     return Domain(model, diffusion, name, file, network, process, digest(file), classes)
+
+
+def _recorded_args(
+    file: Path, kind: Kind, known: dict[str, Any], assumed: Mapping[str, Any]
+) -> dict[str, Any]:
+    path = file.with_name("args.json")
+    record = run_folder.read_args(path) if path.exists() else {}
+    script = str(record.get("script", ""))
+    if script == kind.command:
+        return known | {k: v for k, v in record["args"].items() if k in known}
+    if script.endswith("_train"):
+        raise UserError(
+            f"{file}: checkpoint and flags describe different networks: those of {script} and "
+            f"of {kind.command}{f' (check --{kind.flag})' if kind.flag else ''}"
+        )
+    # The record of a sampler that wrote into this folder tells nothing of the weights.
+    args = known | {k: v for k, v in assumed.items() if k in known}
+    logger.log(
+        f"{file}: no args.json beside it; assuming these flags, which the command line can "
+        f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
+    )
+    return args
 
 
 def load_asked(
@@ -171,11 +201,11 @@ def load_asked(
         network: settings of the command; those given go before those of the training, all
             describe a checkpoint without a record.
         process: settings of the command, likewise.
-        kind: what is expected there.
+        kind: family of the network.
         label: name of the domain; empty: the name of the run folder.
         flag: name of the flag for the path.
         compile: whether the network is compiled.
-        static: whether it will meet few shapes of input; see `execution.compiled`.
+        static: whether the network will meet few shapes of input; see `execution.compiled`.
         assumed: {name: value} of settings that go before those of the command for a checkpoint
             without a record.
 
@@ -189,64 +219,3 @@ def load_asked(
     domain = load_domain(path, override, label, dist_util.dev(), supposed, kind)
     execution.compiled(domain.model, compile, static=static)
     return domain
-
-
-def _settings(
-    group: type[Settings], args: Mapping[str, Any], flags: Mapping[str, Any], file: Path
-) -> Any:
-    try:
-        return group(**{field.name: args[field.name] for field in fields_of(group)})
-    except ArgumentError as error:
-        record = file.with_name("args.json")
-        if error.name in flags or not record.exists():
-            raise
-        raise ArgumentError(error.name, f"{error.problem} in {record}") from None
-
-
-def _classes(file: Path, state: Mapping[str, th.Tensor], args: dict[str, Any]) -> int:
-    """Return the number of classes of a classifier, and enter its channels into its settings."""
-    channels, classes = shape_of(state, "input_blocks.0.0.weight"), number_of_classes(state)
-    if classes is None or len(channels) != 4:
-        raise UserError(f"{file}: expected a classifier of images, got other weights")
-    args["in_channels"] = channels[1]
-    return classes
-
-
-def _make_ready(model: th.nn.Module, device: th.device | str, use_fp16: bool) -> None:
-    model.to(device, memory_format=th.channels_last)
-    if use_fp16 and th.device(device).type != "cpu":
-        model.convert_to_fp16()
-    elif use_fp16:
-        model.dtype = th.float32  # half precision convolutions on a CPU are slower than float32
-    model.eval().requires_grad_(False)
-
-
-def _changes(file: Path, trained: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, str]:
-    """Return {flag: its value in training and now} of those that differ, if a record tells."""
-    if not (file.parent / "args.json").exists():
-        return {}
-    return {
-        name: f"--{name} {trained[name]!r}, used with {used[name]!r}"
-        for name in sorted(trained.keys() - FREE_OF_TRAINING)
-        if used[name] != trained[name]
-    }
-
-
-def _recorded_args(file: Path, kind: Kind, assumed: Mapping[str, Any]) -> dict[str, Any]:
-    known, path = kind.defaults(), file.parent / "args.json"
-    record = run_folder.read_args(path) if path.exists() else {}
-    script = str(record.get("script", ""))
-    if script == kind.command:
-        return known | {k: v for k, v in record["args"].items() if k in known}
-    if script.endswith("_train"):
-        raise UserError(
-            f"{file}: checkpoint and flags describe different networks: those of {script} and "
-            f"of {kind.command}{f' (check --{kind.flag})' if kind.flag else ''}"
-        )
-    # The record of a sampler that wrote into this folder tells nothing of the weights.
-    args = known | {k: v for k, v in assumed.items() if k in known}
-    logger.log(
-        f"{file}: no args.json beside it; assuming these flags, which the command line can "
-        f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
-    )
-    return args

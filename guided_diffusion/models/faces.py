@@ -17,7 +17,6 @@ def face(
     make: Callable[..., Any],
     groups: Sequence[type[Settings]],
     parameters: str,
-    by_keyword: Mapping[str, Any],
 ) -> Callable[..., Any]:
     """Return a function that takes upstream's parameters and makes something from settings.
 
@@ -27,12 +26,12 @@ def face(
         make: takes an instance of each group; parameters that are no setting of the groups go on
             by keyword.
         groups: groups of settings. Settings that are no parameter keep their defaults.
-        parameters: names in upstream's order, each alone or as NAME=DEFAULT.
-        by_keyword: {name: default} of parameters that go by keyword only.
+        parameters: names in upstream's order, each alone or as NAME=DEFAULT; those after a * go by
+            keyword only.
     """
     own = [{field.name: type(field.default) for field in fields_of(group)} for group in groups]
     types = {key: kind for known in reversed(own) for key, kind in known.items()}
-    signature = inspect.Signature(_parameters(parameters, by_keyword, types))
+    signature = inspect.Signature(_parameters(parameters, types))
 
     def create(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
@@ -62,26 +61,19 @@ def _typed(value: Any, kind: type) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _parameters(
-    text: str, by_keyword: Mapping[str, Any], types: Mapping[str, Any]
-) -> list[inspect.Parameter]:
-    by_place, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    parameters: list[tuple[str, Any, Any]] = []
+def _parameters(text: str, types: Mapping[str, Any]) -> list[inspect.Parameter]:
+    make, empty = inspect.Parameter, inspect.Parameter.empty
+    kind, parameters = make.POSITIONAL_OR_KEYWORD, list[inspect.Parameter]()
     for part in text.split():
+        if part == "*":
+            kind = make.KEYWORD_ONLY
+            continue
         name, equals, default = part.partition("=")
-        parameters.append((name, by_place, ast.literal_eval(default) if equals else empty))
-    parameters += [(name, inspect.Parameter.KEYWORD_ONLY, v) for name, v in by_keyword.items()]
-    return [
-        inspect.Parameter(name, kind, default=value, annotation=types.get(name, empty))
-        for name, kind, value in parameters
-    ]
+        value = ast.literal_eval(default) if equals else empty
+        parameters.append(make(name, kind, default=value, annotation=types.get(name, empty)))
+    return parameters
 
 
 def defaults_for(create: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {name: default} of the parameters that a function has by place.
-
-    Args:
-        create: a face.
-        known: {name: default} of its settings and of others.
-    """
+    """Return those of the known {name: default} that a face has a parameter by place for."""
     return {name: known[name] for name in inspect.getfullargspec(create).args}

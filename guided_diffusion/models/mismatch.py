@@ -11,6 +11,7 @@ SignsOfFlags = Sequence[tuple[str, Callable[[State], Any]]]
 
 
 def shape_of(state: State, key: str) -> tuple[int, ...] | str:
+    """Return the shape of a tensor of a state dict, or "absent"."""
     return tuple(state[key].shape) if key in state else "absent"
 
 
@@ -28,8 +29,8 @@ def _keys(state: State, pattern: str) -> set[str]:
     return {found[0] for found in (re.search(pattern, key) for key in state) if found}
 
 
-def _embeddings_per_channel(state: State, block: str) -> float | None:
-    key, norm = f"{block}.emb_layers.1.bias", f"{block}.out_layers.0.bias"
+def _embeddings_per_channel(state: State) -> float | None:
+    key, norm = "middle_block.0.emb_layers.1.bias", "middle_block.0.out_layers.0.bias"
     return len(state[key]) / len(state[norm]) if key in state and norm in state else None
 
 
@@ -44,7 +45,7 @@ SIGNS_OF_FLAGS: SignsOfFlags = (
     ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
     ("attention_kind", lambda state: bool(_keys(state, r"\.blend$"))),
     ("attention_priority", lambda state: shape_of(state, "middle_block.1.attention.blend")[:1]),
-    ("use_scale_shift_norm", lambda state: _embeddings_per_channel(state, "middle_block.0")),
+    ("use_scale_shift_norm", _embeddings_per_channel),
     ("learn_sigma", lambda state: shape_of(state, "out.2.weight")[:1]),
     ("channel_mult", _shapes),  # for want of a better
 )
@@ -54,15 +55,9 @@ CLASSIFIER_SIGNS: SignsOfFlags = (
     ("in_channels", lambda state: shape_of(state, "input_blocks.0.0.weight")[1:2]),
     ("classifier_resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
     ("classifier_pool", lambda state: _keys(state, r"^out\..*")),
-    (
-        "classifier_depth or --image_size",
-        lambda state: _keys(state, r"^input_blocks\.\d+\."),
-    ),
+    ("classifier_depth or --image_size", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
     ("classifier_attention_resolutions", lambda state: _keys(state, r"^input_blocks.*\.qkv")),
-    (
-        "classifier_use_scale_shift_norm",
-        lambda state: _embeddings_per_channel(state, "middle_block.0"),
-    ),
-    ("num_classes", lambda state: number_of_classes(state)),
+    ("classifier_use_scale_shift_norm", _embeddings_per_channel),
+    ("num_classes", number_of_classes),
     ("image_size", _shapes),
 )

@@ -4,8 +4,7 @@ A mistake is reported under the name of its flag.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ..config.parser import numbers
 from ..errors import ArgumentError
@@ -20,17 +19,6 @@ CHANNEL_MULT = {
     16: (1, 2),
 }
 SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
-
-
-def built(network: Callable, **kwargs: Any) -> Any:
-    """Return the network of these arguments; a mistake is told under the argument's name."""
-    try:
-        return network(**kwargs)
-    except ValueError as error:
-        name, named, problem = str(error).partition(": ")
-        if not named:  # torch's own, of a number that no flag lets through
-            raise
-        raise ArgumentError(name, problem) from None
 
 
 def width(channels: int, flag: str = "num_channels") -> int:
@@ -55,11 +43,11 @@ def channel_mults(
     """Return the width of each level over the first.
 
     Args:
-        text: of the flag; empty: by the image size.
+        text: value of the flag; empty: by the image size.
         image_size: side of the images, pixels.
-        width: of the first level, channels.
-        presets: by image size.
-        prefix: of the flag's name.
+        width: channels of the first level.
+        presets: {image size: widths}.
+        prefix: beginning of the flag's name.
         size_flag: name of the flag of the image size.
 
     Raises:
@@ -67,25 +55,17 @@ def channel_mults(
     """
     flag = f"{prefix}channel_mult"
     if text == "" and image_size not in presets:
-        raise ArgumentError(
-            size_flag,
-            f"there is a preset for {sorted(presets)}, got {image_size}; "
-            f"give {flag}, such as 1,2,3,4, for other sizes",
-        )
+        known = f"there is a preset for {sorted(presets)}, got {image_size}"
+        raise ArgumentError(size_flag, f"{known}; give {flag}, such as 1,2,3,4, for other sizes")
     mult = numbers(flag, text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
-        raise ArgumentError(
-            flag,
-            f"expected multiples of 32 channels at every level, "
-            f"got {','.join(map(str, mult))} times {width}",
-        )
-    mult = tuple(int(m) if m == int(m) else m for m in mult)
-    factor = 2 ** (len(mult) - 1)
+        got = f"{','.join(map(str, mult))} times {width}"
+        raise ArgumentError(flag, f"expected multiples of 32 channels at every level, got {got}")
+    levels, factor = len(mult), 2 ** (len(mult) - 1)
     if image_size % factor:
-        raise ArgumentError(
-            size_flag, f"{len(mult)} levels need a multiple of {factor}, got {image_size}"
-        )
-    return mult
+        problem = f"{levels} levels need a multiple of {factor}, got {image_size}"
+        raise ArgumentError(size_flag, problem)
+    return tuple(int(m) if m == int(m) else m for m in mult)
 
 
 def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
@@ -99,18 +79,3 @@ def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
     if any(side <= 0 for side in sides):
         raise ArgumentError("attention_resolutions", f"expected sides above 0, got {resolutions!r}")
     return tuple(image_size // side for side in sides)
-
-
-def hybrid(kind: str, window: int, priority: str) -> dict[str, Any] | None:
-    """Return window and priority of hybrid attention, None for standard attention.
-
-    Raises:
-        UserError: if standard attention is asked for another priority than it has.
-    """
-    if kind == "hybrid":
-        return {"window": window, "priority": priority}
-    if priority != "global":
-        raise ArgumentError(
-            "attention_priority", f"{priority} goes with attention_kind hybrid, got {kind}"
-        )
-    return None

@@ -27,14 +27,7 @@ from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
 from .faces import defaults_for, face
-from .network_arguments import (
-    SUPER_RES_CHANNEL_MULT,
-    attention_factors,
-    built,
-    channel_mults,
-    hybrid,
-    width,
-)
+from .network_arguments import SUPER_RES_CHANNEL_MULT, attention_factors, channel_mults, width
 
 CLASSIFIER_HEAD_CHANNELS = 64
 
@@ -66,16 +59,28 @@ def build_network(
         learn_sigma: whether the network predicts the variance too.
         num_classes: number of classes.
     """
-    return BUILDERS[type(network)](network, learn_sigma, num_classes)
+    try:
+        return BUILDERS[type(network)](network, learn_sigma, num_classes)
+    except ArgumentError:
+        raise
+    except ValueError as error:  # of the network, on an argument
+        name, named, problem = str(error).partition(": ")
+        if not named:  # torch's own, of a number that no flag lets through
+            raise
+        raise ArgumentError(name, problem) from None
 
 
 def _unet(network: ModelSettings, learn_sigma: bool, num_classes: int) -> UNetModel:
-    return built(
-        UNetModel,
+    kind, priority = network.attention_kind, network.attention_priority
+    if kind != "hybrid" and priority != "global":
+        problem = f"{priority} goes with attention_kind hybrid, got {kind}"
+        raise ArgumentError("attention_priority", problem)
+    hybrid = {"window": network.attention_window, "priority": priority}
+    return UNetModel(
         **_common(network, network.image_size, learn_sigma, num_classes),
         channel_mult=channel_mults(network.channel_mult, network.image_size, network.num_channels),
         use_new_attention_order=network.use_new_attention_order,
-        hybrid=hybrid(network.attention_kind, network.attention_window, network.attention_priority),
+        hybrid=hybrid if kind == "hybrid" else None,
     )
 
 
@@ -85,17 +90,10 @@ def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -
         raise ArgumentError(
             "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
         )
-    return built(
-        SuperResModel,
-        **_common(network, side, learn_sigma, num_classes),
-        channel_mult=channel_mults(
-            network.channel_mult,
-            side,
-            network.num_channels,
-            SUPER_RES_CHANNEL_MULT,
-            size_flag="large_size",
-        ),
-    )
+    common = _common(network, side, learn_sigma, num_classes)
+    presets, first = SUPER_RES_CHANNEL_MULT, network.num_channels
+    mult = channel_mults(network.channel_mult, side, first, presets, size_flag="large_size")
+    return SuperResModel(**common, channel_mult=mult)
 
 
 def _common(
@@ -124,8 +122,7 @@ def _classifier(
     network: ClassifierSettings, learn_sigma: bool, num_classes: int
 ) -> EncoderUNetModel:
     side = network.image_size
-    return built(
-        EncoderUNetModel,
+    return EncoderUNetModel(
         image_size=side,
         in_channels=network.in_channels,
         model_channels=width(network.classifier_width, "classifier_width"),
@@ -171,11 +168,7 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
         ArgumentError: if the schedule has not so few steps, or the respacing asks for more steps
             than there are.
     """
-    if process.learn_sigma:
-        var_type = gd.ModelVarType.LEARNED_RANGE
-    else:
-        small = process.sigma_small
-        var_type = gd.ModelVarType.FIXED_SMALL if small else gd.ModelVarType.FIXED_LARGE
+    variance = "FIXED_SMALL" if process.sigma_small else "FIXED_LARGE"
     steps, respacing = process.diffusion_steps, process.timestep_respacing
     betas = betas_of_flags(process.noise_schedule, steps)
     try:
@@ -183,15 +176,19 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
     except ValueError as error:
         reason = str(error).removeprefix("timestep respacing: ")
         raise ArgumentError("timestep_respacing", reason) from None
-    start = process.predict_xstart
     return SpacedDiffusion(
         use_timesteps=use_timesteps,
         betas=betas,
-        model_mean_type=gd.ModelMeanType.START_X if start else gd.ModelMeanType.EPSILON,
-        model_var_type=var_type,
+        model_mean_type=gd.ModelMeanType["START_X" if process.predict_xstart else "EPSILON"],
+        model_var_type=gd.ModelVarType["LEARNED_RANGE" if process.learn_sigma else variance],
         loss_type=process.loss_type,
         rescale_timesteps=process.rescale_timesteps,
     )
+
+
+def diffusion_defaults() -> dict[str, Any]:
+    """Return upstream's defaults of the diffusion flags."""
+    return {k: v for k, v in defaults(ProcessSettings).items() if k != "sigma_small"}
 
 
 _NETWORK = "image_size class_cond learn_sigma num_channels num_res_blocks"
@@ -201,24 +198,17 @@ _PROCESS = (
     "rescale_learned_sigmas"
 )
 _BODY = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
-_HYBRID = {"attention_kind": "standard", "attention_window": 4, "attention_priority": "global"}
+_OURS = f"in_channels=3 num_classes={NUM_CLASSES}"
+_HYBRID = "attention_kind='standard' attention_window=4 attention_priority='global'"
 _CLASSIFIER = (
     "image_size classifier_use_fp16 classifier_width classifier_depth "
     "classifier_attention_resolutions classifier_use_scale_shift_norm "
     "classifier_resblock_updown classifier_pool"
 )
-_OF_CLASSIFIER = {
-    "in_channels": 3,
-    "out_channels": NUM_CLASSES,
-    "classifier_channel_mult": "",
-    "classifier_use_new_attention_order": False,
-}
-
-
-def _build_classifier(
-    network: ClassifierSettings, process: ProcessSettings, out_channels: int
-) -> tuple[th.nn.Module, SpacedDiffusion]:
-    return build(network, process, out_channels)
+_OF_CLASSIFIER = (
+    f"* in_channels=3 out_channels={NUM_CLASSES} classifier_channel_mult='' "
+    "classifier_use_new_attention_order=False"
+)
 
 
 create_model_and_diffusion = face(
@@ -226,8 +216,8 @@ create_model_and_diffusion = face(
     "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
     build,
     (ModelSettings, ProcessSettings),
-    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order",
-    {"in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False, **_HYBRID},
+    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order "
+    f"* {_OURS} sigma_small=False {_HYBRID}",
 )
 create_model = face(
     "create_model",
@@ -237,32 +227,29 @@ create_model = face(
     "image_size num_channels num_res_blocks channel_mult='' learn_sigma=False class_cond=False "
     "use_checkpoint=False attention_resolutions='16' num_heads=1 num_head_channels=-1 "
     "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
-    "use_fp16=False use_new_attention_order=False",
-    {"in_channels": 3, "num_classes": NUM_CLASSES, **_HYBRID},
+    f"use_fp16=False use_new_attention_order=False * {_OURS} {_HYBRID}",
 )
 create_classifier_and_diffusion = face(
     "create_classifier_and_diffusion",
     "Build the noisy-image classifier and the process whose noise it reads.",
-    _build_classifier,
+    lambda network, process, out_channels: build(network, process, out_channels),
     (ClassifierSettings, ProcessSettings),
-    f"{_CLASSIFIER} learn_sigma {_PROCESS}",
-    {**_OF_CLASSIFIER, "sigma_small": False},
+    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OF_CLASSIFIER} sigma_small=False",
 )
 create_classifier = face(
     "create_classifier",
     "Build the noisy-image classifier (see `ClassifierSettings`).",
     lambda network, out_channels: build_network(network, num_classes=out_channels),
     (ClassifierSettings,),
-    _CLASSIFIER,
-    _OF_CLASSIFIER,
+    f"{_CLASSIFIER} {_OF_CLASSIFIER}",
 )
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion",
     "Build the super-resolution network and its process (see `SuperResSettings`).",
     build,
     (SuperResSettings, ProcessSettings),
-    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY}",
-    {"channel_mult": "", "in_channels": 3, "num_classes": NUM_CLASSES, "sigma_small": False},
+    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
+    f"* channel_mult='' {_OURS} sigma_small=False",
 )
 sr_create_model = face(
     "sr_create_model",
@@ -271,8 +258,7 @@ sr_create_model = face(
     (SuperResSettings,),
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
-    "dropout resblock_updown use_fp16",
-    {"num_classes": NUM_CLASSES, "channel_mult": "", "in_channels": 3},
+    f"dropout resblock_updown use_fp16 * num_classes={NUM_CLASSES} channel_mult='' in_channels=3",
 )
 create_model_and_diffusion_2d = face(
     "create_model_and_diffusion_2d",
@@ -280,34 +266,17 @@ create_model_and_diffusion_2d = face(
     build,
     (PointNetworkSettings, ProcessSettings),
     f"learn_sigma num_channels num_res_blocks dropout {_PROCESS} use_checkpoint use_fp16 "
-    "in_channels=2",
-    {"sigma_small": False},
+    "in_channels=2 * sigma_small=False",
 )
-
-
 create_gaussian_diffusion = face(
     "create_gaussian_diffusion",
     "Build a process (see `ProcessSettings`); `steps` is its `diffusion_steps`.",
     lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
     (ProcessSettings,),
-    "",
-    {
-        "steps": 1000,
-        "learn_sigma": False,
-        "sigma_small": False,
-        "noise_schedule": "linear",
-        "use_kl": False,
-        "predict_xstart": False,
-        "rescale_timesteps": False,
-        "rescale_learned_sigmas": False,
-        "timestep_respacing": "",
-    },
+    "* steps=1000 learn_sigma=False sigma_small=False noise_schedule='linear' use_kl=False "
+    "predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False "
+    "timestep_respacing=''",
 )
-
-
-def diffusion_defaults() -> dict[str, Any]:
-    """Return upstream's defaults of the diffusion flags."""
-    return {k: v for k, v in defaults(ProcessSettings).items() if k != "sigma_small"}
 
 
 def classifier_defaults() -> dict[str, Any]:

@@ -27,14 +27,8 @@ class ConvertSettings(Settings):
         -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
     )
     num_heads_upsample: int = setting(
-        -1,
-        "its heads on the way up; -1: by its args.json, else as --num_heads",
-        minimum=1,
-        also=(-1,),
+        -1, "its heads on the way up; -1: by its args.json, else --num_heads", minimum=1, also=(-1,)
     )
     num_head_channels: int = setting(
-        -1,
-        "its channels per head, in place of --num_heads; -1: by its args.json",
-        minimum=1,
-        also=(-1,),
+        -1, "channels per head, in place of --num_heads; -1: by args.json", minimum=1, also=(-1,)
     )

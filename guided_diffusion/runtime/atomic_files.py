@@ -18,11 +18,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a file that replaces `path` when the block ends well, and vanishes when it does not."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    encoding = None if "b" in mode else "utf-8"
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(
-            partial, mode, encoding=encoding, newline=None if encoding is None else ""
-        ) as file:
+        with open(partial, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -42,16 +40,19 @@ def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
     """Give an empty file its size on the disk, so that mapping it into memory cannot fail later.
 
     Args:
-        file: open for writing.
-        size: bytes.
-        elsewhere: how to have the file on another disk.
+        file: file that is open for writing.
+        size: size in bytes.
+        elsewhere: end of the message, which says what puts the file on another disk.
 
     Raises:
         UserError: if the disk has no room for it.
     """
     try:
-        # A sparse file on a full disk ends the process with a bus error.
-        (getattr(os, "posix_fallocate", None) or _grow)(file.fileno(), 0, size)
+        if hasattr(os, "posix_fallocate"):
+            # A sparse file on a full disk ends the process with a bus error.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            os.ftruncate(file.fileno(), size)
     except OSError as error:
         raise UserError(
             f"{size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room{elsewhere}"
@@ -61,11 +62,6 @@ def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
 
 def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
     """Create an .npy file of zeros, which is there at its full size or not at all.
-
-    Args:
-        path: the file.
-        dtype: of the array.
-        shape: of the array.
 
     Raises:
         UserError: if the disk has no room for it.
@@ -80,33 +76,30 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _grow(descriptor: int, offset: int, size: int) -> None:
-    os.ftruncate(descriptor, offset + size)
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder to write to where there is none, once for all ranks.
 
     Raises:
         UserError: if nothing can be written there.
     """
-    dist_util.once(lambda: _make(folder))
 
+    def make() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            problem = f"expected a folder to write to, got {folder} ({error.strerror})"
+            raise UserError(problem) from None
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"expected a folder to write to, got {folder} ({error.strerror})") from None
+    dist_util.once(make)
 
 
 def refuse_unwritable(out: str, replacing: bool = True) -> None:
     """Stop if the file of `--out` could not be written at the end; leaves nothing behind.
 
     Args:
-        out: the file; empty: none.
-        replacing: it will be written beside and renamed; else appended to, if it is there.
+        out: path of the file; empty: none.
+        replacing: whether it will be written beside and renamed, or appended to if it is there.
 
     Raises:
         UserError: naming the flag.
@@ -118,7 +111,5 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
         if out and (replacing or not path.exists()):
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise ArgumentError(
-            "out",
-            f"expected a file in a folder that can be written to, got {out!r} ({error.strerror})",
-        ) from None
+        problem = "expected a file in a folder that can be written to"
+        raise ArgumentError("out", f"{problem}, got {out!r} ({error.strerror})") from None

@@ -32,11 +32,11 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._again = False
+        self.asked = self._again = False
 
     def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.signal(number, self._note) for number in _STOPPING}
+        stopping = signal.SIGINT, signal.SIGTERM
+        self._before = {number: signal.signal(number, self._note) for number in stopping}
         return self
 
     def _note(self, number: int, frame: Any) -> None:
@@ -49,9 +49,6 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def reported(interrupted: str = GOES_ON) -> Iterator[None]:
     """Turn mistakes of the user into one line on stderr and exit code 2, and clean up at the end.
@@ -62,14 +59,14 @@ def reported(interrupted: str = GOES_ON) -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        print("error:", *error.report.splitlines(), file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-    except OSError as error:  # a full disk, a folder without permission
-        if error.strerror is None:
+    except (UserError, OSError) as error:
+        if isinstance(error, UserError):
+            report = error.report
+        elif error.strerror is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}", file=sys.stderr, flush=True)
+        else:  # a full disk, a folder without permission
+            report = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print("error:", *report.splitlines(), file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr, flush=True)
@@ -95,7 +92,6 @@ class Command:
 
     Attributes:
         name: name of the command, which run folders record.
-        description: docstring of its module.
         groups: groups of its settings, in the order in which the body takes them.
     """
 
@@ -108,13 +104,11 @@ class Command:
         description: str = "",
     ) -> None:
         self.body, self.interrupted = body, interrupted
-        hints = typing.get_type_hints(body)
-        self.groups: tuple[type[Settings], ...] = tuple(
-            hints[name] for name in inspect.signature(body).parameters
-        )
-        self.overrides, self.sets = overrides or {}, sets or {}
+        hints, parameters = typing.get_type_hints(body), inspect.signature(body).parameters
+        self.groups: tuple[type[Settings], ...] = tuple(hints[name] for name in parameters)
         self.name = body.__module__.rpartition(".")[2]
         self.description = description or body.__globals__["__doc__"] or ""
+        self.overrides, self.sets = overrides or {}, sets or {}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -130,20 +124,20 @@ class Command:
         """Return {name: value} of the settings that may not differ when a run is continued."""
         return {name: value for name, value in joined(*settings).items() if name not in self.free}
 
-    def parser(self, prog: str | None = None) -> argparse.ArgumentParser:
-        """Return the parser of the command, which shows `prog` as its name."""
-        options = {"overrides": self.overrides, "sets": self.sets, "prog": prog}
-        return create_parser(self.description, *self.groups, **options)
+    def parser(self) -> argparse.ArgumentParser:
+        """Return the parser of the command."""
+        return create_parser(
+            self.description, *self.groups, overrides=self.overrides, sets=self.sets
+        )
 
-    def parse(self, argv: Sequence[str] | None = None, prog: str | None = None) -> tuple[Any, ...]:
+    def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """Return an instance of each group of settings, read from words."""
-        options = {"overrides": self.overrides, "sets": self.sets, "prog": prog}
-        return parse(argv, self.description, *self.groups, **options)
+        return parse(argv, self.description, *self.groups, overrides=self.overrides, sets=self.sets)
 
-    def __call__(self, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    def __call__(self, argv: Sequence[str] | None = None) -> None:
         """Run the command; words are those of the command line by default."""
         with reported(self.interrupted):
-            settings = self.parse(argv, prog)
+            settings = self.parse(argv)
             devices = [group.device for group in settings if hasattr(group, "device")]
             if devices:
                 dist_util.setup_dist(device=devices[0])
@@ -151,9 +145,5 @@ class Command:
 
 
 def command(**options: Any) -> Callable[[Callable[..., None]], Command]:
-    """Make a command of the function below, whose parameters are annotated with its settings.
-
-    Args:
-        **options: `overrides`, `sets` and `interrupted`, see `Command`.
-    """
+    """Make a command of the function below; see `Command` for the options."""
     return lambda body: Command(body, **options)

@@ -1,4 +1,4 @@
-"""Who am I among the ranks, and where do I compute.
+"""The ranks of a program: this one's place among them, its device, and what they tell each other.
 
 Four launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun),
 Slurm's srun and none. MPI is imported only where an MPI launcher started several ranks, and only
@@ -38,6 +38,9 @@ _SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: o
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PORTS = range(12000, 32000)  # below those that systems hand out by themselves
 
+_store: dist.Store | None = None  # of the counters
+_device: th.device | None = None
+
 
 def launcher() -> str:
     """Return "torchrun", "mpi", "slurm" or "none", from the environment alone."""
@@ -68,12 +71,13 @@ def setup_dist(*, device: str = "") -> None:
     A single process is a group of one afterwards, as upstream's code takes for granted.
 
     Args:
-        device: the `--device` flag; empty picks cuda where there is one.
+        device: name of the device; empty: cuda where there is one.
 
     Raises:
         UserError: if MPI launched several ranks but no MPI library can be loaded, if Slurm did
             but tells of no node, or the device does not exist.
     """
+    global _store
     if dist.is_initialized():
         return
     how = launcher()
@@ -81,16 +85,22 @@ def setup_dist(*, device: str = "") -> None:
         _agree_through_mpi()
     elif how == "slurm":
         _agree_through_slurm()
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    _choose_device(device, local_rank)
+    _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     keep_freed_memory()
     backend = "nccl" if dev().type == "cuda" and dist.is_nccl_available() else "gloo"
     if how == "none":  # a store in memory: no port that two such processes could fight over
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         return
-    if how != "slurm":  # which binds its tasks to cores itself
-        _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    _join(backend)
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # Ranks that each start a thread per core slow one another down many times over; srun binds its
+    # tasks to cores itself.
+    if how != "slurm" and neighbours > 1 and "OMP_NUM_THREADS" not in os.environ:
+        th.set_num_threads(max(1, cores() // neighbours))
+    # The group's store is made here, since torch would keep it to itself.
+    store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store.set_timeout(_PATIENCE)
+    group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
+    dist.init_process_group(backend, store=group, rank=place, world_size=size, timeout=_PATIENCE)
 
 
 def keep_freed_memory() -> None:
@@ -107,18 +117,6 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     # Blocks above are pages of their own. Before version 2.35 no more than 32 MiB can be asked.
     _ = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
-
-
-_store: dist.Store | None = None  # of the counters
-
-
-def _join(backend: str) -> None:
-    # The group's store is made here, since torch would keep it to itself.
-    global _store
-    store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    store.set_timeout(_PATIENCE)
-    group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
-    dist.init_process_group(backend, store=group, rank=place, world_size=size, timeout=_PATIENCE)
 
 
 def _agree_through_mpi() -> None:
@@ -146,30 +144,25 @@ def _agree_through_mpi() -> None:
 
 def _agree_through_slurm() -> None:
     # MASTER_ADDR and MASTER_PORT of a job script go first, as is the custom.
-    rank, size = _slurm_place()
-    job, step = (int(os.environ.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
-    port = _PORTS[(31 * job + step) % len(_PORTS)]  # every rank computes the same
-    os.environ |= {
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
-    }
-
-
-def _first_slurm_node() -> str:
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
-    if not nodes and "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
-        return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
-    if not nodes:
+    env, (rank, size) = os.environ, _slurm_place()
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or ""
+    # One machine needs no name resolution.
+    first = first_host(nodes) if set(nodes) & set(",[") else nodes and "127.0.0.1"
+    address = env.get("MASTER_ADDR") or first or env.get("SLURM_LAUNCH_NODE_IPADDR")
+    if not address:
         raise UserError(
             "Slurm started this process, but SLURM_STEP_NODELIST names no node; "
             "set MASTER_ADDR to the host of rank 0"
         )
-    if not set(nodes) & set(",["):
-        return "127.0.0.1"  # one machine: needs no name resolution
-    return first_host(nodes)
+    job, step = (int(env.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
+    port = _PORTS[(31 * job + step) % len(_PORTS)]  # every rank computes the same
+    os.environ |= {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": env.get("MASTER_PORT") or str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+    }
 
 
 def first_host(nodes: str) -> str:
@@ -184,12 +177,6 @@ def _find_free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _share_cores(local_size: int) -> None:
-    # Ranks that each start a thread per core slow one another down many times over.
-    if local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        th.set_num_threads(max(1, cores() // local_size))
-
-
 def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -197,17 +184,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-_device: th.device | None = None
-
-
 def _choose_device(name: str, local_rank: int) -> None:
     global _device
-    if name.startswith("cuda") and not th.cuda.is_available():
-        raise ArgumentError(
-            "device", f"expected a usable device, got {name!r}, but torch finds no GPU"
-        )
+    usable = th.cuda.is_available()
+    if name.startswith("cuda") and not usable:
+        problem = f"expected a usable device, got {name!r}, but torch finds no GPU"
+        raise ArgumentError("device", problem)
     try:
-        _device = th.device(name or ("cuda" if th.cuda.is_available() else "cpu"))
+        _device = th.device(name or ("cuda" if usable else "cpu"))
     except RuntimeError:
         _device = None
     if _device is None or _device.type not in ("cpu", "cuda"):
@@ -223,9 +207,7 @@ def _choose_device(name: str, local_rank: int) -> None:
 
 def dev() -> th.device:
     """Return the device of this rank."""
-    if _device is not None:
-        return _device
-    return th.device("cuda" if th.cuda.is_available() else "cpu")
+    return _device or th.device("cuda" if th.cuda.is_available() else "cpu")
 
 
 def rank() -> int:
@@ -240,8 +222,15 @@ def world_size() -> int:
 
 def barrier() -> None:
     """Wait until every rank has come here."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         dist.barrier()
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, UserError | None]:
+    try:
+        return action(), None
+    except UserError as error:
+        return None, error
 
 
 def once(action: Callable[[], T]) -> T:
@@ -250,13 +239,7 @@ def once(action: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where the action raised it on rank 0.
     """
-    result, problem = None, None
-    if rank() == 0:
-        try:
-            result = action()
-        except UserError as error:
-            problem = error
-    result, problem = broadcast_object((result, problem))
+    result, problem = broadcast_object(_attempt(action) if rank() == 0 else (None, None))
     if problem:
         raise problem
     return result
@@ -268,20 +251,11 @@ def everywhere(action: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where the action raised it on any.
     """
-    result, problem = None, None
-    try:
-        result = action()
-    except UserError as error:
-        problem = error
-    problems = [found for found in Ranks().gather(problem) if found]
-    if problems:
-        raise problems[0]
+    result, problem = _attempt(action)
+    for found in Ranks().gather(problem):
+        if found:
+            raise found
     return result
-
-
-def on_any_rank(condition: bool) -> bool:
-    """Return whether a condition holds on at least one rank."""
-    return any(Ranks().gather(condition))
 
 
 class Ranks:
@@ -295,7 +269,7 @@ class Ranks:
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in their order."""
         values = [value] * world_size()
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if len(values) > 1:
             dist.all_gather_object(values, value)
         return values
 
@@ -336,23 +310,20 @@ def cleanup() -> None:
     process under torchrun now and then.
     """
     global _store
-    if dist.is_initialized():
-        gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
-        if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
-            _wait_for_the_others(_store)
-        dist.destroy_process_group()
-        _store = None
-
-
-def _wait_for_the_others(store: dist.Store) -> None:
-    # A rank that leaves well before another makes torch abort one of them now and then. Not for
-    # ever, since another may have failed; one that has failed itself does not wait.
-    deadline = time.monotonic() + _LEAVE_WITHIN
-    with contextlib.suppress(RuntimeError):  # the host of the store has left
-        here = store.add("leaving", 1)
-        while here < dist.get_world_size() and time.monotonic() < deadline:
-            time.sleep(0.02)
-            here = store.add("leaving", 0)
+    if not dist.is_initialized():
+        return
+    gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
+    if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
+        # A rank that leaves well before another makes torch abort one of them now and then. Not
+        # for ever, since another may have failed; one that has failed itself does not wait.
+        deadline = time.monotonic() + _LEAVE_WITHIN
+        with contextlib.suppress(RuntimeError):  # the host of the store has left
+            here = _store.add("leaving", 1)
+            while here < dist.get_world_size() and time.monotonic() < deadline:
+                time.sleep(0.02)
+                here = _store.add("leaving", 0)
+    dist.destroy_process_group()
+    _store = None
 
 
 def open_bytes(path: str | os.PathLike) -> IO[bytes]:
@@ -367,9 +338,7 @@ def open_bytes(path: str | os.PathLike) -> IO[bytes]:
 def load_state_dict(path: str | os.PathLike, **kwargs: Any) -> Any:
     """Load tensors from a file; never runs code from it (`weights_only`).
 
-    Args:
-        path: a local path or a URL that blobfile understands.
-        **kwargs: passed to torch.load, such as `map_location`.
+    Other keywords go to torch.load. The path may be a URL that blobfile understands.
     """
     with open_bytes(path) as file:
         return th.load(io.BytesIO(file.read()), **{**kwargs, "weights_only": True})

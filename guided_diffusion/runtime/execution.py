@@ -1,4 +1,4 @@
-"""How a network is executed: in which precision, compiled or not, and how it gets its data."""
+"""Running a network: precision, memory layout, compilation, and tensors onto its device."""
 
 import contextlib
 import functools
@@ -34,18 +34,11 @@ def training_layout(
 
     Tensor cores compute half precision in channels_last. So do the units of a CPU, whose
     convolutions lay out weights as they like; in float32 neither gains.
-
-    Args:
-        device_type: "cuda", "cpu", ...
-        precision: "fp32", "bf16" or "auto".
-        use_fp16: upstream's float16 recipe.
     """
-    as_it_is, last = th.preserve_format, th.channels_last
-    if device_type == "cuda" and (precision == "bf16" or use_fp16):
-        return last, last
-    if device_type == "cpu" and precision == "bf16":
-        return as_it_is, last
-    return as_it_is, as_it_is
+    cuda, half = device_type == "cuda", precision == "bf16"
+    network = cuda and (half or use_fp16)
+    images = network or (device_type == "cpu" and half)
+    return tuple(th.channels_last if last else th.preserve_format for last in (network, images))
 
 
 def to_train(
@@ -77,8 +70,8 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     Args:
         module: module on its device.
         asked: whether to compile.
-        static: compile for each shape of input alone, as few will come. On a GPU each is a CUDA
-            graph, whose next call overwrites what the last one returned.
+        static: whether to compile for each shape of input alone, as few will come. On a GPU each
+            is a CUDA graph, whose next call overwrites what the last one returned.
 
     Raises:
         UserError: if there is no C++ compiler.
@@ -86,15 +79,12 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     if asked:
         compiler = (os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")).split()[0]
         if shutil.which(compiler) is None:
-            raise ArgumentError(
-                "compile",
-                f"expected a C++ compiler, found no {compiler}; install "
-                "one, name it in CXX, or go without --compile",
-            )
+            advice = "install one, name it in CXX, or go without --compile"
+            problem = f"expected a C++ compiler, found no {compiler}; {advice}"
+            raise ArgumentError("compile", problem)
         if static:
             th._dynamo.config.cache_size_limit = _SHAPES  # the name that torch 2.4 knows as well
         graphs = static and next(module.parameters()).is_cuda
-        module.compile(
-            dynamic=False if static else None, mode="reduce-overhead" if graphs else None
-        )
+        mode = "reduce-overhead" if graphs else None
+        module.compile(dynamic=False if static else None, mode=mode)
     return module

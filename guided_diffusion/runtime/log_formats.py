@@ -44,9 +44,6 @@ def _open_log(filename: str) -> TextIO:
 class _FileFormat(KVWriter):
     def __init__(self, filename: str) -> None:
         self.file = _open_log(filename)
-        self._end_cut_line()
-
-    def _end_cut_line(self) -> None:
         # A killed run can leave a row without its end; the next row must not join it.
         self.file.seek(0)
         if self.file.read()[-1:] not in ("", "\n"):
@@ -62,22 +59,21 @@ class HumanOutputFormat(KVWriter, SeqWriter):
 
     def __init__(self, filename_or_file: str | TextIO) -> None:
         self.owned = isinstance(filename_or_file, str)
-        self.file = (
-            open(filename_or_file, "a", encoding="utf-8") if self.owned else filename_or_file
-        )
+        self.file = filename_or_file
+        if self.owned:
+            self.file = open(filename_or_file, "a", encoding="utf-8")
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
-        rows = [
-            (self._truncate(key), self._truncate(_shown(value)))
-            for key, value in sorted(kvs.items())
-        ]
-        if not rows:
-            return
-        key_width, value_width = (max(len(row[i]) for row in rows) for i in (0, 1))
-        rule = "-" * (key_width + value_width + 7)
-        lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for key, value in rows]
-        self.file.write("\n".join([rule, *lines, rule]) + "\n")
-        self.file.flush()
+        rows = []
+        for key, value in sorted(kvs.items()):
+            shown = f"{float(value):.4g}" if hasattr(value, "__float__") else str(value)
+            rows.append((self._truncate(key), self._truncate(shown)))
+        if rows:
+            key_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
+            rule = "-" * (key_width + value_width + 7)
+            lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for key, value in rows]
+            self.file.write("\n".join([rule, *lines, rule]) + "\n")
+            self.file.flush()
 
     def _truncate(self, s: str) -> str:
         return s if len(s) <= _LONGEST else s[: _LONGEST - 3] + "..."
@@ -92,20 +88,13 @@ class HumanOutputFormat(KVWriter, SeqWriter):
             self.file.close()
 
 
-def _shown(value: Any) -> str:
-    return f"{float(value):.4g}" if hasattr(value, "__float__") else str(value)
-
-
 class JSONOutputFormat(_FileFormat):
     """One JSON object per row."""
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
-        self.file.write(json.dumps({key: _plain(value) for key, value in kvs.items()}) + "\n")
+        plain = {key: v.item() if hasattr(v, "item") else v for key, v in kvs.items()}
+        self.file.write(json.dumps(plain) + "\n")
         self.file.flush()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 class CSVOutputFormat(_FileFormat):
@@ -118,25 +107,20 @@ class CSVOutputFormat(_FileFormat):
         self.file.seek(0, os.SEEK_END)
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
-        new = sorted(kvs.keys() - set(self.keys))
-        if new:
-            self._widen(new)
+        if new := sorted(kvs.keys() - set(self.keys)):
+            # Into a file beside it that then takes its place: a kill in between loses no row.
+            self.file.seek(0)
+            rows = [row + [""] * len(new) for row in list(csv.reader(self.file))[1:]]
+            self.keys += new
+            folder, name = os.path.split(self.file.name)
+            partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")
+            with open(partial, "w", encoding="utf-8", errors="replace", newline="") as file:
+                csv.writer(file).writerows([self.keys, *rows])
+            self.file.close()
+            os.replace(partial, self.file.name)
+            self.file = _open_log(self.file.name)
         csv.writer(self.file).writerow([kvs.get(key, "") for key in self.keys])
         self.file.flush()
-
-    def _widen(self, new: list[str]) -> None:
-        # Into a file beside it that then takes its place: a kill in between loses no row.
-        self.file.seek(0)
-        rows = list(csv.reader(self.file))[1:]
-        self.keys += new
-        blank = [""] * len(new)
-        folder, name = os.path.split(self.file.name)
-        partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")
-        with open(partial, "w", encoding="utf-8", errors="replace", newline="") as file:
-            csv.writer(file).writerows([self.keys, *(row + blank for row in rows)])
-        self.file.close()
-        os.replace(partial, self.file.name)
-        self.file = _open_log(self.file.name)
 
 
 class TensorBoardOutputFormat(KVWriter):
@@ -166,16 +150,19 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
         UnknownFormatError: for an unknown name.
     """
     os.makedirs(ev_dir, exist_ok=True)
-    makers: dict[str, Callable[[], KVWriter]] = {
-        "stdout": lambda: HumanOutputFormat(sys.stdout),
-        "log": lambda: HumanOutputFormat(os.path.join(ev_dir, f"log{log_suffix}.txt")),
-        "json": lambda: JSONOutputFormat(os.path.join(ev_dir, f"progress{log_suffix}.json")),
-        "jsonl": lambda: JSONOutputFormat(os.path.join(ev_dir, f"progress{log_suffix}.jsonl")),
-        "csv": lambda: CSVOutputFormat(os.path.join(ev_dir, f"progress{log_suffix}.csv")),
-        "tensorboard": lambda: TensorBoardOutputFormat(os.path.join(ev_dir, f"tb{log_suffix}")),
+    makers: dict[str, tuple[Callable[[str], KVWriter], str]] = {
+        "log": (HumanOutputFormat, "log{}.txt"),
+        "json": (JSONOutputFormat, "progress{}.json"),
+        "jsonl": (JSONOutputFormat, "progress{}.jsonl"),
+        "csv": (CSVOutputFormat, "progress{}.csv"),
+        "tensorboard": (TensorBoardOutputFormat, "tb{}"),
     }
+    if format == "stdout":
+        return HumanOutputFormat(sys.stdout)
     if format not in makers:
+        known = ", ".join(["stdout", *makers])
         raise UnknownFormatError(
-            f"log format (OPENAI_LOG_FORMAT): expected one of {', '.join(makers)}, got {format!r}"
+            f"log format (OPENAI_LOG_FORMAT): expected one of {known}, got {format!r}"
         )
-    return makers[format]()
+    make, name = makers[format]
+    return make(os.path.join(ev_dir, name.format(log_suffix)))

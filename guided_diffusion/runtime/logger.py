@@ -22,7 +22,10 @@ MOST_DEFERRED = 1000  # what they hold takes memory
 
 
 class Logger:
-    """Collects key-value pairs and writes them, and lines of text, to its formats."""
+    """Collects key-value pairs and writes them, and lines of text, to its formats.
+
+    The functions of this module say what its methods do; they call those of the current logger.
+    """
 
     DEFAULT: "Logger | None" = None
     CURRENT: "Logger | None" = None
@@ -30,12 +33,10 @@ class Logger:
     def __init__(
         self, dir: str | None, output_formats: Sequence[KVWriter], comm: Any = None
     ) -> None:
+        self.dir, self.output_formats, self.comm = dir, list(output_formats), comm
         self.name2val: dict[str, Any] = defaultdict(float)
         self.name2cnt: dict[str, int] = defaultdict(int)
         self.level = INFO
-        self.dir = dir
-        self.output_formats = list(output_formats)
-        self.comm = comm
         self.deferred: list[Callable[[], None]] = []
 
     def defer(self, action: Callable[[], None]) -> None:
@@ -51,17 +52,14 @@ class Logger:
             action()
 
     def logkv(self, key: str, val: Any) -> None:
-        """Note a value; the last one before a dump counts."""
         self.name2val[key] = val
 
     def logkv_mean(self, key: str, val: Any) -> None:
-        """Note one of several values of a key, of which a dump writes the mean."""
         count = self.name2cnt[key]
         self.name2val[key] = self.name2val[key] * count / (count + 1) + val / (count + 1)
         self.name2cnt[key] = count + 1
 
     def dumpkvs(self) -> dict[str, Any]:
-        """Write the row to every format, start the next, and return it."""
         self.settle()
         row = dict(self.name2val)
         if self.comm is not None:
@@ -76,7 +74,6 @@ class Logger:
         return row
 
     def log(self, *args: Any, level: int = INFO) -> None:
-        """Write a line of text to the formats that take lines."""
         if self.level <= level:
             self._do_log(args)
 
@@ -86,15 +83,12 @@ class Logger:
                 writer.writeseq([str(arg) for arg in args])
 
     def set_level(self, level: int) -> None:
-        """Write lines of this level and above only."""
         self.level = level
 
     def set_comm(self, comm: Any) -> None:
-        """Average rows over an MPI communicator before they are written."""
         self.comm = comm
 
     def get_dir(self) -> str | None:
-        """Return the folder of the log files."""
         return self.dir
 
     def close(self) -> None:
@@ -116,21 +110,18 @@ def mpi_weighted_mean(
         return {}
     totals: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
-    for part in gathered:
-        for name, (value, count) in part.items():
-            with contextlib.suppress(TypeError, ValueError):  # text has no mean
-                weighted = float(value) * count
-                totals[name] += weighted
-                counts[name] += count
+    for name, (value, count) in (item for part in gathered for item in part.items()):
+        with contextlib.suppress(TypeError, ValueError):  # text has no mean
+            weighted = float(value) * count
+            totals[name] += weighted
+            counts[name] += count
     return {name: totals[name] / counts[name] for name in totals}
 
 
 def get_rank_without_mpi_import() -> int:
     """Return the rank that a launcher put into the environment, 0 without one."""
-    for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    names = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
 
 
 def configure(
@@ -152,16 +143,11 @@ def configure(
     dir = dir or os.getenv("OPENAI_LOGDIR") or os.path.join(tempfile.gettempdir(), stamp)
     dir = os.path.expanduser(dir)
     os.makedirs(dir, exist_ok=True)
-    rank = get_rank_without_mpi_import()
-    if rank > 0:
+    asked = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
+    if rank := get_rank_without_mpi_import():
         log_suffix += f"-rank{rank:03d}"
-    if format_strs is None:
-        name, fallback = (
-            ("OPENAI_LOG_FORMAT", "stdout,log,csv")
-            if rank == 0
-            else ("OPENAI_LOG_FORMAT_MPI", "log")
-        )
-        format_strs = os.getenv(name, fallback).split(",")
+        asked = os.getenv("OPENAI_LOG_FORMAT_MPI", "log")
+    format_strs = asked.split(",") if format_strs is None else format_strs
     formats = [make_output_format(name, dir, log_suffix) for name in format_strs if name]
     Logger.CURRENT = Logger(dir=dir, output_formats=formats, comm=comm)
     if formats:
@@ -208,7 +194,7 @@ def logkv(key: str, val: Any) -> None:
 
 
 def logkv_mean(key: str, val: Any) -> None:
-    """Note one of several values of a key, of which a dump writes the mean."""
+    """Note one of several values of a key; a dump writes their mean."""
     get_current().logkv_mean(key, val)
 
 
@@ -276,13 +262,4 @@ def profile_kv(scopename: str) -> Iterator[None]:
 
 def profile(n: str) -> Callable:
     """Decorate a function so that its seconds add up under `wait_<n>`."""
-
-    def decorate(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with profile_kv(n):
-                return function(*args, **kwargs)
-
-        return timed
-
-    return decorate
+    return profile_kv(n)

@@ -4,6 +4,7 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
@@ -26,12 +27,8 @@ WEIGHTS = ".sha256"  # end of the names under which a record tells the weights o
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
-    return {
-        "guided_diffusion": __version__,
-        "python": platform.python_version(),
-        "torch": th.__version__,
-        "numpy": np.__version__,
-    }
+    own = {"guided_diffusion": __version__, "python": platform.python_version()}
+    return own | {"torch": th.__version__, "numpy": np.__version__}
 
 
 def default_folder(
@@ -39,18 +36,12 @@ def default_folder(
 ) -> Path:
     """Return results/<name>_<digest of the settings that decide>: a folder for each choice.
 
-    Settings at their defaults have no part in the digest: one more setting changes no folder.
-
-    Args:
-        name: beginning of the folder's name.
-        asked: {name: value} of the settings.
-        free: names of settings that do not decide.
-        defaults: {name: default}.
+    Free settings do not decide, nor do settings at their defaults: one more changes no folder.
     """
     fixed = {
         setting: value
         for setting, value in asked.items()
-        if setting not in free and (setting not in defaults or value != defaults[setting])
+        if setting not in free and not (setting in defaults and value == defaults[setting])
     }
     return Path("results") / f"{name}_{fingerprint(fixed)}"
 
@@ -69,7 +60,7 @@ class RunFolder:
         command: name of the command.
         asked: {name: value} of all that decides what the run makes, as args.json records it.
         free: names among them that may differ when the run is continued.
-        older: what a record means that lacks a name, because it is older than a setting.
+        older: {name: value} that hold for a record without the name, made before there was one.
         advice: what else a user can do where a record differs.
     """
 
@@ -90,11 +81,8 @@ class RunFolder:
             return
         record = read_args(self.path / RECORD)
         if record.get("script") != self.command:
-            raise ArgumentError(
-                "out_dir",
-                f"{self.path} holds a run of {record.get('script')!r}, not of {self.command!r}; "
-                "choose another folder",
-            )
+            other = f"{record.get('script')!r}, not of {self.command!r}; choose another folder"
+            raise ArgumentError("out_dir", f"{self.path} holds a run of {other}")
         before = {**self.older, **record["args"]}
         differing = {
             name: difference(name, before[name], value)
@@ -122,19 +110,27 @@ class RunFolder:
             UserError: if the folder holds a run that was asked otherwise.
         """
         record = {"script": self.command, "args": dict(self.asked), "resolved": resolved}
+        record["versions"] = versions()
         with blame("out_dir"):
             atomic_files.make_folder(self.path)
         self.refuse_other_run()
-        dist_util.once(lambda: _remove_partial_files(self.path))
-        dist_util.once(lambda: _write_record(self.path / RECORD, record | {"versions": versions()}))
+
+        def write() -> None:
+            _remove_partial_files(self.path)
+            path = self.path / RECORD
+            if not path.exists() or read_args(path) != record:
+                with atomic_files.atomic_write(path, "w") as file:
+                    json.dump(record, file, indent=2)
+
+        dist_util.once(write)
 
 
 def output_folder(out_dir: str, default: str | Path) -> Path:
     """Make the folder that a command without a record writes to, and log there.
 
     Args:
-        out_dir: the folder; empty: the environment's OPENAI_LOGDIR.
-        default: the folder where neither names one.
+        out_dir: path of the folder; empty: the environment's OPENAI_LOGDIR.
+        default: path where neither names one.
 
     Raises:
         UserError: if nothing can be written there.
@@ -150,18 +146,11 @@ def _remove_partial_files(folder: Path) -> None:
     # What `atomic_write` was at when an earlier run was killed. A folder below with an args.json
     # of its own is another run, which may be writing right now.
     for place, folders, names in os.walk(folder):
-        if "args.json" in names and Path(place) != folder:
+        if RECORD in names and Path(place) != folder:
             folders.clear()
             continue
-        for name in names:
-            if name[0] == "." and name.endswith(".partial"):
-                Path(place, name).unlink(missing_ok=True)
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    if not path.exists() or read_args(path) != record:
-        with atomic_files.atomic_write(path, "w") as file:
-            json.dump(record, file, indent=2)
+        for name in fnmatch.filter(names, ".*.partial"):
+            Path(place, name).unlink(missing_ok=True)
 
 
 PER_STEP = "batch_size x processes"  # entry of a record: examples per step of all ranks
@@ -173,9 +162,8 @@ def difference(name: str, before: Any, now: Any) -> str:
     role, _, stage = owner.partition(".")
     model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"
     if name.endswith(WEIGHTS):
-        return (
-            f"the weights of {model} have changed since, sha256 {before:.8} then and {now:.8} now"
-        )
+        digests = f"sha256 {before:.8} then and {now:.8} now"
+        return f"the weights of {model} have changed since, {digests}"
     if name == "stages.names":
         return f"the names in --stages were {before!r}, are {now!r}"
     if name == PER_STEP:

@@ -14,8 +14,8 @@ def open_run_log(out_dir: Path, *, together: bool = True) -> None:
 
     Args:
         out_dir: the run folder.
-        together: the ranks write each row together, the mean of theirs; otherwise ranks above 0
-            write their own rows to log-rankNNN.txt and so on.
+        together: whether a row holds the means over all ranks; otherwise ranks above 0 write rows
+            of their own to log-rankNNN.txt and so on.
     """
     formats = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv,jsonl").split(",")
     if dist_util.rank() > 0:
@@ -36,11 +36,8 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
     for path in (out_dir / f"progress.{suffix}" for suffix in ("csv", "json", "jsonl")):
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
-            kept = [
-                line
-                for line in lines
-                if line.endswith(b"\n") and not _step(line, lines[0], path.suffix) > done
-            ]
+            whole = [line for line in lines if line.endswith(b"\n")]
+            kept = [line for line in whole if not _step(line, lines[0], path.suffix) > done]
             atomic_files.write_if_changed(path, b"".join(kept))
 
 

@@ -33,9 +33,7 @@ class ExecutionSettings(DeviceSettings):
     """Device and arithmetic of networks."""
 
     precision: str = setting(
-        "fp32",
-        "arithmetic of the network; auto: bf16 where the hardware has it",
-        choices=PRECISIONS,
+        "fp32", "arithmetic of networks; auto: bf16 where the hardware has it", choices=PRECISIONS
     )
     compile: bool = setting(
         False,

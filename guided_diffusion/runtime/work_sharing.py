@@ -17,15 +17,15 @@ def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
     A batch is at most a rank's share of what is left, so that the last ones are small and all
     ranks end at about the same time (guided self-scheduling).
     """
-    batches, first = [], 0
-    while first < count:
-        size = min(batch_size, -(-(count - first) // ranks))
-        batches.append(list(range(first, first + size)))
-        first += size
+    batches, rest = [], list(range(count))
+    while rest:
+        size = min(batch_size, -(-len(rest) // ranks))
+        batches.append(rest[:size])
+        rest = rest[size:]
     return batches
 
 
-class Dealing(Generic[T]):
+class SharedBatches(Generic[T]):
     """Batches of items for this rank, which takes another whenever it has done one.
 
     Every rank creates it, at the same place of the program, and iterates once.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..data.class_labels import LABEL_SOURCES, class_names
 from ..data.image_files import list_image_files
-from ..errors import ArgumentError, blame
+from ..errors import UserError, blame
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
 from ..runtime.random_streams import Stream
@@ -21,27 +21,19 @@ from .train_util import Batch, Conditions, TrainLoop
 
 
 def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
-    """Return 1 for each image whose class is among its k highest logits, 0 for the others.
+    """Return 1 for each image whose class is among its k highest logits, else 0, float32 [N].
 
     Args:
-        logits: [N, K].
-        labels: int64 [N].
-        k: how many guesses; all K of them where there are fewer.
-
-    Returns:
-        Float32 [N].
+        logits: scores [N, K]; with k above K all are guesses.
+        labels: classes, int64 [N].
+        k: number of guesses.
     """
     guesses = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (guesses == labels[:, None]).any(dim=1).float()
 
 
 def classification(logits: th.Tensor, labels: th.Tensor) -> dict[str, th.Tensor]:
-    """Return cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each.
-
-    Args:
-        logits: [N, K].
-        labels: int64 [N].
-    """
+    """Return cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each."""
     logits = logits.float()
     return {
         "loss": F.cross_entropy(logits, labels, reduction="none"),
@@ -54,11 +46,11 @@ class ClassifierLoop(TrainLoop):
     """Trains a classifier; logs train_loss, train_acc@1, train_acc@5, and val_* of unseen images.
 
     Args:
-        *args: as of `TrainLoop`, with an `EncoderUNetModel`, and "y" among the conditions.
-        noised: show noisy images; otherwise clean ones, as of timestep 0.
+        *args: arguments of `TrainLoop`, with an `EncoderUNetModel`, and "y" among the conditions.
+        noised: whether images are shown noisy; otherwise clean, as of timestep 0.
         val_data: endless batches of unseen images of this rank, or None.
         eval_interval: steps between batches of unseen images.
-        **options: as of `TrainLoop`; no average of the weights is kept.
+        **options: keywords of `TrainLoop`; no average of the weights is kept.
     """
 
     log_prefix = "train_"
@@ -73,9 +65,7 @@ class ClassifierLoop(TrainLoop):
         **options: Any,
     ) -> None:
         super().__init__(*args, ema_rate=None, **options)
-        self.noised = noised
-        self.val_data = val_data
-        self.eval_interval = eval_interval
+        self.noised, self.val_data, self.eval_interval = noised, val_data, eval_interval
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
         """Do one optimizer step, and see how it does on unseen images every so often."""
@@ -94,13 +84,12 @@ class ClassifierLoop(TrainLoop):
         self.model.eval()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
-            images, seen, y = (
-                execution.upload(values[part], self.device) for values in (batch, noise, cond["y"])
-            )
+            tensors = batch, noise, cond["y"]
+            images, seen, y = (execution.upload(values[part], self.device) for values in tensors)
             with execution.autocast(self.device, self.precision):
                 found = self._losses(images, {"y": y}, timesteps[part], seen)
-            named = {f"val_{key}": value for key, value in found.items()}
-            log_loss_dict(self.diffusion, timesteps[part], named)
+            found = {f"val_{key}": value for key, value in found.items()}
+            log_loss_dict(self.diffusion, timesteps[part], found)
         self.model.train()
 
     def _draws(self, batch: th.Tensor, *stream: Stream) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -125,27 +114,24 @@ def check_data(
     Args:
         data_dir: folder to learn from.
         val_data_dir: folder to judge by, or "".
-        num_classes: outputs of the network.
-        labels: what tells the class of an image, one of `LABEL_SOURCES`.
+        num_classes: number of outputs of the network.
+        labels: name of the label source, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if they are too many, too few, or others in the folder to judge by.
     """
     with blame("data_dir"):
         classes = _classes(data_dir, labels)
-    if not 2 <= len(classes) <= num_classes:
-        raise ArgumentError(
-            "data_dir",
-            f"expected 2 to {num_classes} classes (--num_classes), found "
-            f"{len(classes)}; the class is a {LABEL_SOURCES[labels].meaning}, here {classes[0]!r}",
-        )
+        if not 2 <= len(classes) <= num_classes:
+            raise UserError(
+                f"expected 2 to {num_classes} classes (--num_classes), found {len(classes)}; "
+                f"the class is a {LABEL_SOURCES[labels].meaning}, here {classes[0]!r}"
+            )
     if val_data_dir:
         with blame("val_data_dir"):
             others = sorted(set(_classes(val_data_dir, labels)) ^ set(classes))
-        if others:  # they would shift the numbers of the classes after them
-            raise ArgumentError(
-                "val_data_dir", f"expected the classes of --data_dir; only one has {others[0]!r}"
-            )
+            if others:  # they would shift the numbers of the classes after them
+                raise UserError(f"expected the classes of --data_dir; only one has {others[0]!r}")
     return classes
 
 

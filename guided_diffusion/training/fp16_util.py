@@ -67,7 +67,7 @@ def master_params_to_model_params(
 def unflatten_master_params(
     param_group: Sequence[NamedParam], master_param: Tensor
 ) -> tuple[Tensor, ...]:
-    """Views of a group's master parameter, in the shapes of the group's parameters."""
+    """Return views of a group's master parameter, in the shapes of the group's parameters."""
     pieces = master_param.view(-1).split([param.numel() for _, param in param_group])
     return tuple(
         piece.view(param.shape) for piece, (_, param) in zip(pieces, param_group, strict=True)
@@ -80,13 +80,13 @@ def master_params_to_state_dict(
     master_params: Sequence[Tensor],
     use_fp16: bool,
 ) -> dict[str, Tensor]:
-    """The model's state dict with its parameters replaced by their float32 masters.
+    """Return the model's state dict with its parameters replaced by their float32 masters.
 
     Args:
-        model: gives the names and the buffers.
-        param_groups_and_shapes: the groups behind the masters; read with use_fp16 only.
-        master_params: one per group with use_fp16, else one per parameter of the model.
-        use_fp16: which of the two.
+        model: network with the names and the buffers.
+        param_groups_and_shapes: groups behind the masters; read with use_fp16 only.
+        master_params: masters, one per group with use_fp16, else one per parameter of the model.
+        use_fp16: whether a master stands for a group.
 
     Raises:
         ValueError: if a group names a parameter that the model lacks.
@@ -108,7 +108,7 @@ def master_params_to_state_dict(
 def state_dict_to_master_params(
     model: nn.Module, state_dict: dict[str, Tensor], use_fp16: bool
 ) -> list[Tensor]:
-    """The inverse of `master_params_to_state_dict`: masters with the values of a state dict."""
+    """Return masters with the values of a state dict, as `master_params_to_state_dict` made it."""
     named = [(name, state_dict[name]) for name, _ in model.named_parameters()]
     if use_fp16:
         return make_master_params(get_param_groups_and_shapes(named))
@@ -123,23 +123,21 @@ def zero_master_grads(master_params: Iterable[Tensor]) -> None:
 
 def zero_grad(model_params: Iterable[Tensor]) -> None:
     """Zero the gradients of the model's parameters in place, and detach them from any graph."""
-    grads = []
-    for param in model_params:
-        if param.grad is not None:
-            if param.grad.requires_grad:
-                param.grad = param.grad.detach()
-            grads.append(param.grad)
-    if grads:
-        torch._foreach_zero_(grads)
+    params = [param for param in model_params if param.grad is not None]
+    for param in params:
+        if param.grad.requires_grad:
+            param.grad = param.grad.detach()
+    if params:
+        torch._foreach_zero_([param.grad for param in params])
 
 
 def param_grad_or_zeros(param: Tensor) -> Tensor:
-    """A parameter's gradient, or zeros of its shape where it has none."""
+    """Return a parameter's gradient, or zeros of its shape where it has none."""
     return torch.zeros_like(param) if param.grad is None else param.grad.detach()
 
 
 def check_overflow(value: float) -> bool:
-    """Whether a number is infinite or not a number."""
+    """Return whether a number is infinite or not a number."""
     return not math.isfinite(value)
 
 
@@ -157,12 +155,8 @@ class MixedPrecisionTrainer:
 
     Attributes:
         step: optimizer steps, skipped ones included; a loop that resumes sets it.
-
-    Args:
-        model: what is trained.
-        use_fp16: convert the model's blocks to float16.
-        fp16_scale_growth: added to the base-2 logarithm of the loss scale after each step.
-        initial_lg_loss_scale: that logarithm at first.
+        lg_loss_scale: base-2 logarithm of the loss scale.
+        fp16_scale_growth: growth of that logarithm per step.
     """
 
     def __init__(
@@ -173,14 +167,10 @@ class MixedPrecisionTrainer:
         fp16_scale_growth: float = 1e-3,
         initial_lg_loss_scale: float = INITIAL_LOG_LOSS_SCALE,
     ) -> None:
-        self.model = model
-        self.use_fp16 = use_fp16
-        self.fp16_scale_growth = fp16_scale_growth
-        self.lg_loss_scale = initial_lg_loss_scale
-        self.step = 0
-        self._skipped = 0  # in a row
-        self.model_params = list(model.parameters())
-        self.master_params = self.model_params
+        self.model, self.use_fp16 = model, use_fp16
+        self.fp16_scale_growth, self.lg_loss_scale = fp16_scale_growth, initial_lg_loss_scale
+        self.step, self._skipped = 0, 0  # in all, in a row
+        self.model_params = self.master_params = list(model.parameters())
         self.param_groups_and_shapes = None
         if use_fp16:
             self.param_groups_and_shapes = get_param_groups_and_shapes(model.named_parameters())
@@ -215,11 +205,18 @@ class MixedPrecisionTrainer:
         scale = 2**self.lg_loss_scale
         taken = self._note(self.step, *self._compute_norms(scale))
         if taken:
-            self._step_fp16(opt, scale)
+            torch._foreach_mul_([param.grad for param in self.master_params], 1 / scale)
+            opt.step()
+            master_params_to_model_params(self.param_groups_and_shapes, self.master_params)
+            self.lg_loss_scale += self.fp16_scale_growth
+        zero_master_grads(self.master_params)
         return taken
 
     def _optimize_normal(self, opt: torch.optim.Optimizer) -> bool | Tensor:
-        if not (_can_skip(opt) and self._norms_are_ours()):
+        # A fused kernel of torch's own reads on the device whether to step.
+        own_norms = type(self)._compute_norms is not MixedPrecisionTrainer._compute_norms
+        adam = isinstance(opt, (torch.optim.Adam, torch.optim.AdamW))
+        if own_norms or not (adam and all(group["fused"] for group in opt.param_groups)):
             taken = self._note(self.step, *self._compute_norms())
             if taken:
                 opt.step()
@@ -235,26 +232,14 @@ class MixedPrecisionTrainer:
         return taken
 
     def _note(self, step: int, grad_norm: float, param_norm: float) -> bool:
-        if check_overflow(grad_norm):
-            self._skip(step, grad_norm)
-            return False
-        self._skipped = 0
-        logger.logkv_mean("grad_norm", grad_norm)
-        logger.logkv_mean("param_norm", param_norm)
-        return True
-
-    def _step_fp16(self, opt: torch.optim.Optimizer, scale: float) -> None:
-        torch._foreach_mul_([param.grad for param in self.master_params], 1 / scale)
-        opt.step()
-        zero_master_grads(self.master_params)
-        master_params_to_model_params(self.param_groups_and_shapes, self.master_params)
-        self.lg_loss_scale += self.fp16_scale_growth
-
-    def _skip(self, step: int, grad_norm: float) -> None:
+        if not check_overflow(grad_norm):
+            self._skipped = 0
+            logger.logkv_mean("grad_norm", grad_norm)
+            logger.logkv_mean("param_norm", param_norm)
+            return True
         self._skipped += 1
         report = f"step {step}: skipped, gradients overflowed (norm {grad_norm})"
         if self.use_fp16:
-            zero_master_grads(self.master_params)
             before, self.lg_loss_scale = self.lg_loss_scale, self.lg_loss_scale - 1
             report += f" at lg_loss_scale {before:.3f}, lowered to {self.lg_loss_scale:.3f}"
         logger.log(report)
@@ -265,42 +250,30 @@ class MixedPrecisionTrainer:
                 f"and checkpoints are those of step {step - self._skipped}, all finite; go on "
                 "from an earlier checkpoint with a lower --lr, or in --precision fp32"
             )
+        return False
 
     def _compute_norms(self, grad_scale: float = 1.0) -> tuple[float, float]:
-        # Of the gradients, freed of their scale, and of the parameters.
+        # Norms of the gradients, freed of their scale, and of the parameters.
         grad_norm, param_norm = self._norms().tolist()  # the device is waited for once
         return grad_norm / grad_scale, param_norm
 
-    def _norms_are_ours(self) -> bool:
-        return type(self)._compute_norms is MixedPrecisionTrainer._compute_norms
-
+    @torch.no_grad()
     def _norms(self) -> Tensor:
         grads = [param.grad for param in self.master_params if param.grad is not None]
         grads = grads or [torch.zeros_like(self.master_params[0])]
-        return torch.stack([_norm(grads), _norm(self.master_params)])
+        parts = [torch.stack(torch._foreach_norm(group)) for group in (grads, self.master_params)]
+        return torch.stack([torch.linalg.vector_norm(part) for part in parts])
 
     def master_params_to_state_dict(self, master_params: Sequence[Tensor]) -> dict[str, Tensor]:
-        """A state dict of the model with the values of `master_params`."""
+        """Return a state dict of the model with the values of `master_params`."""
         return master_params_to_state_dict(
             self.model, self.param_groups_and_shapes, master_params, self.use_fp16
         )
 
     def state_dict_to_master_params(self, state_dict: dict[str, Tensor]) -> list[Tensor]:
-        """Master parameters with the values of a state dict of the model."""
+        """Return master parameters with the values of a state dict of the model."""
         return state_dict_to_master_params(self.model, state_dict, self.use_fp16)
-
-
-def _can_skip(opt: torch.optim.Optimizer) -> bool:
-    # A fused kernel reads on the device whether to step. Of optimizers that are not torch's own
-    # it is not known what they make of that.
-    adam = isinstance(opt, (torch.optim.Adam, torch.optim.AdamW))
-    return adam and all(group["fused"] for group in opt.param_groups)
 
 
 def _flatten(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-
-
-@torch.no_grad()
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))

@@ -1,7 +1,5 @@
 """Losses in the log of a training, by quarter of the timesteps."""
 
-import functools
-
 import torch as th
 
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
@@ -11,18 +9,24 @@ from ..runtime import logger
 def log_loss_dict(
     diffusion: GaussianDiffusion, ts: th.Tensor, losses: dict[str, th.Tensor]
 ) -> None:
-    """Average each loss, and its mean in each quarter of the timesteps (`loss_q0`..`loss_q3`).
+    """Log the mean of each loss, and its mean over each quarter of the timesteps as NAME_q0..q3.
 
-    The values are read when the row is written, so that no step waits for its device.
+    A quarter without a timestep in the row has no entry there. The values are read when the row is
+    written, so that no step waits for its device.
+
+    Args:
+        diffusion: process that tells the number of timesteps.
+        ts: timesteps, int64 [N].
+        losses: {name: losses [N]}.
     """
     found = {key: values.detach().clone() for key, values in losses.items()}
-    logger.defer(functools.partial(_log_losses, diffusion.num_timesteps, ts, found))
 
+    def note() -> None:
+        quarters = (4 * ts.cpu().numpy() // diffusion.num_timesteps).tolist()
+        for key, values in found.items():
+            values = values.float().cpu().numpy()
+            logger.logkv_mean(key, float(values.mean()))
+            for quarter, value in zip(quarters, values.tolist(), strict=True):
+                logger.logkv_mean(f"{key}_q{quarter}", value)
 
-def _log_losses(num_timesteps: int, ts: th.Tensor, losses: dict[str, th.Tensor]) -> None:
-    quartiles = (4 * ts.cpu().numpy() // num_timesteps).tolist()
-    for key, values in losses.items():
-        values = values.float().cpu().numpy()
-        logger.logkv_mean(key, float(values.mean()))
-        for quartile, value in zip(quartiles, values.tolist(), strict=True):
-            logger.logkv_mean(f"{key}_q{quartile}", value)
+    logger.defer(note)

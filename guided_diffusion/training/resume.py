@@ -29,19 +29,16 @@ def named_checkpoint(path: str) -> str:
     Raises:
         UserError: if the folder holds none.
     """
-    if not os.path.isdir(path):
-        return path
-    found = dist_util.once(lambda: newest_checkpoint(path))
-    if not found:
+    found = dist_util.once(lambda: newest_checkpoint(path)) if os.path.isdir(path) else path
+    if path and not found:
         raise ArgumentError("resume_checkpoint", f"expected a modelNNNNNN.pt in {path}, found none")
     return found
 
 
 def find_resume_checkpoint() -> str | None:
-    """Return None: where a checkpoint might be is not known without being told.
+    """Return None, as upstream; a program may put a search for a checkpoint in its place.
 
-    Upstream's hook, for programs that replace it by a search of their own: the training loop asks
-    it before it takes the checkpoint that it was given.
+    The training loop asks it before it takes the checkpoint that it was given.
     """
     return None
 
@@ -87,12 +84,7 @@ def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float | st
 
 
 def remove_unfinished(folder: Path, done: int) -> None:
-    """Remove what a save left that never came to its model: optimizer and averages.
-
-    Args:
-        folder: the training run.
-        done: steps that the training goes on from; what is older stays.
-    """
+    """Remove optimizers and averages of later steps than `done` whose model was never saved."""
     for optimizer in folder.glob("opt*.pt"):
         step = optimizer.stem.removeprefix("opt")
         if step.isdecimal() and int(step) > done and not (folder / f"model{step}.pt").exists():

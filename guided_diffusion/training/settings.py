@@ -11,9 +11,7 @@ from ..diffusion.resample import SCHEDULE_SAMPLERS
 class LoopSettings(Settings):
     """The training loop."""
 
-    schedule_sampler: str = setting(
-        "uniform", "distribution that timesteps are drawn from", choices=SCHEDULE_SAMPLERS
-    )
+    schedule_sampler: str = setting("uniform", "timestep distribution", choices=SCHEDULE_SAMPLERS)
     lr: float = setting(1e-4, "learning rate of AdamW", minimum=0)
     weight_decay: float = setting(0.0, "weight decay of AdamW", minimum=0)
     batch_size: int = setting(1, "examples per step and per process", minimum=1)
@@ -40,14 +38,9 @@ class DenoisingSettings(LoopSettings):
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )
     ema_rate: str = setting("0.9999", "decay of the averaged weights; several as 0.99,0.999")
-    fp16_scale_growth: float = setting(
-        1e-3, "growth of log2 of the float16 loss scale per step", minimum=0
-    )
+    fp16_scale_growth: float = setting(1e-3, "growth of log2 of the loss scale per step", minimum=0)
     max_steps: int = setting(
-        0,
-        "stop after this many steps, earlier ones of a resumed run counted; 0: no end",
-        minimum=0,
-        free=True,
+        0, "steps in all, earlier ones of a resumed run counted; 0: no end", minimum=0, free=True
     )
 
 
@@ -56,10 +49,7 @@ class GridSettings(Settings):
     """Pictures of samples while a model is trained."""
 
     sample_interval: int = setting(
-        -1,
-        "steps between grids of samples; -1: as --save_interval, 0: no grids",
-        minimum=-1,
-        free=True,
+        -1, "steps between grids of samples; -1: as --save_interval, 0: none", minimum=-1, free=True
     )
     sample_steps: int = setting(50, "DDIM steps of a grid of samples", minimum=1, free=True)
 
@@ -68,9 +58,7 @@ class GridSettings(Settings):
 class ClassifierTrainSettings(Settings):
     """Training of a classifier."""
 
-    val_data_dir: str = setting(
-        "", "folder of images to judge by, of the same classes; empty: none"
-    )
+    val_data_dir: str = setting("", "images to judge by, of the same classes; empty: none")
     noised: bool = setting(True, "show noisy images, as guidance needs it; False: clean ones")
     iterations: int = setting(150000, "steps to train", minimum=1)
     anneal_lr: bool = setting(False, "let --lr fall to 0 over the --iterations")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import blame
 from ..models import checkpoint, convert
 from ..models.convert import Record
 from ..models.mismatch import SignsOfFlags, State, shape_of
@@ -22,37 +23,37 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     beside the checkpoint tells so; without one it is taken to be in the model's order.
 
     Args:
-        model: of which only the shares of hybrid attention and the embedding of classes may be
+        model: network; the shares of its hybrid attention and its embedding of classes may be
             absent from the checkpoint, or of another shape.
-        path: checkpoint, or training run folder of which the newest averaged weights are taken.
+        path: checkpoint, or training run folder, whose newest averaged weights are taken.
         signs_of_flags: what a state dict tells of each flag.
 
     Raises:
         UserError: if the file is damaged or of another network.
     """
-    file = checkpoint.weights_file(Path(path), "init_checkpoint")
+    with blame("init_checkpoint"):
+        file = checkpoint.weights_file(Path(path))
     record = file.with_name("args.json")
     recorded = run_folder.read_args(record)["args"] if record.exists() else None
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
-    own, unfit = model.state_dict(), ".blend" if _has_other_roles(model, recorded) else ()
-    keys = [key for key in {**own, **found} if re.search(OPTIONAL, key)]
+    own = model.state_dict()
+    # Shares of another priority fit by their shape and start elsewhere.
+    held = STARTS.get((recorded or {}).get("attention_priority", "global"), {})
+    unfit = ".blend" if recorded and tuple(held) != priorities_of(model) else ()
     differing = [
-        key for key in keys if key.endswith(unfit) or shape_of(own, key) != shape_of(found, key)
+        key
+        for key in {**own, **found}
+        if re.search(OPTIONAL, key)
+        and (key.endswith(unfit) or shape_of(own, key) != shape_of(found, key))
     ]
     loaded = {key: value for key, value in found.items() if key not in differing}
     anew = {key: own[key] for key in differing if key in own}
     checkpoint.fill(model, loaded | anew, file, signs_of_flags)
-    left_out = [key for key in differing if key in found]
+    left_out = " ".join(key for key in differing if key in found)
     logger.log(
         f"starting with {len(loaded)} tensors of {file}; "
-        f"anew: {_listed(anew)}; left out: {_listed(left_out)}"
+        f"anew: {' '.join(anew) or 'none'}; left out: {left_out or 'none'}"
     )
-
-
-def _has_other_roles(model: nn.Module, recorded: Record | None) -> bool:
-    # Shares of another priority fit by their shape and start elsewhere.
-    held = STARTS.get((recorded or {}).get("attention_priority", "global"), {})
-    return bool(recorded) and tuple(held) != priorities_of(model)
 
 
 def _in_order_of(model: nn.Module, state: State, file: Path, recorded: Record | None) -> State:
@@ -68,7 +69,3 @@ def _in_order_of(model: nn.Module, state: State, file: Path, recorded: Record | 
         return state
     logger.log(f"{file}: qkv projections rewritten from the {layout.order} order to the {own} one")
     return convert.swap_attention_order(state, layout)
-
-
-def _listed(keys: dict | list) -> str:
-    return " ".join(keys) or "none"

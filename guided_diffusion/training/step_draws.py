@@ -24,12 +24,7 @@ def draw_timesteps_and_noise(
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """Return this rank's timesteps [N], loss weights [N] and noise of one step, on the host.
 
-    Args:
-        sampler: distribution of the timesteps.
-        batch: this rank's images or points [N, ...], for their shape.
-        seed: the base seed.
-        step: number of the step.
-        stream: purpose of the draws.
+    The noise has the shape of `batch`, this rank's images or points [N, ...].
     """
     rng = generator(seed, stream, step)
     count = len(batch) * dist_util.world_size()

@@ -1,8 +1,7 @@
 """The training loop: upstream's interface, with state that can be killed and resumed.
 
-What a step computes depends on the seed, the step and the weights alone. Timesteps are drawn for
-the batch of all ranks together and each rank takes its slice, and the noise of an image depends on
-its place in that batch, so n ranks with batches of b train as one process with batches of n * b.
+What a step computes depends on the seed, the step and the weights alone; `step_draws` says why n
+ranks with batches of b train as one process with batches of n * b.
 """
 
 import contextlib
@@ -50,30 +49,19 @@ class TrainLoop:
         model: the network, on its device.
         diffusion: the process.
         data: endless (batch [N, ...], images in [-1, 1], conditions) of this rank.
-        batch_size: images per step and rank.
-        microbatch: images per forward; 0 or below: the whole batch.
-        lr: learning rate of AdamW.
         ema_rate: decay of the averaged weights, one number or several with commas between;
             None: no average is kept.
-        log_interval: steps between log rows.
-        save_interval: steps between checkpoints.
-        resume_checkpoint: modelNNNNNN.pt, or a training run folder, to go on from where `out_dir`
-            holds no whole one.
-        init_checkpoint: checkpoint, or a training run folder, whose weights a training from step 0
-            starts with; see `fine_tune`.
         use_fp16: upstream's float16 recipe with a loss scale.
-        fp16_scale_growth: growth of log2 of the loss scale per step.
-        schedule_sampler: how timesteps are drawn; None: uniformly.
-        weight_decay: of AdamW.
-        lr_anneal_steps: steps over which the rate falls linearly to 0, then stop; 0: never.
+        schedule_sampler: distribution of the timesteps; None: uniform.
         out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
             where, as upstream, nothing but `resume_checkpoint` is looked for.
         precision: "fp32", "bf16" (autocast) or "auto".
-        seed: of timesteps and noise.
-        max_steps: stop after this many steps; 0: no end.
+        seed: base seed of timesteps and noise.
+
+    The other arguments are described in `settings.DenoisingSettings`.
     """
 
-    log_prefix = ""  # of the names of the losses
+    log_prefix = ""  # beginning of the names of logged losses
     signs_of_flags = SIGNS_OF_FLAGS
 
     def __init__(
@@ -100,18 +88,13 @@ class TrainLoop:
         max_steps: int = 0,
         init_checkpoint: str = "",
     ) -> None:
-        self.model = model
-        self.diffusion = diffusion
-        self.data = data
+        self.model, self.diffusion, self.data = model, diffusion, data
         self.batch_size = batch_size
         self.microbatch = microbatch if microbatch > 0 else batch_size
-        self.lr = lr
+        self.lr, self.weight_decay, self.lr_anneal_steps = lr, weight_decay, lr_anneal_steps
         self.ema_rate = [] if ema_rate is None else ema_rates(ema_rate)
-        self.log_interval = log_interval
-        self.save_interval = save_interval
+        self.log_interval, self.save_interval = log_interval, save_interval
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
-        self.weight_decay = weight_decay
-        self.lr_anneal_steps = lr_anneal_steps
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
         self.sync_cuda = th.cuda.is_available()  # for upstream's users
         self.seed = seed
@@ -127,10 +110,23 @@ class TrainLoop:
         self._load_and_sync_parameters()
         self.mp_trainer = self._create_trainer()
         self.mp_trainer.step = self.resume_step
-        self._start_averages_and_optimizer()
+
+        resumed, masters = self.resume_checkpoint or self.resume_step, self.mp_trainer.master_params
+        self.ema_params = [
+            self._load_ema_parameters(rate) if resumed else copy.deepcopy(masters)
+            for rate in self.ema_rate
+        ]
+        fused = self.device.type in FUSED or None
+        self.opt = AdamW(masters, lr=lr, weight_decay=weight_decay, fused=fused)
+        if resumed:
+            self._load_optimizer_state()
+        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
         self._taken: bool | th.Tensor = True
-        self.ddp_model = self._distribute()
-        self.use_ddp = self.ddp_model is not model  # upstream's name, which subclasses read
+        self.use_ddp = dist_util.world_size() > 1  # upstream's name, which subclasses read
+        self.ddp_model = model
+        if self.use_ddp:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.ddp_model = DDP(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def _load_and_sync_parameters(self) -> None:
         # The newest of the run's own folder, else what upstream's hook finds, else what was given.
@@ -144,18 +140,6 @@ class TrainLoop:
         elif self.init_checkpoint:
             starting_weights.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
         dist_util.sync_params(self.model.parameters())
-
-    def _start_averages_and_optimizer(self) -> None:
-        resumed = self.resume_checkpoint or self.resume_step
-        masters = self.mp_trainer.master_params
-        self.ema_params = [
-            self._load_ema_parameters(rate) if resumed else copy.deepcopy(masters)
-            for rate in self.ema_rate
-        ]
-        self.opt = self._create_optimizer()
-        if resumed:
-            self._load_optimizer_state()
-        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
 
     def _find_elsewhere(self) -> str | None:
         return find_resume_checkpoint()
@@ -174,15 +158,8 @@ class TrainLoop:
         logger.log(f"loading {file}")
         # In float32 whatever the file's format: half precision cannot hold so slow an average.
         loaded = checkpoint.load_state(file).items()
-        state = {key: value.to(self.device, th.float32) for key, value in loaded}
-        found = self._masters_of(state)
-        pairs = zip(found, self.mp_trainer.master_params, strict=True)
-        return [_laid_out_like(param, value) for value, param in pairs]
-
-    def _create_optimizer(self) -> AdamW:
-        fused = self.device.type in FUSED or None
-        params = self.mp_trainer.master_params
-        return AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        found = self._masters_of({k: v.to(self.device, th.float32) for k, v in loaded})
+        return list(map(_laid_out_like, self.mp_trainer.master_params, found))
 
     def _load_optimizer_state(self) -> None:
         file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
@@ -194,7 +171,9 @@ class TrainLoop:
             for group in state["param_groups"]:  # whatever kernels the file's run used
                 group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
             self.opt.load_state_dict(state)
-            self._lay_out_moments()
+            # The fused kernel reads memory in order, and the file's may be in another.
+            for param, moments in self.opt.state.items():
+                moments |= {name: _laid_out_like(param, value) for name, value in moments.items()}
             # Upstream's files have no such entry.
             loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
             self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
@@ -208,18 +187,6 @@ class TrainLoop:
         for group in self.opt.param_groups:  # the flag of this run, not of the file's
             group["weight_decay"] = self.weight_decay
 
-    def _lay_out_moments(self) -> None:
-        # The fused kernel reads memory in order, and the file's may be in another.
-        for param, state in self.opt.state.items():
-            for name, value in state.items():
-                state[name] = _laid_out_like(param, value)
-
-    def _distribute(self) -> th.nn.Module:
-        if dist_util.world_size() == 1:
-            return self.model
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return DDP(self.model, device_ids=ids, gradient_as_bucket_view=True)
-
     @property
     def done(self) -> int:
         """Steps done in all, those before a resume included."""
@@ -232,14 +199,17 @@ class TrainLoop:
 
     def steps(self) -> Iterator[int]:
         """Train, yielding the number of steps done after each; logs and saves on the way."""
-        self.started = time.monotonic()
+        started = time.monotonic()
         while not self.max_steps or self.done < self.max_steps:
             if not hasattr(self.data, "__next__"):
                 self.data = iter(self.data)
             self.run_step(*next(self.data))
             self.step += 1
             if self.done % self.log_interval == 0 or self.done == self.max_steps:
-                self._log_speed()
+                rate = self.step / max(time.monotonic() - started, 1e-9)
+                logger.logkv("images_per_second", rate * self.global_batch)
+                if self.max_steps:
+                    logger.logkv("minutes_left", (self.max_steps - self.done) / rate / 60)
                 logger.dumpkvs()
             if self.done % self.save_interval == 0 or self.done == self.max_steps:
                 self.save()
@@ -261,40 +231,20 @@ class TrainLoop:
         step_draws.draw_priority(self.model, self.seed, self.done)
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
-            last = part.stop >= len(batch)
-            share = len(batch[part]) / len(batch)
-            with contextlib.nullcontext() if last else self._no_sync():
-                self._backward_part(
-                    self._laid_out(execution.upload(batch[part], self.device)),
-                    {k: execution.upload(v[part], self.device) for k, v in cond.items()},
-                    timesteps[part],
-                    weights[part],
-                    execution.upload(noise[part], self.device),
-                    share,
-                )
-
-    def _laid_out(self, images: th.Tensor) -> th.Tensor:
-        return images.to(memory_format=self.layout) if images.ndim == 4 else images
-
-    def _no_sync(self) -> contextlib.AbstractContextManager:
-        return self.ddp_model.no_sync() if self.use_ddp else contextlib.nullcontext()
-
-    def _backward_part(
-        self,
-        images: th.Tensor,
-        cond: Conditions,
-        t: th.Tensor,
-        weights: th.Tensor,
-        noise: th.Tensor,
-        share: float,
-    ) -> None:
-        with execution.autocast(self.device, self.precision):
-            losses = self._losses(images, cond, t, noise)
-        if isinstance(self.schedule_sampler, LossAwareSampler):
-            self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
-        named = {f"{self.log_prefix}{k}": v.detach() * weights for k, v in losses.items()}
-        log_loss_dict(self.diffusion, t, named)
-        self.mp_trainer.backward((losses["loss"] * weights).mean() * share)
+            images, seen = (execution.upload(v[part], self.device) for v in (batch, noise))
+            if images.ndim == 4:
+                images = images.to(memory_format=self.layout)
+            kwargs = {k: execution.upload(v[part], self.device) for k, v in cond.items()}
+            t, w, share = timesteps[part], weights[part], len(batch[part]) / len(batch)
+            last = part.stop >= len(batch) or not self.use_ddp
+            with contextlib.nullcontext() if last else self.ddp_model.no_sync():
+                with execution.autocast(self.device, self.precision):
+                    losses = self._losses(images, kwargs, t, seen)
+                if isinstance(self.schedule_sampler, LossAwareSampler):
+                    self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
+                named = {f"{self.log_prefix}{k}": v.detach() * w for k, v in losses.items()}
+                log_loss_dict(self.diffusion, t, named)
+                self.mp_trainer.backward((losses["loss"] * w).mean() * share)
 
     def _losses(
         self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
@@ -340,17 +290,10 @@ class TrainLoop:
         logger.logkv("step", self.done + 1)
         logger.logkv("samples", (self.done + 1) * self.global_batch)
 
-    def _log_speed(self) -> None:
-        rate = self.step / max(time.monotonic() - self.started, 1e-9)
-        logger.logkv("images_per_second", rate * self.global_batch)
-        if self.max_steps:
-            logger.logkv("minutes_left", (self.max_steps - self.done) / rate / 60)
-
     def save(self) -> None:
         """Save optimizer, averaged weights and weights; the weights last, they make it whole."""
         if dist_util.rank() == 0:
             self.out_dir.mkdir(parents=True, exist_ok=True)
-            master = self.mp_trainer.master_params
             # Upstream's optimizer file with an entry more, which its own code passes over.
             loop = {
                 "lg_loss_scale": self.mp_trainer.lg_loss_scale,
@@ -360,7 +303,7 @@ class TrainLoop:
             checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
             for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
                 self._save_params(params, f"ema_{rate}_{self.done:06d}.pt")
-            self._save_params(master, f"model{self.done:06d}.pt")
+            self._save_params(self.mp_trainer.master_params, f"model{self.done:06d}.pt")
             logger.log(f"saved {self.out_dir / f'model{self.done:06d}.pt'}")
         dist_util.barrier()
 
@@ -378,8 +321,7 @@ class TrainLoop:
         """Lend the model with its (first) averaged weights, in eval mode, for a block."""
         own = {key: value.clone() for key, value in self.model.state_dict().items()}
         training = self.model.training
-        averaged = self._state_of(self.ema_params[0])
-        self.model.load_state_dict(averaged)
+        self.model.load_state_dict(self._state_of(self.ema_params[0]))
         self.model.eval()
         try:
             yield self.model

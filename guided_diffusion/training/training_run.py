@@ -30,20 +30,13 @@ from ..runtime.run_folder import PER_STEP, RunFolder
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from .resume import remove_unfinished
-from .settings import DenoisingSettings, GridSettings, LoopSettings
+from .settings import DenoisingSettings, LoopSettings
 from .train_util import TrainLoop, ema_rates
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training command was asked for.
-
-    Attributes:
-        loop: the training loop.
-        network: the network to train.
-        process: the process it is trained for.
-        run: the run.
-        execution: arithmetic and device.
+    """Settings of a training command, and what its body makes of them.
 
     Raises:
         ArgumentError: on settings that cannot work together, before anything is loaded.
@@ -58,14 +51,8 @@ class Training:
     def __post_init__(self) -> None:
         loop, precision = self.loop, self.execution.precision
         if self.use_fp16 and precision != "fp32":
-            flag = (
-                "classifier_use_fp16"
-                if hasattr(self.network, "classifier_use_fp16")
-                else "use_fp16"
-            )
-            raise ArgumentError(
-                "precision", f"{precision} and --{flag} True exclude each other; choose one"
-            )
+            problem = f"{precision} and --{self._fp16_flag} True exclude each other; choose one"
+            raise ArgumentError("precision", problem)
         if isinstance(loop, DenoisingSettings):
             ema_rates(loop.ema_rate)
             if loop.init_checkpoint and loop.resume_checkpoint:
@@ -78,23 +65,26 @@ class Training:
         betas_of_flags(self.process.noise_schedule, steps, "diffusion_steps", pure_noise=False)
 
     @property
+    def _fp16_flag(self) -> str:
+        return "use_fp16" if hasattr(self.network, "use_fp16") else "classifier_use_fp16"
+
+    @property
     def use_fp16(self) -> bool:
         """Whether the network is trained by upstream's float16 recipe."""
-        values = self.network.values()
-        return values.get("use_fp16", values.get("classifier_use_fp16"))
+        return getattr(self.network, self._fp16_flag)
 
     def folder(
         self,
         command: Command,
         default: str | Path,
         *others: Settings,
-        free: Collection[str] = frozenset(),
+        free: Collection[str] = (),
     ) -> RunFolder:
         """Return the run folder, which is not claimed yet.
 
         Args:
-            command: the command.
-            default: the run folder where none is named.
+            command: the command, for its name and defaults.
+            default: path of the run folder where none is named.
             *others: further settings of the command.
             free: names of further settings that may differ when the run is continued.
 
@@ -105,13 +95,12 @@ class Training:
         own = self.loop, *others, self.network, self.process, self.run, self.execution
         # A step learns from the batch of all ranks together.
         asked = {**joined(*own), PER_STEP: self.loop.batch_size * dist_util.world_size()}
-        advice = ""
-        if checkpoint_files(path):
-            advice = (
-                "; to train on from its newest checkpoint with these flags, add "
-                f"--out_dir ANOTHER_FOLDER --resume_checkpoint {path}"
-            )
-        may_differ = command.free | {"batch_size"} | set(free)
+        train_on = (
+            "; to train on from its newest checkpoint with these flags, add "
+            f"--out_dir ANOTHER_FOLDER --resume_checkpoint {path}"
+        )
+        advice = train_on if checkpoint_files(path) else ""
+        may_differ = command.free | {"batch_size", *free}
         folder = RunFolder(path, command.name, asked, may_differ, command.defaults, advice)
         folder.refuse_other_run()
         return folder
@@ -131,29 +120,25 @@ class Training:
         """Build the network and its loop, resumed if the folder holds a checkpoint, without data.
 
         Args:
-            folder: the run folder.
-            loop_class: makes the loop.
-            num_classes: classes of a classifier.
+            folder: path of the run folder.
+            loop_class: class of the loop.
+            num_classes: number of classes of a classifier.
             **options: further keywords of the loop.
         """
         # There is no other way to the generator that the first weights are drawn with.
         th.manual_seed(int(generator(self.run.seed, Stream.FIRST_WEIGHTS).integers(2**62)))
         model, diffusion = build(self.network, self.process, num_classes)
-        device, precision = dist_util.dev(), self.execution.precision
-        execution.to_train(model, device, precision, self.use_fp16)
-        own = self.loop.values() | {
-            "schedule_sampler": create_named_schedule_sampler(
-                self.loop.schedule_sampler, diffusion
-            ),
-            "use_fp16": self.use_fp16,
-            "precision": precision,
-            "seed": self.run.seed,
-        }
+        precision, own = self.execution.precision, self.loop.values()
+        execution.to_train(model, dist_util.dev(), precision, self.use_fp16)
+        own["schedule_sampler"] = create_named_schedule_sampler(own["schedule_sampler"], diffusion)
         return loop_class(
             model=execution.compiled(model, self.execution.compile),
             diffusion=diffusion,
             data=(),
             out_dir=folder,
+            use_fp16=self.use_fp16,
+            precision=precision,
+            seed=self.run.seed,
             **own | options,
         )
 
@@ -161,15 +146,15 @@ class Training:
         self,
         loop: TrainLoop,
         shape: Sequence[int],
-        model_kwargs: dict[str, th.Tensor],
+        conditions: dict[str, th.Tensor],
         steps: int,
     ) -> th.Tensor:
         """Draw samples with the averaged weights by DDIM.
 
         Args:
-            loop: the training.
-            shape: (N, C, H, W).
-            model_kwargs: conditions of the network.
+            loop: the training loop.
+            shape: shape of the samples, (N, C, H, W).
+            conditions: conditions of the network, {name: tensor [N, ...]}.
             steps: number of DDIM steps; not more than the process has.
 
         Returns:
@@ -177,9 +162,8 @@ class Training:
         """
         visited = str(min(steps, self.process.diffusion_steps))
         diffusion = build_process(self.process.replace(timestep_respacing=visited))
-        noise = ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:])
-        noise = noise.to(loop.device)
-        conditions = {name: value.to(loop.device) for name, value in model_kwargs.items()}
+        noise = ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
+        conditions = {name: value.to(loop.device) for name, value in conditions.items()}
         with loop.averaged_weights() as model, execution.autocast(loop.device, loop.precision):
             set_priority(model, "local")
             return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)
@@ -191,57 +175,39 @@ def default_folder(prefix: str, data_dir: str) -> Path:
 
 
 def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
-    """Stop if labels are asked for, but the network is told no class.
-
-    Raises:
-        ArgumentError: naming the flag.
-    """
+    """Raise an `ArgumentError` if labels are asked for, but the network is told no class."""
     if images.labels != "prefix" and not class_cond:
         raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """The picture of samples that a training saves every so often as samples/NNNNNN.png.
+def save_picture_if_due(
+    loop: TrainLoop, draw: Callable[[], Image.Image] | None, every: int, missing: bool = False
+) -> None:
+    """Save a picture of samples as samples/NNNNNN.png, if there is to be one of the present step.
 
-    Attributes:
-        draw: makes the picture; called on rank 0.
-        every: steps between pictures; 0: none.
+    Args:
+        loop: the training loop.
+        draw: makes the picture; called on rank 0. None: no pictures.
+        every: steps between pictures; -1: as between checkpoints, 0: no pictures.
+        missing: whether a picture that exists stays.
     """
-
-    draw: Callable[[], Image.Image] | None = None
-    every: int = 0
-
-    @classmethod
-    def of(
-        cls, draw: Callable[[], Image.Image], grid: GridSettings, loop: LoopSettings
-    ) -> "Pictures":
-        """Return the pictures that settings ask for."""
-        every = loop.save_interval if grid.sample_interval == -1 else grid.sample_interval
-        return cls(draw, every)
-
-    def save_if_due(self, loop: TrainLoop, missing: bool = False) -> None:
-        """Save the picture of the present step, if there is to be one.
-
-        Args:
-            loop: the training.
-            missing: keep a picture that exists.
-        """
-        due = self.every and (loop.done % self.every == 0 or loop.done == loop.max_steps)
-        if not (self.draw and due):
-            return
-        path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
-        if dist_util.rank() == 0 and not (missing and path.exists()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture = self.draw()
-            with atomic_files.atomic_write(path) as file:
-                picture.save(file, "png")
-        dist_util.barrier()
+    every = loop.save_interval if every == -1 else every
+    if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
+        return
+    path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
+    if dist_util.rank() == 0 and not (missing and path.exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = draw()
+        with atomic_files.atomic_write(path) as file:
+            picture.save(file, "png")
+    dist_util.barrier()
 
 
 def train(
     loop: TrainLoop,
-    pictures: Pictures = Pictures(),
+    draw: Callable[[], Image.Image] | None = None,
+    every: int = 0,
+    *,
     unit: str = "image",
     note: str = "",
     labelled: FolderSettings | None = None,
@@ -252,49 +218,42 @@ def train(
 
     Args:
         loop: the training loop, with its data.
-        pictures: pictures of samples to save on the way.
-        unit: what one example is called.
+        draw: see `save_picture_if_due`.
+        every: steps between pictures of samples, likewise.
+        unit: name of one example.
         note: first line of the log.
         labelled: images whose classes the run folder records; None: there are no classes.
     """
-    dist_util.once(lambda: _forget_what_comes_again(loop))
+    # Forget what comes again, and open the log.
+    dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
+    dist_util.once(lambda: drop_later_rows(loop.out_dir, loop.done))
     open_run_log(loop.out_dir)
     if note:
         logger.log(note)
     if labelled:
         record_classes(loop.out_dir, labelled.data_dir, labelled.labels)
-    logger.log(_beginning(loop))
+    beginning = "training from scratch"
+    if loop.resume_checkpoint:
+        beginning = f"training on from {loop.resume_checkpoint}"
+    elif loop.init_checkpoint:
+        beginning = f"training from step 0 with the weights of {loop.init_checkpoint}"
+    logger.log(beginning)
     logger.log(f"arithmetic: {loop.precision}")
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
         # A kill may have come between this checkpoint and its picture.
-        pictures.save_if_due(loop, missing=True)
+        save_picture_if_due(loop, draw, every, missing=True)
+
+    # Train.
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
+    alone = dist_util.world_size() == 1
     with StopSignal() as signal:
         for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
-            pictures.save_if_due(loop)
-            if _to_stop(loop, signal.asked):
+            save_picture_if_due(loop, draw, every)
+            # The ranks have to agree; they do so where they meet anyway, for the log.
+            stop = signal.asked if alone else loop.done % loop.log_interval == 0
+            if stop and any(dist_util.Ranks().gather(signal.asked)):
                 logger.log(f"asked to stop after {loop.done} steps")
                 if loop.done % loop.save_interval:  # else it has just been saved
                     loop.save()
                 raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
-
-
-def _forget_what_comes_again(loop: TrainLoop) -> None:
-    remove_unfinished(loop.out_dir, loop.done)
-    drop_later_rows(loop.out_dir, loop.done)
-
-
-def _beginning(loop: TrainLoop) -> str:
-    if loop.resume_checkpoint:
-        return f"training on from {loop.resume_checkpoint}"
-    if loop.init_checkpoint:
-        return f"training from step 0 with the weights of {loop.init_checkpoint}"
-    return "training from scratch"
-
-
-def _to_stop(loop: TrainLoop, asked: bool) -> bool:
-    # The ranks have to agree; they do so where they meet anyway, for the log.
-    if dist_util.world_size() == 1:
-        return asked
-    return loop.done % loop.log_interval == 0 and dist_util.on_any_rank(asked)

@@ -18,7 +18,7 @@ from ..diffusion.settings import ProcessSettings
 from ..models.domains import POINTS, Domain, load_asked
 from ..runtime import atomic_files, dist_util, logger, progress_bars
 from ..runtime.random_streams import Stream, generator
-from ..runtime.work_sharing import Dealing
+from ..runtime.work_sharing import SharedBatches
 from . import sequences
 from .settings import PointTranslationSettings
 
@@ -92,7 +92,7 @@ def over_ranks(
     Returns:
         the tensors of all batches put together, [count, 2] each, on every rank.
     """
-    mine = progress_bars.progress(Dealing(range(count), batch_size), unit="batch")
+    mine = progress_bars.progress(SharedBatches(range(count), batch_size), unit="batch")
     moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
     parts: dict[int, list[np.ndarray]] = {}
     for found in dist_util.Ranks().gather(moved):

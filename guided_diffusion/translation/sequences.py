@@ -14,7 +14,7 @@ from ..models.domains import Domain
 from ..networks.attention import Priority, priorities_of
 from ..runtime import logger
 from ..runtime.settings import ExecutionSettings
-from ..runtime.work_sharing import Dealing
+from ..runtime.work_sharing import SharedBatches
 from . import walks
 from .depth_policies import Depths
 from .moves import Move
@@ -129,7 +129,7 @@ class Sequences:
         return len(self.todo)
 
     def __iter__(self) -> Iterator[ImageSequence]:
-        for batch in Dealing(self.todo, self.recipe.batches.batch_size):
+        for batch in SharedBatches(self.todo, self.recipe.batches.batch_size):
             yield from self._batch(batch)
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:

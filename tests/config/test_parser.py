@@ -412,9 +412,10 @@ def test_a_place_is_told_without_a_flag_and_must_be_given(capsys):
     assert "FOLDER folder to read" in text and "--source" not in text
 
 
-def test_help_opens_with_the_command_and_what_it_is_for(capsys):
+def test_help_opens_with_the_command_and_what_it_is_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["guided-diffusion it"])
     with pytest.raises(SystemExit) as stop:
-        parse("--help", prog="guided-diffusion it")
+        parse("--help")
     said = capsys.readouterr().out
     assert stop.value.code == 0
     assert said.startswith("usage: guided-diffusion it [--FLAG VALUE ...]\n\nWhat for.\n")

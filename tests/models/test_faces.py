@@ -199,7 +199,7 @@ def drive(wheel, road, horn, speed):
     return wheel, road, horn, speed
 
 
-go = face("go", "Go.", drive, (Wheel, Road), "horn size name=3 fast=False", {"speed": 7})
+go = face("go", "Go.", drive, (Wheel, Road), "horn size name=3 fast=False * speed=7")
 
 
 def test_a_face_hands_settings_to_groups_and_the_rest_on_by_name():

@@ -72,19 +72,19 @@ def test_a_command_reads_the_words_of_the_command_line(monkeypatch):
     assert seen == [Asked(size=3)]
 
 
-def test_a_command_shows_the_name_it_was_called_by_and_sets_of_defaults(capsys):
+def test_a_command_shows_the_name_it_was_called_by_and_sets_of_defaults(capsys, monkeypatch):
     @command.command(sets={"ours": {}, "theirs": {"size": 9}})
     def main(asked: Asked) -> None:
         raise AssertionError("help comes first")
 
+    monkeypatch.setattr("sys.argv", ["guided-diffusion main"])
     with pytest.raises(SystemExit) as stop:
-        main(["--defaults", "theirs", "--help"], prog="guided-diffusion main")
+        main(["--defaults", "theirs", "--help"])
     assert stop.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("usage: guided-diffusion main [--FLAG VALUE ...] How a command starts")
     assert "side, pixels (default: 9)" in said
     assert main.parse(["--defaults", "theirs"]) == (Asked(size=9),)
-    assert main.parser(prog="other").prog == "other"
 
 
 @pytest.mark.parametrize("argv", [["--size", "0"], ["--sise", "1"], ["--size"], ["word"]])

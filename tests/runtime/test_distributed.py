@@ -132,7 +132,7 @@ def test_two_ranks_generate_what_one_process_does(launcher, runs, generated_alon
 
 def generate_slowly_on_rank_1(*flags):
     """Generate sequences; rank 1 makes none of its batches before rank 0 has done the rest."""
-    take = work_sharing.Dealing.__iter__
+    take = work_sharing.SharedBatches.__iter__
 
     def slowly(self):
         for batch in take(self):
@@ -142,7 +142,7 @@ def generate_slowly_on_rank_1(*flags):
         dist_util._store.set("rank 0 has done the rest", "")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work_sharing.Dealing, "__iter__", slowly)
+        patch.setattr(work_sharing.SharedBatches, "__iter__", slowly)
         succeed(SEQUENCES, *flags)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from guided_diffusion import dist_util
-from guided_diffusion.runtime.work_sharing import Dealing, deal
+from guided_diffusion.runtime.work_sharing import SharedBatches, deal
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])
@@ -25,13 +25,13 @@ def test_batches_shrink_towards_the_end_for_several_ranks_alone():
 
 def test_alone_all_batches_come_in_order_each_time_they_are_dealt():
     for _ in range(2):
-        assert list(Dealing("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
-    assert len(Dealing("abcde", 2)) == 3 and list(Dealing("", 2)) == []
+        assert list(SharedBatches("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    assert len(SharedBatches("abcde", 2)) == 3 and list(SharedBatches("", 2)) == []
 
 
 def test_ranks_that_come_by_turns_get_different_batches(monkeypatch):
     monkeypatch.setattr(dist_util, "world_size", lambda: 2)
-    one, other = Dealing(range(8), 3), Dealing(range(8), 3)
+    one, other = SharedBatches(range(8), 3), SharedBatches(range(8), 3)
     other.taken = one.taken  # as through a store
     first, second = iter(one), iter(other)
     assert [next(first), next(second), next(second)] == [[0, 1, 2], [3, 4, 5], [6]]

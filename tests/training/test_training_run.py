@@ -16,7 +16,11 @@ from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.runtime.run_folder import PER_STEP
 from guided_diffusion.runtime.settings import ExecutionSettings, RunSettings
 from guided_diffusion.training.settings import DenoisingSettings, GridSettings, LoopSettings
-from guided_diffusion.training.training_run import Pictures, Training, refuse_labels_of_no_use
+from guided_diffusion.training.training_run import (
+    Training,
+    refuse_labels_of_no_use,
+    save_picture_if_due,
+)
 
 COMMAND = load_script("image_train").main
 NETWORK = ModelSettings(
@@ -191,10 +195,9 @@ def test_pictures_come_every_so_often_and_at_the_end(tmp_path, interval, saved):
     def draw():
         return Image.new("RGB", (2, 2))
 
-    grid, loop = GridSettings(sample_interval=interval), DenoisingSettings(save_interval=2)
-    pictures = Pictures.of(draw, grid, loop)
     for done in range(1, 6):
-        pictures.save_if_due(SimpleNamespace(done=done, max_steps=5, out_dir=tmp_path))
+        loop = SimpleNamespace(done=done, max_steps=5, save_interval=2, out_dir=tmp_path)
+        save_picture_if_due(loop, draw, interval)
     assert [*snapshot(tmp_path)] == [f"samples/{step:06d}.png" for step in saved]
 
 
@@ -207,7 +210,7 @@ def test_a_picture_that_is_missing_is_drawn_and_one_that_is_there_stays(tmp_path
 
     loop = SimpleNamespace(done=4, max_steps=0, out_dir=tmp_path)
     for _ in range(2):
-        Pictures(draw, 4).save_if_due(loop, missing=True)
+        save_picture_if_due(loop, draw, 4, missing=True)
     assert len(drawn) == 1
-    Pictures(draw, 4).save_if_due(loop)
+    save_picture_if_due(loop, draw, 4)
     assert len(drawn) == 2

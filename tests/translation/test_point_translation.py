@@ -90,7 +90,7 @@ def test_what_every_rank_moved_is_put_together_in_order(monkeypatch):
         assert mine.keys() == {0, 4}
         return [theirs, mine]
 
-    monkeypatch.setattr(point_translation, "Dealing", lambda items, size: [[0, 1], [4, 5]])
+    monkeypatch.setattr(point_translation, "SharedBatches", lambda items, size: [[0, 1], [4, 5]])
     monkeypatch.setattr(point_translation.dist_util.Ranks, "gather", gather)
     whole, negative = point_translation.over_ranks(7, 2, move)
     assert np.array_equal(whole, points) and np.array_equal(negative, -points)
