@@ -24,7 +24,7 @@ from .settings import WalkSettings
 class Move:
     """One step of a walk: the network is asked at `timestep`, the state changes its level.
 
-    `depth` is that of the state after the move in an encoding, before it in a decoding.
+    `depth` is the depth of the state after the move in an encoding, before it in a decoding.
     """
 
     timestep: int

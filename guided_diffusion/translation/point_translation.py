@@ -1,5 +1,4 @@
-"""DDIB's map between two distributions of points: what its scripts share.
-
+"""Move points from one distribution to another by DDIB: what the commands of points share.
 The training run of a task lies in a folder of its own name below `RUNS`, where the other scripts
 look for it unless they are told otherwise. Points are float32 [N, 2]; point i depends on the seed,
 the number of points and i, not on batch size or ranks.
@@ -42,8 +41,8 @@ def load(
     Args:
         path: checkpoint or training run folder.
         task: number of the distribution, which names the domain.
-        network: settings of the command.
-        process: settings of the command.
+        network: settings of the command, as is `process`.
+        process: settings of the process.
         compile: whether the network is compiled.
 
     Raises:

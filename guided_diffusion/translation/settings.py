@@ -1,4 +1,4 @@
-"""Settings of translation: the two walks, the depths, and classes or points to translate."""
+"""Settings of translation: walks, depths, batches; classes or points to translate."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..config.network_settings import NUM_CLASSES
-from ..config.settings import Settings, setting
+from ..config.settings import Settings, defaults, setting
 from ..data.image_features import FEATURES
 from ..data.settings import task
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def level_convention() -> Any:
-    """Declare the setting for the level at which decoding reads what encoding reached."""
+    """Declare the noise level at which decoding reads what encoding reached."""
     return setting(
         "reference",
         "noise level at which decoding reads an encoded image; aligned: the level that encoding "
@@ -72,7 +72,7 @@ class WalkSettings(Settings):
             levels: number of levels of the process; a preset takes no more steps than that.
 
         Raises:
-            ArgumentError: if a setting is given that has no effect on the walks that result.
+            ArgumentError: if a setting that was given has no effect on these walks.
         """
         chosen = {
             name: min(value, levels) if name.endswith("_steps") else value
@@ -82,9 +82,8 @@ class WalkSettings(Settings):
         walk = self.replace(**chosen)  # which counts as given, so that it stays from now on
         for name in sorted({"solver_order", "encode_prediction"} & self.given):
             if isinstance(walk.encoding, DDIM):
-                raise ArgumentError(
-                    name, f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
-                )
+                problem = f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
+                raise ArgumentError(name, problem)
         if "grid" in self.given and not walk.encode_steps and not walk.decode_steps:
             problem = "every level is visited; add --encode_steps or --decode_steps"
             raise ArgumentError("grid", problem)
@@ -102,38 +101,29 @@ class WalkSettings(Settings):
 
     def within(self, levels: int) -> "WalkSettings":
         """Return walks that take no more steps than there are levels."""
-        return self.replace(
-            encode_steps=min(self.encode_steps, levels),
-            decode_steps=min(self.decode_steps, levels),
-        )
+        names = "encode_steps", "decode_steps"
+        return self.replace(**{name: min(getattr(self, name), levels) for name in names})
 
     def check(self, diffusion: GaussianDiffusion) -> None:
         """Stop if a process cannot be walked so.
-
-        Args:
-            diffusion: the process.
 
         Raises:
             ArgumentError: naming the setting that does not fit.
         """
         if self.level_convention == "reference":
-            for name, published, fits in (
-                ("solver", "ddim", isinstance(self.encoding, DDIM)),
-                ("encode_steps", 0, not self.encode_steps),
-            ):
-                if not fits:
-                    raise ArgumentError(
-                        name,
-                        f"the published levels (--level_convention reference) go with "
-                        f"{published} only, got {getattr(self, name)}; "
-                        "add --level_convention aligned",
-                    )
-        for name in ("encode_steps", "decode_steps"):
-            if getattr(self, name) > diffusion.num_timesteps:
+            known = isinstance(self.encoding, DDIM)
+            fits = {"solver": known, "encode_steps": not self.encode_steps}
+            for name in (name for name, fit in fits.items() if not fit):
                 raise ArgumentError(
                     name,
-                    f"expected 1 to {diffusion.num_timesteps} steps, found {getattr(self, name)}",
+                    "the published levels (--level_convention reference) go with "
+                    f"{defaults(WalkSettings)[name]} only, got {getattr(self, name)}; "
+                    "add --level_convention aligned",
                 )
+        most = diffusion.num_timesteps
+        for name in ("encode_steps", "decode_steps"):
+            if (steps := getattr(self, name)) > most:
+                raise ArgumentError(name, f"expected 1 to {most} steps, found {steps}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,17 +147,12 @@ class DepthSettings(Settings):
     def check(self, levels: int) -> None:
         """Stop if a process has too few levels, or policy and feature do not go together.
 
-        Args:
-            levels: number of levels of the process.
-
         Raises:
             ArgumentError: naming the setting.
         """
         if self.amount > levels:
-            raise ArgumentError(
-                "amount",
-                f"expected 1 to {levels} (the number of diffusion steps), got {self.amount}",
-            )
+            expected = f"expected 1 to {levels} (the number of diffusion steps)"
+            raise ArgumentError("amount", f"{expected}, got {self.amount}")
         if self.depth_policy == "add" and self.depth_feature != "magnitude":
             raise ArgumentError(
                 "depth_feature",
@@ -176,10 +161,7 @@ class DepthSettings(Settings):
             )
 
     def choose(self, features: np.ndarray) -> Depths:
-        """Return the depths of one image.
-
-        Args:
-            features: features [T, K] of the image after 1..T moves.
+        """Return the depths of one image, by its features [T, K] after 1..T moves.
 
         Raises:
             ArgumentError: if there are fewer levels than depths.
@@ -218,9 +200,7 @@ class ClassTranslationSettings(Settings):
     label_map: str = setting(
         "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
     )
-    num_images: int = setting(
-        0, "images of each pair to translate, in order of name; 0: all", minimum=0
-    )
+    num_images: int = setting(0, "images of each pair, in order of name; 0: all", minimum=0)
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
     batch_size: int = setting(8, "images per forward and per process", minimum=1, free=True)
     eta: float = setting(

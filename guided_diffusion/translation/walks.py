@@ -51,7 +51,7 @@ def encode(
         images: [N, C, H, W] in [-1, 1], on the CPU.
         walk: solver, grid and steps of the walk.
         feature: name of the image feature to measure, see `image_features.FEATURES`.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+        watch: wraps the moves in a progress bar; called with them and `desc`.
         memory_gb: GB of trajectory to keep in memory; beyond it, in a temporary file.
 
     Returns:
@@ -100,14 +100,14 @@ def decode(
         latents: [N, C, H, W] on the CPU.
         depths: depth of each latent, 0..T; at depth 0 it is clean already.
         walk: solver, grid and steps of the walk.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+        watch: wraps the moves in a progress bar; called with them and `desc`.
 
     Returns:
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     diffusion = predict.domain.diffusion
     walk = walk.resolved(diffusion.num_timesteps)
-    solver, past = walk.decoding, []
+    solver, past = walk.decoding, list[Past]()
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
     # All moves are made of these, so that none waits for something from the host.
@@ -139,11 +139,11 @@ def translate(
     """Walk a batch all the way to noise with one domain, and back with the other.
 
     Args:
-        source: encodes.
-        target: decodes.
-        states: clean [N, ...].
+        source: network that encodes.
+        target: network that decodes.
+        states: clean states [N, ...].
         walk: solver, grid and steps of both walks.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+        watch: wraps the moves in a progress bar; called with them and `desc`.
 
     Returns:
         the noise and the clean states of the target, each [N, ...].
