@@ -17,9 +17,7 @@ from ..training.settings import ClassifierTrainSettings, LoopSettings
 from ..training.training_run import Training, train
 
 
-@command(
-    overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True},
-)
+@command(overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True})
 def main(
     loop: LoopSettings,
     images: FolderSettings,

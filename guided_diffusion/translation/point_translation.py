@@ -11,15 +11,21 @@ import numpy as np
 import torch as th
 
 from ..config.network_settings import PointNetworkSettings
+from ..config.settings import joined
 from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
 from ..diffusion.settings import ProcessSettings
 from ..models.domains import POINTS, Domain, load_asked
 from ..runtime import atomic_files, dist_util, logger, progress_bars
+from ..runtime.command import Command
 from ..runtime.random_streams import Stream, generator
+from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.work_sharing import Dealing
 from . import sequences
-from .settings import PointTranslationSettings
+from .predictor import Predictor
+from .settings import PointTranslationSettings, WalkSettings
+from .walks import translate
 
 RUNS = Path("results") / "synthetic"
 
@@ -52,30 +58,67 @@ def load(
     return load_asked(str(path), network, process, kind=POINTS, label=label, compile=compile)
 
 
-def load_pair(
+def move_points(
+    command: Command,
     asked: PointTranslationSettings,
     network: PointNetworkSettings,
     process: ProcessSettings,
-    compile: bool = False,
-) -> tuple[Domain, Domain]:
-    """Load the source and the target model, by path or by task.
+    run: RunSettings,
+    execution: ExecutionSettings,
+    back: bool = False,
+) -> None:
+    """Move points of the source distribution to the target and save each stage, with a plot.
+
+    Args:
+        command: command that was asked; its run folder is claimed.
+        asked: the points and the models.
+        network: settings of both networks.
+        process: settings of both processes.
+        run: run folder and seed.
+        execution: arithmetic of the networks.
+        back: move them back as well, and log how far from their start they end.
 
     Raises:
-        UserError: if one cannot be loaded, or the two cannot be joined.
+        UserError: if a model cannot be loaded, or the two cannot be joined.
     """
+    # Load the models and claim the run folder.
+    plots.figure_class()
+    everything = joined(asked, network, process, run, execution)
+    name = f"{'cycle' if back else 'translation'}_{asked.source}_{asked.target}"
+    default = default_folder(name, everything, command.free, command.defaults)
     named = ((asked.source_model, asked.source), (asked.target_model, asked.target))
     source, target = (
-        load(path or run_of_task(task, asked.model_path), task, network, process, compile)
+        load(path or run_of_task(task, asked.model_path), task, network, process, execution.compile)
         for path, task in named
     )
     sequences.refuse_unequal(source, target)
-    return source, target
+    folder = RunFolder(Path(run.out_dir or default), command.name, everything, command.free)
+    folder.claim()
+    logger.configure(str(folder.path))
 
+    # Move the points to the noise and on to the target; a batch goes in one forward.
+    rng = generator(run.seed, Stream.SOURCE_POINTS, asked.source)
+    points = draw_points(asked.num_samples, shape_of_task(asked.source), rng)
+    walk = WalkSettings(level_convention=asked.level_convention)
+    ends = [Predictor(domain, execution, asked.batch_size) for domain in (source, target)]
 
-def source_points(asked: PointTranslationSettings, seed: int) -> th.Tensor:
-    """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = generator(seed, Stream.SOURCE_POINTS, asked.source)
-    return th.from_numpy(draw_points(asked.num_samples, shape_of_task(asked.source), rng))
+    def move(batch: Sequence[int]) -> list[th.Tensor]:
+        stages = [th.from_numpy(points[batch])]
+        for first, second in (ends, ends[::-1]) if back else (ends,):
+            stages += translate(first, second, stages[-1], walk, progress_bars.inner_progress)
+        return stages[1:]
+
+    stages = [points, *over_ranks(asked.num_samples, asked.batch_size, move)]
+
+    # Save the points and their plots, and say how far apart start and end are.
+    names = ("source", "latent", "target", "latent_back", "cycle")[: len(stages)]
+    titles = source.label, "latent", target.label, "latent back", f"{source.label} back"
+    save(folder.path / name, dict(zip(names, stages, strict=True)), titles[: len(stages)])
+    if back:
+        distances = round_trip(points, stages[-1])
+        logger.logkvs({f"{key}_distance": value for key, value in distances.items()})
+        logger.logkvs({"points": len(points), "steps": source.diffusion.num_timesteps})
+        logger.dumpkvs()
 
 
 def over_ranks(
