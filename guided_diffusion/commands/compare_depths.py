@@ -38,13 +38,8 @@ def main(asked: CompareDepthsSettings) -> None:
     images, _ = files.batch(range(min(asked.num_images, len(files))))
 
     # Check everything that can be wrong, before the first forward.
-    walk = WalkSettings(
-        solver="dpmpp",
-        solver_order=3,
-        encode_steps=asked.steps,
-        decode_steps=asked.steps,
-        level_convention="aligned",
-    )
+    steps = {"encode_steps": asked.steps, "decode_steps": asked.steps}
+    walk = WalkSettings(solver="dpmpp", solver_order=3, level_convention="aligned", **steps)
     policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
     refuse_unequal(source, target)
     walk.check(source.diffusion)
@@ -54,9 +49,8 @@ def main(asked: CompareDepthsSettings) -> None:
         atomic_files.make_folder(Path(asked.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
-    trajectory, features = encode(
-        Predictor(source, priority="global"), images, walk, watch=progress_bars.inner_progress
-    )
+    encoder = Predictor(source, priority="global")
+    trajectory, features = encode(encoder, images, walk, watch=progress_bars.inner_progress)
     chosen = [{p: own.choose(curve) for p, own in policies.items()} for curve in features]
     depths = [depth for found in chosen for d in found.values() for depth in d.values]
     latents = [trajectory.at(i, d.values) for i, found in enumerate(chosen) for d in found.values()]

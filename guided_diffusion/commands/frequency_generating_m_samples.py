@@ -15,7 +15,7 @@ from ..config.settings import defaults, joined
 from ..config.upstream import ADD_DEFAULTS
 from ..diffusion.settings import ProcessSettings
 from ..generation import demo, dry_run
-from ..generation.plan import Plan, Stage
+from ..generation.plan import Plan
 from ..generation.progress import Pace
 from ..generation.run import Generation
 from ..generation.settings import SequenceSettings
@@ -49,13 +49,20 @@ def main(
     """Make the sequences that are missing."""
     # Fill in the demo where nothing is named, and load the models.
     if not asked.stages:
-        filled = demo.fill_in(asked, depths, batches, execution)
-        asked, depths, batches, execution = filled
+        asked, depths, batches, execution = demo.fill_in(asked, depths, batches, execution)
     plan = Plan.of(asked)
     domains = {
-        stage.name: load(stage, network, process, execution.compile) for stage in plan.stages
+        stage.name: load_asked(
+            str(weights_file(Path(stage.model), stage.key.replace(".", " "))),
+            network,
+            process,
+            label=stage.name,
+            compile=execution.compile,
+            static=True,
+            assumed=stage.assumed,
+        )
+        for stage in plan.stages
     }
-
     # Check everything that can be wrong, before the first forward.
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
     recipe = Recipe(depths, walk.resolved(levels), batches, execution)
@@ -96,20 +103,6 @@ def main(
         logger.log(f"look at {shown}")
 
 
-def load(stage: Stage, network: ModelSettings, process: ProcessSettings, compile: bool) -> Domain:
-    """Load the model of a stage; flags on the command line go before those of its training."""
-    file = weights_file(Path(stage.model), stage.key.replace(".", " "))
-    return load_asked(
-        str(file),
-        network,
-        process,
-        label=stage.name,
-        compile=compile,
-        static=True,
-        assumed=stage.assumed,
-    )
-
-
 def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:
     """Return the folder of the run, which is not claimed yet.
 
@@ -128,13 +121,10 @@ def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain])
 def record(
     asked: Mapping[str, Any], plan: Plan, models: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what decides the files of a run: its own settings, and those that its models have."""
-    own = {name: value for name, value in asked.items() if name not in OF_MODELS}
+    """Return what decides the files of a run: its own settings, and the settings of its models."""
+    found = {name: value for name, value in asked.items() if name not in OF_MODELS}
     # The text of --stages has places in it, which may change; the names may not.
-    names = {"stages.names": plan.name if asked["stages"] else ""}
-    of_models = {
-        f"{stage.key}.{name}": value
-        for stage in plan.stages
-        for name, value in models[stage.name].items()
-    }
-    return own | names | of_models
+    found["stages.names"] = plan.name if asked["stages"] else ""
+    for stage in plan.stages:
+        found |= {f"{stage.key}.{name}": value for name, value in models[stage.name].items()}
+    return found
