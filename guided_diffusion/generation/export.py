@@ -1,4 +1,4 @@
-"""Files of a generation run: pictures, the manifest with soft labels, arrays.
+"""Write the files of a generation run: pictures, the manifest with soft labels, arrays.
 
 A sequence counts as finished when its rows are in the manifest, which happens after its files
 are on disk. Each rank appends to a part of its own; rank 0 merges the parts. So a killed run
@@ -30,8 +30,8 @@ class Exporter:
 
     Args:
         folder: translation_<source>_<target>.
-        names: of source and target domain.
-        recipe: how the sequences are made.
+        names: names of source and target domain.
+        recipe: depths, walks, batches and arithmetic.
         count: source images of all ranks.
         save_npy: write source.npy, target.npy and diffway.npy.
         save_latents: write latent.npy.
@@ -54,26 +54,15 @@ class Exporter:
         stages: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.names, self.recipe, self.count = folder, names, recipe, count
-        self.arrays = [
-            *(["source", "target", "diffway"] if save_npy else []),
-            *(["latent"] if save_latents else []),
-        ]
+        self.arrays = ["source", "target", "diffway"] * save_npy + ["latent"] * save_latents
         self.provenance = provenance or {}
         self.stages = stages or names
         self.part = folder / f"manifest.part{part:03d}.csv"
         self.columns = [
-            "file_name",
-            "sequence",
-            "step",
-            "depth",
-            "timestep",
-            "source_file",
-            "source",
-            "target",
+            *("file_name", "sequence", "step", "depth", "timestep", "source_file"),
+            *("source", "target"),
             *(f"label_{stage}" for stage in self.stages),
-            "depth_policy",
-            "depth_fallback",
-            "level_convention",
+            *("depth_policy", "depth_fallback", "level_convention"),
             *self.provenance,
         ]
         check_names(*names)
@@ -120,44 +109,49 @@ class Exporter:
         for index, rows in self._finished_rows().items():
             before, now = rows[0]["source_file"], files[index] if index < len(files) else "nothing"
             if os.path.realpath(before) != os.path.realpath(now):
-                reason = f"{before}, which is now {now}"
-            elif not self._shows(rows[0], tile(index)):
-                reason = f"{before}, which now holds another picture"
+                change = f"is now {now}"
+            elif not np.array_equal(self._tile(rows[0]), tile(index)):
+                change = "now holds another picture"
             else:
                 continue
-            raise ArgumentError(
-                "out_dir",
-                f"sequence {index} in {self.folder} was made from {reason}; choose another folder",
-            )
+            made = f"sequence {index} in {self.folder} was made from {before}, which {change}"
+            raise ArgumentError("out_dir", f"{made}; choose another folder")
 
-    def _shows(self, row: Row, tile: np.ndarray) -> bool:
-        return np.array_equal(pictures.read_tile(self.folder / row["file_name"]), tile)
+    def _tile(self, row: Row) -> np.ndarray:
+        return pictures.read_tile(self.folder / row["file_name"])
 
     def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
         # Arrays that were deleted, from the pictures and the manifest.
         if not names:
             return
         for index, sequence in complete_sequences(rows, self.recipe.depths.amount).items():
-            tiles = [pictures.read_tile(self.folder / row["file_name"]) for row in sequence]
-            channels_first = np.moveaxis(np.stack(tiles), -1, 1)
-            depths = np.array([int(row["depth"]) for row in sequence[1:]])
-            values = {"source": channels_first[0], "target": channels_first[1:], "diffway": depths}
+            tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
+            depths = [int(row["depth"]) for row in sequence[1:]]
+            values = {"source": tiles[0], "target": tiles[1:], "diffway": np.array(depths)}
             for name in names:
                 self._store(name, index, values[name])
 
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
-        rows = self._rows(sequence)
-        tiles = [sequence.source, *pictures.to_uint8(sequence.images)]
-        for row, tile in zip(rows, tiles, strict=True):
+        rows, images = self._rows(sequence), pictures.to_uint8(sequence.images)
+        for row, tile in zip(rows, [sequence.source, *images], strict=True):
             self._save_picture(row, tile)
-        self._save_arrays(sequence)
-        self._append(rows)
+        values = {
+            "source": np.moveaxis(sequence.source, -1, 0),
+            "target": np.moveaxis(images, -1, 1),
+            "diffway": np.array(sequence.depths.values, dtype=np.int64),
+            "latent": sequence.latents.numpy().astype(np.float16),
+        }
+        for name in self.arrays:
+            self._store(name, sequence.index, values[name])
+        with open(self.part, "a+b") as file:
+            header = _end_of_whole_lines(file) == 0
+            file.write(_as_text(self.columns, rows, header))
+            file.flush()
+            os.fsync(file.fileno())
 
     def _rows(self, sequence: ImageSequence) -> list[Row]:
-        steps = [(0, 0, -1, (1.0, 0.0))]
-        for i, depth in enumerate(sequence.depths.values):
-            steps.append((i + 1, depth, sequence.timesteps[i], sequence.labels[i]))
+        depths, amount = sequence.depths, len(sequence.labels)
         name = f"{sequence.index:05d}"
         common = {
             "sequence": name,
@@ -165,24 +159,24 @@ class Exporter:
             "source": self.names[0],
             "target": self.names[1],
             "depth_policy": self.recipe.depths.depth_policy,
-            "depth_fallback": str(sequence.depths.fallback),
+            "depth_fallback": str(depths.fallback),
             "level_convention": self.recipe.walk.level_convention,
             **self.provenance,
         }
-        return [
-            common
-            | {
-                "file_name": f"images/{name}/{step:02d}.png",
-                "step": str(step),
-                "depth": str(depth),
-                "timestep": str(timestep),
-                **{
-                    f"label_{stage}": repr(share)
-                    for stage, share in over_stages(labels, *self.names, self.stages).items()
-                },
-            }
-            for step, depth, timestep, labels in steps
-        ]
+        columns = zip(
+            range(amount + 1),
+            (0, *depths.values),
+            (-1, *sequence.timesteps),
+            ((1.0, 0.0), *sequence.labels),
+            strict=True,
+        )
+        rows = []
+        for step, depth, timestep, labels in columns:
+            shares = over_stages(labels, *self.names, self.stages)
+            own = {"step": str(step), "depth": str(depth), "timestep": str(timestep)}
+            own |= {f"label_{stage}": repr(share) for stage, share in shares.items()}
+            rows.append(common | own | {"file_name": f"images/{name}/{step:02d}.png"})
+        return rows
 
     def _save_picture(self, row: Row, tile: np.ndarray) -> None:
         path = self.folder / row["file_name"]
@@ -193,17 +187,6 @@ class Exporter:
             info.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), row[key])
         with atomic_files.atomic_write(path) as file:
             pictures.to_picture(tile).save(file, "png", pnginfo=info)
-
-    def _save_arrays(self, sequence: ImageSequence) -> None:
-        images = np.moveaxis(pictures.to_uint8(sequence.images), -1, 1)
-        values = {
-            "source": np.moveaxis(sequence.source, -1, 0),
-            "target": images,
-            "diffway": np.array(sequence.depths.values, dtype=np.int64),
-            "latent": sequence.latents.numpy().astype(np.float16),
-        }
-        for name in self.arrays:
-            self._store(name, sequence.index, values[name])
 
     def _store(self, name: str, index: int, value: np.ndarray) -> None:
         array = self._open_array(name, value)
@@ -226,29 +209,20 @@ class Exporter:
                 "choose another --out_dir"
             )
         if len(array) < self.count:  # images were added
-            _lengthen(path, array, shape)
+            longer = path.with_name(f".{path.name}.longer.partial")
+            with blame(f"save_npy: {path}"):
+                atomic_files.create_array(longer, array.dtype, shape)
+            copy = open_memmap(longer, "r+")
+            copy[: len(array)] = array
+            copy.flush()
+            os.replace(longer, path)
         return open_memmap(path, "r+")
 
     def create_arrays(self, tile_shape: tuple[int, int, int]) -> None:
-        """Create the arrays at full size, before several ranks open them.
-
-        Args:
-            tile_shape: (C, H, W).
-        """
+        """Create the arrays at full size, for tiles (C, H, W), before several ranks open them."""
         entries = array_entries(self.recipe.depths.amount, tile_shape)
         for name in self.arrays:
             self._open_array(name, entries[name])
-
-    def _append(self, rows: list[Row]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns)
-        with open(self.part, "a+b") as file:
-            if _end_of_whole_lines(file) == 0:
-                writer.writeheader()
-            writer.writerows(rows)
-            file.write(text.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def merge(self) -> list[Row]:
         """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
@@ -290,16 +264,6 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
     }
 
 
-def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
-    longer = path.with_name(f".{path.name}.longer.partial")
-    with blame(f"save_npy: {path}"):
-        atomic_files.create_array(longer, array.dtype, shape)
-    copy = open_memmap(longer, "r+")
-    copy[: len(array)] = array
-    copy.flush()
-    os.replace(longer, path)
-
-
 def _end_of_whole_lines(file: BinaryIO) -> int:
     # A killed run can leave a line cut off, which the next row must not join.
     end = file.seek(0, os.SEEK_END)
@@ -312,11 +276,16 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
 
 def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write a manifest, unless it stands there already."""
+    atomic_files.write_if_changed(path, _as_text(columns, rows, header=True))
+
+
+def _as_text(columns: Sequence[str], rows: Iterable[Row], header: bool) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
-    atomic_files.write_if_changed(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:

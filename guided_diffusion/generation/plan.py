@@ -5,7 +5,6 @@ stage to another, so that both directions, or many stages, are a longer list and
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ArgumentError
@@ -21,12 +20,12 @@ class Stage:
     """A class of images in its place.
 
     Attributes:
-        name: in files and labels.
+        name: name in files and labels.
         model: its checkpoint or training run folder.
         data_dir: folder of its images, from which sequences can start.
-        flag: what names that folder, for messages.
-        key: under which args.json records the model.
-        assumed: flags of a checkpoint that has none beside it.
+        flag: flag that names that folder, for messages.
+        key: name under which args.json records the model.
+        assumed: settings of a checkpoint without a record.
     """
 
     name: str
@@ -53,9 +52,6 @@ class Plan:
     def of(cls, asked: SequenceSettings) -> "Plan":
         """Return the plan that settings ask for.
 
-        Args:
-            asked: settings of the sequences.
-
         Raises:
             UserError: if the flags do not go together, or a name cannot stand in files.
         """
@@ -66,22 +62,23 @@ class Plan:
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
         if asked.bidirectional:
             pairs += [(b, a) for a, b in pairs]
-        _refuse_shared_folders(pairs)
+        folders = [folder_name(source.name, target.name) for source, target in pairs]
+        if shared := [name for name in folders if folders.count(name) > 1]:
+            expected = "expected names that make different folders"
+            raise ArgumentError("stages", f"{expected}, two pairs make {shared[0]}")
         return cls(tuple(stages), tuple(pairs))
 
 
 def _two(asked: SequenceSettings) -> list[Stage]:
     check_names(asked.source, asked.target)
     if asked.target_data_dir and not asked.bidirectional:
-        raise ArgumentError(
-            "target_data_dir", "expected together with --bidirectional True, got it alone"
-        )
+        problem = "expected together with --bidirectional True, got it alone"
+        raise ArgumentError("target_data_dir", problem)
     if asked.bidirectional and not asked.target_data_dir:
-        raise ArgumentError(
-            "bidirectional",
-            "expected together with --target_data_dir, the images that the way "
-            "back starts from, got none",
-        )
+        images = "the images that the way back starts from"
+        problem = f"expected together with --target_data_dir, {images}, got none"
+        raise ArgumentError("bidirectional", problem)
+    places = {"source": "data_dir", "target": "target_data_dir"}
     return [
         Stage(
             getattr(asked, role),
@@ -91,46 +88,33 @@ def _two(asked: SequenceSettings) -> list[Stage]:
             f"{role}_model",
             {"use_new_attention_order": ORDER[role]},
         )
-        for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
+        for role, place in places.items()
     ]
 
 
 def _listed(asked: SequenceSettings) -> list[Stage]:
-    for name in OF_TWO:
-        if name in asked.given:
-            raise ArgumentError(
-                name,
-                "expected without --stages, which names every stage and its model; "
-                "images lie in a subfolder of --data_dir for each",
-            )
+    for name in (name for name in OF_TWO if name in asked.given):
+        expected = "expected without --stages, which names every stage and its model"
+        hint = "images lie in a subfolder of --data_dir for each"
+        raise ArgumentError(name, f"{expected}; {hint}")
     if not asked.data_dir:
-        raise ArgumentError(
-            "data_dir",
-            "expected a folder with a subfolder of images for each of --stages, got none",
-        )
+        expected = "expected a folder with a subfolder of images for each of --stages"
+        raise ArgumentError("data_dir", f"{expected}, got none")
     parts = [part.strip().partition("=") for part in asked.stages.split(",")]
     names = [name for name, _, _ in parts]
-    if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
-        raise ArgumentError(
-            "stages",
+    unlike = len(set(names)) == len(names) > 1
+    if not unlike or not all(model for _, _, model in parts):
+        expected = (
             "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            f"a checkpoint or training run folder, got {asked.stages!r}",
+            "a checkpoint or training run folder"
         )
+        raise ArgumentError("stages", f"{expected}, got {asked.stages!r}")
     for name in names:
         check_name(name, "stages")
     return [
         Stage(name, model, f"{asked.data_dir}/{name}", f"data_dir, stage {name}", f"stages.{name}")
         for name, _, model in parts
     ]
-
-
-def _refuse_shared_folders(pairs: Sequence[tuple[Stage, Stage]]) -> None:
-    folders = [folder_name(source.name, target.name) for source, target in pairs]
-    shared = [name for name in folders if folders.count(name) > 1]
-    if shared:
-        raise ArgumentError(
-            "stages", f"expected names that make different folders, two pairs make {shared[0]}"
-        )
 
 
 def folder_name(source: str, target: str) -> str:

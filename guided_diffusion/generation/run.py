@@ -1,4 +1,4 @@
-"""A generation run: sequences in one or several directions, and the files of all together.
+"""Make sequences in one or several directions, and the files of all together.
 
 A direction goes from one stage to another and has a folder of its own, complete in itself. Several
 directions also have, at the top of the run folder, one manifest, one contact sheet and one page.
@@ -27,8 +27,8 @@ class Direction:
     """The sequences from one stage to another, and their writer.
 
     Attributes:
-        sequences: of which each rank makes some.
-        exporter: writes this rank's files.
+        sequences: the sequences, of which each rank makes a share.
+        exporter: writer of this rank's files.
     """
 
     sequences: Sequences
@@ -48,7 +48,7 @@ class Generation:
     `len` is how many there are left to make for all ranks together.
 
     Args:
-        plan: where to go.
+        plan: stages, and pairs of them.
         domains: model of each stage, by name.
         recipe: depths, walks, batches and arithmetic.
         asked: images to use and files to write.
@@ -67,7 +67,7 @@ class Generation:
         out_dir: Path,
     ) -> None:
         self.out_dir = out_dir
-        self.images: dict[str, ImageSource] = {}  # of each stage that sequences start from
+        self.images: dict[str, ImageSource] = {}  # by stage that sequences start from
         for stage in {source.name: source for source, _ in plan.pairs}.values():
             network = domains[stage.name].network
             with blame(stage.flag):
@@ -78,9 +78,8 @@ class Generation:
         for names in ((source.name, target.name) for source, target in plan.pairs):
             source, target = (domains[name] for name in names)
             images = self.images[names[0]]
-            sequences = Sequences(
-                source, target, images, recipe, watch=progress_bars.inner_progress
-            )
+            watch = progress_bars.inner_progress
+            sequences = Sequences(source, target, images, recipe, watch=watch)
             exporter = Exporter(
                 out_dir / folder_name(*names),
                 names,
