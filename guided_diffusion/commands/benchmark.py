@@ -67,16 +67,11 @@ MEASUREMENTS = {
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command; words are those of the command line by default."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = bool(words) and not words[0].startswith("--")
+    name = words.pop(0) if named else "quality"
     with reported(STARTS_ANEW):
-        name, *words = chosen(sys.argv[1:] if argv is None else argv)
+        if name not in MEASUREMENTS:
+            names = ", ".join(MEASUREMENTS)
+            raise UserError(f"benchmark: expected one of {names} or no name, got {name!r}")
     MEASUREMENTS[name](words, prog)
-
-
-def chosen(words: Sequence[str]) -> list[str]:
-    """Return words that begin with the name of a measurement."""
-    if not words or words[0].startswith("--"):
-        return ["quality", *words]
-    if words[0] not in MEASUREMENTS:
-        names = ", ".join(MEASUREMENTS)
-        raise UserError(f"benchmark: expected one of {names} or no name, got {words[0]!r}")
-    return list(words)

@@ -45,14 +45,9 @@ def main(
         noised=own.noised,
         eval_interval=own.eval_interval,
     )
-    load = partial(
-        load_data,
-        batch_size=loop.batch_size,
-        image_size=network.image_size,
-        in_channels=network.in_channels,
-        class_cond=True,
-        seed=run.seed,
-    )
+    size = {"image_size": network.image_size, "in_channels": network.in_channels}
+    common = {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
+    load = partial(load_data, **size, **common)
     trainer.data = load(start_step=trainer.resume_step, **images.values())
     if own.val_data_dir:
         unseen = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)

@@ -32,8 +32,9 @@ def main(
     """Draw the points."""
     # Load the model: a checkpoint or run, or the run of the task in a folder of runs.
     plots.figure_class()
-    of_task = point_translation.run_of_task(asked.task, asked.model_path)
-    path = of_task if of_task.is_dir() or not asked.model_path else Path(asked.model_path)
+    path = point_translation.run_of_task(asked.task, asked.model_path)
+    if asked.model_path and not path.is_dir():
+        path = Path(asked.model_path)
     domain = point_translation.load(path, asked.task, network, process, execution.compile)
     out_dir = output_folder(run.out_dir, f"results/samples_2d_{asked.task}")
 

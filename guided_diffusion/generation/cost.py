@@ -99,6 +99,6 @@ def array_bytes(
 
 
 def picture_bytes(amount: int, tile_shape: tuple[int, int, int], count: int) -> int:
-    """Return about how much room pictures and manifest take; arguments as in `array_bytes`."""
+    """Return about how many bytes pictures and manifest take; arguments as in `array_bytes`."""
     pixels = int(np.prod(tile_shape))
     return round(count * (amount + 1) * (PACKED * pixels + TEXT_BYTES))

@@ -86,7 +86,7 @@ class Exporter:
         """Tidy up what an earlier run left, and create the arrays (rank 0 only).
 
         Args:
-            files: all source images.
+            files: paths of all source images.
             tile: returns the tile of an index, [H, W, C] uint8.
 
         Returns:
@@ -96,11 +96,17 @@ class Exporter:
             UserError: if what is there was made from other images or checkpoints.
         """
         self._refuse_other_origins(files, tile)
-        rows = self.merge()
-        height, width, channels = tile(0).shape
+        rows, (height, width, channels) = self.merge(), tile(0).shape
         missing = [name for name in self.arrays if not (self.folder / f"{name}.npy").exists()]
         self.create_arrays((channels, height, width))
-        self._fill_again(missing, rows)
+        # Fill arrays that were deleted, from the pictures and the manifest.
+        found = complete_sequences(rows, self.recipe.depths.amount) if missing else {}
+        for index, sequence in found.items():
+            tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
+            depths = [int(row["depth"]) for row in sequence[1:]]
+            values = {"source": tiles[0], "target": tiles[1:], "diffway": np.array(depths)}
+            for name in missing:
+                self._store(name, index, values[name])
         return self.finished()
 
     def _refuse_other_origins(
@@ -119,17 +125,6 @@ class Exporter:
 
     def _tile(self, row: Row) -> np.ndarray:
         return pictures.read_tile(self.folder / row["file_name"])
-
-    def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
-        # Arrays that were deleted, from the pictures and the manifest.
-        if not names:
-            return
-        for index, sequence in complete_sequences(rows, self.recipe.depths.amount).items():
-            tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
-            depths = [int(row["depth"]) for row in sequence[1:]]
-            values = {"source": tiles[0], "target": tiles[1:], "diffway": np.array(depths)}
-            for name in names:
-                self._store(name, index, values[name])
 
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
@@ -249,12 +244,7 @@ class Exporter:
 
 
 def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Return what one sequence has in each array, {name: uninitialised entry}.
-
-    Args:
-        amount: images per sequence.
-        tile_shape: (C, H, W).
-    """
+    """Return what one sequence of tiles (C, H, W) has in each array, {name: empty entry}."""
     many = (amount, *tile_shape)
     return {
         "source": np.empty(tile_shape, np.uint8),

@@ -45,7 +45,7 @@ class Direction:
 class Generation:
     """All sequences of a run; iterate over (direction, sequence) on every rank.
 
-    `len` is how many there are left to make for all ranks together.
+    `len` counts the sequences that are left to make, for all ranks together.
 
     Args:
         plan: stages, and pairs of them.
@@ -99,11 +99,7 @@ class Generation:
         return sum(len(direction.sequences.images) for direction in self.directions)
 
     def open_every_image(self) -> None:
-        """Open the source images of each stage, each on one rank.
-
-        Raises:
-            UserError: on every rank, if one cannot be opened.
-        """
+        """Open each source image on one rank; all ranks raise a `UserError` if that fails."""
         for images in self.images.values():
             images.check()
 

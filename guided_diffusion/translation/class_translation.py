@@ -25,7 +25,7 @@ from ..runtime import atomic_files, execution
 from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
-GRID_PAIRS, GRID_COLUMNS = 32, 8
+GRID_PAIRS, PAIRS_A_ROW = 32, 4
 SHOWN = 5  # classes in a message
 
 
@@ -185,10 +185,11 @@ def save_overview(folder: Path, images: ImageSource, items: Sequence[Translation
     with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(vars(item) for item in items)
-    tiles = []
-    for item in items[:GRID_PAIRS]:
-        tiles += [images.tile(item.index), pictures.read_tile(folder / item.file_name)]
+        writer.writerows(map(vars, items))
+    pairs = [
+        (images.tile(item.index), pictures.read_tile(folder / item.file_name))
+        for item in items[:GRID_PAIRS]
+    ]
+    rows = [sum(pairs[i : i + PAIRS_A_ROW], ()) for i in range(0, len(pairs), PAIRS_A_ROW)]
     with atomic_files.atomic_write(folder / "pairs.png") as file:
-        rows = [tiles[i : i + GRID_COLUMNS] for i in range(0, len(tiles), GRID_COLUMNS)]
         pictures.grid(rows).save(file, "png")

@@ -4,6 +4,7 @@ look for it unless they are told otherwise. Points are float32 [N, 2]; point i d
 the number of points and i, not on batch size or ranks.
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -42,14 +43,9 @@ def load(
     process: ProcessSettings,
     compile: bool = False,
 ) -> Domain:
-    """Load the model of a task; settings that were given go before those of its training.
+    """Load the model of a task from a checkpoint or training run folder; it is named for the task.
 
-    Args:
-        path: checkpoint or training run folder.
-        task: number of the distribution, which names the domain.
-        network: settings of the command, as is `process`.
-        process: settings of the process.
-        compile: whether the network is compiled.
+    Settings of the command that were given go before the settings of the training.
 
     Raises:
         UserError: if the path, the file or the settings do not fit.
@@ -70,14 +66,13 @@ def move_points(
     """Move points of the source distribution to the target and save each stage, with a plot.
 
     Args:
-        command: command that was asked; its run folder is claimed.
+        command: command that was asked, whose run folder is claimed.
         asked: the points and the models.
         network: settings of both networks.
         process: settings of both processes.
         run: run folder and seed.
         execution: arithmetic of the networks.
         back: move them back as well, and log how far from their start they end.
-
     Raises:
         UserError: if a model cannot be loaded, or the two cannot be joined.
     """
@@ -136,9 +131,7 @@ def over_ranks(
     """
     mine = progress_bars.progress(Dealing(range(count), batch_size), unit="batch")
     moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
-    parts: dict[int, list[np.ndarray]] = {}
-    for found in dist_util.Ranks().gather(moved):
-        parts |= found
+    parts = ChainMap(*dist_util.Ranks().gather(moved))
     in_order = [parts[first] for first in sorted(parts)]
     return [np.concatenate(arrays) for arrays in zip(*in_order, strict=True)]
 

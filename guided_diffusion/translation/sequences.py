@@ -30,8 +30,8 @@ class ImageSequence:
 
     Attributes:
         index: number of the source image.
-        source_file: its path.
-        source: the tile, [H, W, C] uint8.
+        source_file: path of the source image.
+        source: its tile, [H, W, C] uint8.
         depths: depth of each image, and whether the search for them failed.
         timesteps: original timestep at which the decoding of each image begins; -1 for depth 0.
         latents: [amount, C, H, W] float32.

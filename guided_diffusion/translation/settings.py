@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from .depth_policies import POLICIES, Depths
 
 CONVENTIONS = ("reference", "aligned")
+PLACE = "checkpoint or training run folder"
 FEW_STEPS = {"solver": "dpmpp", "solver_order": 2, "level_convention": "aligned"}
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
@@ -176,10 +177,7 @@ class BatchSettings(Settings):
 
     batch_size: int = setting(1, "source images encoded together", minimum=1, free=True)
     max_batch: int = setting(
-        32,
-        "images per forward at most; halved whenever a GPU runs out of memory",
-        minimum=1,
-        free=True,
+        32, "most images per forward; halved when a GPU's memory runs out", minimum=1, free=True
     )
     trajectory_memory: float = setting(
         0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
@@ -191,21 +189,16 @@ class ClassTranslationSettings(Settings):
     """Translation between classes of one model."""
 
     model_path: str = setting(
-        "./models/imagenet/256x256_diffusion.pt",
-        "checkpoint file or training run folder of a class-conditional model",
+        "./models/imagenet/256x256_diffusion.pt", f"{PLACE} of a class-conditional model"
     )
     source: str = setting("260,261,282,283", "numbers of the classes to translate from")
     target: str = setting("261,262,283,284", "for each --source, the class to translate to")
     val_dir: str = setting("", "folder of source images, searched recursively")
-    label_map: str = setting(
-        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
-    )
+    label_map: str = setting("", "text file with a NAME and a class number a line; empty: none")
     num_images: int = setting(0, "images of each pair, in order of name; 0: all", minimum=0)
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
     batch_size: int = setting(8, "images per forward and per process", minimum=1, free=True)
-    eta: float = setting(
-        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
-    )
+    eta: float = setting(0.0, "share of fresh noise in decoding; 0: none", minimum=0, maximum=1)
     out_channels: int = setting(
         NUM_CLASSES,
         "classes of the classifier; read from its weights, which must agree where this is given",
@@ -221,9 +214,7 @@ class PointSampleSettings(Settings):
     num_samples: int = setting(80000, "points to draw", minimum=1)
     batch_size: int = setting(20000, "points per forward and per process", minimum=1, free=True)
     model_path: str = setting(
-        "",
-        "checkpoint, training run folder, or folder of runs by task as log2D0; empty: the runs "
-        "of synthetic_train",
+        "", f"{PLACE}, or folder of runs by task as log2D0; empty: the runs of synthetic_train"
     )
 
 
@@ -238,10 +229,6 @@ class PointTranslationSettings(Settings):
     model_path: str = setting(
         "", "folder of training runs by task, as log2D0; empty: the runs of synthetic_train"
     )
-    source_model: str = setting(
-        "", "source checkpoint or training run folder; empty: by task in --model_path"
-    )
-    target_model: str = setting(
-        "", "target checkpoint or training run folder; empty: by task in --model_path"
-    )
+    source_model: str = setting("", f"source {PLACE}; empty: by task in --model_path")
+    target_model: str = setting("", f"target {PLACE}; empty: by task in --model_path")
     level_convention: str = level_convention()
