@@ -51,18 +51,11 @@ def main(
     if not asked.stages:
         asked, depths, batches, execution = demo.fill_in(asked, depths, batches, execution)
     plan = Plan.of(asked)
-    domains = {
-        stage.name: load_asked(
-            str(weights_file(Path(stage.model), stage.key.replace(".", " "))),
-            network,
-            process,
-            label=stage.name,
-            compile=execution.compile,
-            static=True,
-            assumed=stage.assumed,
-        )
-        for stage in plan.stages
-    }
+    domains = {}
+    for stage in plan.stages:
+        file = weights_file(Path(stage.model), stage.key.replace(".", " "))
+        how = {"label": stage.name, "assumed": stage.assumed, "compile": execution.compile}
+        domains[stage.name] = load_asked(str(file), network, process, static=True, **how)
     # Check everything that can be wrong, before the first forward.
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
     recipe = Recipe(depths, walk.resolved(levels), batches, execution)
@@ -104,13 +97,7 @@ def main(
 
 
 def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:
-    """Return the folder of the run, which is not claimed yet.
-
-    Args:
-        asked: {name: value} of all settings, with demo and preset resolved.
-        plan: stages and pairs of them.
-        domains: model of each stage.
-    """
+    """Return the folder of the run, not claimed yet; `asked` holds all settings, resolved."""
     free = main.free | FREE
     path = Path(asked["out_dir"] or default_folder(plan.name, asked, free, main.defaults))
     models = {name: domain.identity for name, domain in domains.items()}

@@ -78,11 +78,7 @@ def main(
 
 
 def refuse_other_classes(guided: Guided, asked: ClassTranslationSettings) -> None:
-    """Stop if the networks do not know the classes.
-
-    Raises:
-        UserError: naming the flag or the checkpoint.
-    """
+    """Stop with a `UserError` if the networks do not know the classes."""
     if not guided.domain.network.class_cond:
         expected = "expected a class-conditional model (--class_cond True)"
         raise UserError(f"{guided.domain.origin}: {expected}")

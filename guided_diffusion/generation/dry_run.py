@@ -18,27 +18,25 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 def show(generation: Generation) -> None:
     """Print what a run would do and need; every rank calls it, before `prepare`."""
     jobs = [Job(direction) for direction in generation.directions]
-    left, ranks = sum(job.left for job in jobs), dist_util.world_size()
-    made, most, flops = (
-        sum(getattr(job, name) for job in jobs) for name in ("forwards", "bound", "all_flops")
-    )
+    names = "left", "forwards", "bound", "all_flops", "array_bytes", "picture_bytes"
+    left, made, most, *sizes = (sum(getattr(job, name) for job in jobs) for name in names)
     about = "" if made == most else "about "
     per_forward = dict.fromkeys(readable(n, "FLOP") for job in jobs for n in job.flops)
-    arrays = readable(sum(job.array_bytes for job in jobs), "B")
-    pictures = readable(sum(job.picture_bytes for job in jobs), "B")
+    flops, arrays, pictures = map(readable, sizes, ("FLOP", "B", "B"))
     lines = [
         f"sequences  {left} of {generation.count} to make",
         f"forwards   {about}{made:,}{f', at most {most:,}' if about else ''}",
-        f"FLOPs      {' and '.join(per_forward)} per forward, {about}{readable(flops, 'FLOP')}",
+        f"FLOPs      {' and '.join(per_forward)} per forward, {about}{flops}",
         f"disk       {arrays} of arrays, about {pictures} of pictures, in all",
     ]
     if dist_util.rank() == 0:
         print("\n".join(lines), flush=True)
-    seconds = sum(job.seconds() for job in jobs) / ranks
+    ranks = dist_util.world_size()
+    seconds = duration(sum(job.seconds() for job in jobs) / ranks)
     if dist_util.rank() == 0:
-        ranks_text = f"{ranks} rank{'s' * (ranks > 1)}"
-        where = f"on this machine with {ranks_text}, by {TIMED} forwards of each network"
-        print(f"time       about {duration(seconds)} {where}", flush=True)
+        where = f"on this machine with {ranks} rank{'s' * (ranks > 1)}"
+        line = f"time       about {seconds} {where}, by {TIMED} forwards of each network"
+        print(line, flush=True)
     dist_util.barrier()  # a rank that ends while another still talks to it can abort
 
 

@@ -146,7 +146,6 @@ class Exporter:
             os.fsync(file.fileno())
 
     def _rows(self, sequence: ImageSequence) -> list[Row]:
-        depths, amount = sequence.depths, len(sequence.labels)
         name = f"{sequence.index:05d}"
         common = {
             "sequence": name,
@@ -154,20 +153,15 @@ class Exporter:
             "source": self.names[0],
             "target": self.names[1],
             "depth_policy": self.recipe.depths.depth_policy,
-            "depth_fallback": str(depths.fallback),
+            "depth_fallback": str(sequence.depths.fallback),
             "level_convention": self.recipe.walk.level_convention,
             **self.provenance,
         }
-        columns = zip(
-            range(amount + 1),
-            (0, *depths.values),
-            (-1, *sequence.timesteps),
-            ((1.0, 0.0), *sequence.labels),
-            strict=True,
-        )
+        depths, timesteps = (0, *sequence.depths.values), (-1, *sequence.timesteps)
+        each = zip(depths, timesteps, ((1.0, 0.0), *sequence.labels), strict=True)
         rows = []
-        for step, depth, timestep, labels in columns:
-            shares = over_stages(labels, *self.names, self.stages)
+        for step, (depth, timestep, label) in enumerate(each):
+            shares = over_stages(label, *self.names, self.stages)
             own = {"step": str(step), "depth": str(depth), "timestep": str(timestep)}
             own |= {f"label_{stage}": repr(share) for stage, share in shares.items()}
             rows.append(common | own | {"file_name": f"images/{name}/{step:02d}.png"})

@@ -78,7 +78,6 @@ def _two(asked: SequenceSettings) -> list[Stage]:
         images = "the images that the way back starts from"
         problem = f"expected together with --target_data_dir, {images}, got none"
         raise ArgumentError("bidirectional", problem)
-    places = {"source": "data_dir", "target": "target_data_dir"}
     return [
         Stage(
             getattr(asked, role),
@@ -88,7 +87,7 @@ def _two(asked: SequenceSettings) -> list[Stage]:
             f"{role}_model",
             {"use_new_attention_order": ORDER[role]},
         )
-        for role, place in places.items()
+        for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
     ]
 
 
@@ -123,21 +122,13 @@ def folder_name(source: str, target: str) -> str:
 
 
 def check_name(name: str, flag: str) -> None:
-    """Check the name of a stage, which stands in the names of files and columns.
-
-    Raises:
-        UserError: if it cannot stand there.
-    """
+    """Raise a `UserError` if a name of a stage cannot stand in the names of files and columns."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ArgumentError(flag, f"expected a name of letters, digits, _, . or -, got {name!r}")
 
 
 def check_names(source: str, target: str) -> None:
-    """Check the names of the two ends of a sequence.
-
-    Raises:
-        UserError: if one cannot stand in files and columns, or both are the same.
-    """
+    """Raise a `UserError` if the names of a sequence's ends cannot stand in files, or are equal."""
     check_name(source, "source")
     check_name(target, "target")
     if source == target:

@@ -34,7 +34,7 @@ class Translation:
     """One image on its way to another class.
 
     Attributes:
-        index: its number among all.
+        index: number among all translations.
         source_file: path of the image.
         source: class of the image.
         target: class to translate to.
