@@ -56,6 +56,7 @@ def main(
         file = weights_file(Path(stage.model), stage.key.replace(".", " "))
         how = {"label": stage.name, "assumed": stage.assumed, "compile": execution.compile}
         domains[stage.name] = load_asked(str(file), network, process, static=True, **how)
+
     # Check everything that can be wrong, before the first forward.
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
     recipe = Recipe(depths, walk.resolved(levels), batches, execution)

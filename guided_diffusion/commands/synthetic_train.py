@@ -32,6 +32,7 @@ def main(
     trainer = training.create_loop(folder.path)
     shape, step = shape_of_task(points.task), trainer.resume_step
     trainer.data = load_2d_data(loop.batch_size, shape, seed=run.seed, start_step=step)
+
     # Claim the run folder and train.
     training.claim(folder)
     train(trainer, unit="point")

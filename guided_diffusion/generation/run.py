@@ -24,12 +24,7 @@ from .settings import SequenceSettings
 
 @dataclass
 class Direction:
-    """The sequences from one stage to another, and their writer.
-
-    Attributes:
-        sequences: the sequences, of which each rank makes a share.
-        exporter: writer of this rank's files.
-    """
+    """The sequences from one stage to another, and the writer of this rank's files."""
 
     sequences: Sequences
     exporter: Exporter
@@ -75,10 +70,10 @@ class Generation:
             log_if_fewer(asked.num_images, len(images), stage.data_dir)
             self.images[stage.name] = images.first(asked.num_images)
         self.directions = []
+        watch = progress_bars.inner_progress
         for names in ((source.name, target.name) for source, target in plan.pairs):
             source, target = (domains[name] for name in names)
             images = self.images[names[0]]
-            watch = progress_bars.inner_progress
             sequences = Sequences(source, target, images, recipe, watch=watch)
             exporter = Exporter(
                 out_dir / folder_name(*names),
@@ -124,17 +119,14 @@ class Generation:
         return dict(zip(("source", "target"), direction.exporter.names, strict=True))
 
     def finish(self) -> tuple[list[Row], Path]:
-        """Merge the manifests and draw the contact sheets (rank 0 only).
+        """Merge the manifests and draw the contact sheets; return all rows, and what to look at.
 
-        Returns:
-            the rows of all directions, and the picture or page to look at.
+        Only rank 0 calls it.
         """
         rows = []
-        for direction in self.directions:
-            exporter = direction.exporter
+        for exporter, left in ((d.exporter, len(d.sequences)) for d in self.directions):
             own = exporter.merge()
-            made = len(direction.sequences) > 0
-            shown = report.save_contact_sheet(exporter.folder, own, anew=made)
+            shown = report.save_contact_sheet(exporter.folder, own, anew=left > 0)
             place = exporter.folder.relative_to(self.out_dir).as_posix()
             rows += [row | {"file_name": f"{place}/{row['file_name']}"} for row in own]
         if len(self.directions) > 1:

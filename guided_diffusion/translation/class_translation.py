@@ -114,6 +114,7 @@ def _classes(files: Sequence[Path], kinds: Sequence[str], label_map: str) -> lis
 
 def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     """Read the number of each name from a text file.
+
     A line names an image (ILSVRC2012_val_00000001.JPEG) or a class (n01440764, the name of a
     folder or the beginning of a file name), and then its number. Where no line has a number, as
     in lists of ImageNet's synsets, lines are numbered from 0.

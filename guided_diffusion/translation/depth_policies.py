@@ -1,4 +1,5 @@
 """Choose the depths that an image is decoded from, by the features along its trajectory.
+
 A depth is a number of noising moves, 0..T; row k of the features [T, K] was measured after k + 1
 moves. Every policy takes the features of one image and returns `Depths`; each image gets its own.
 """

@@ -1,4 +1,5 @@
 """Move points from one distribution to another by DDIB: what the commands of points share.
+
 The training run of a task lies in a folder of its own name below `RUNS`, where the other scripts
 look for it unless they are told otherwise. Points are float32 [N, 2]; point i depends on the seed,
 the number of points and i, not on batch size or ranks.
@@ -73,6 +74,7 @@ def move_points(
         run: run folder and seed.
         execution: arithmetic of the networks.
         back: move them back as well, and log how far from their start they end.
+
     Raises:
         UserError: if a model cannot be loaded, or the two cannot be joined.
     """
@@ -119,12 +121,12 @@ def move_points(
 def over_ranks(
     count: int, batch_size: int, move: Callable[[Sequence[int]], Sequence[th.Tensor]]
 ) -> list[np.ndarray]:
-    """Call `move` with the indices of each batch, the batches dealt to the ranks.
+    """Call `move` with the indices of each batch, the batches shared by the ranks.
 
     Args:
         count: points in all.
         batch_size: points per call.
-        move: indices -> tensors [N, 2], as many at each call.
+        move: takes indices, returns tensors [N, 2], as many at each call.
 
     Returns:
         the tensors of all batches put together, [count, 2] each, on every rank.

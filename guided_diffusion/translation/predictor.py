@@ -20,6 +20,7 @@ class Predictor:
         max_batch: images per forward at most.
         priority: priority of the network's attention, where it has weights for both: "global" to
             encode a source, "local" to decode a target; None: no change.
+
     Attributes:
         max_batch: halved whenever the device runs out of memory.
         forwards: images that went through the network so far.

@@ -17,6 +17,7 @@ from .depth_policies import POLICIES, Depths
 
 CONVENTIONS = ("reference", "aligned")
 PLACE = "checkpoint or training run folder"
+STEPS = ("encode_steps", "decode_steps")
 FEW_STEPS = {"solver": "dpmpp", "solver_order": 2, "level_convention": "aligned"}
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
@@ -75,12 +76,10 @@ class WalkSettings(Settings):
         Raises:
             ArgumentError: if a setting that was given has no effect on these walks.
         """
-        chosen = {
-            name: min(value, levels) if name.endswith("_steps") else value
-            for name, value in PRESETS[self.preset].items()
-            if name not in self.given
-        }
-        walk = self.replace(**chosen)  # which counts as given, so that it stays from now on
+        preset = PRESETS[self.preset]
+        chosen = {name: preset[name] for name in preset.keys() - self.given}
+        steps = {name: min(chosen[name], levels) for name in STEPS if name in chosen}
+        walk = self.replace(**chosen | steps)  # given from now on, so that they stay
         for name in sorted({"solver_order", "encode_prediction"} & self.given):
             if isinstance(walk.encoding, DDIM):
                 problem = f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
@@ -102,15 +101,10 @@ class WalkSettings(Settings):
 
     def within(self, levels: int) -> "WalkSettings":
         """Return walks that take no more steps than there are levels."""
-        names = "encode_steps", "decode_steps"
-        return self.replace(**{name: min(getattr(self, name), levels) for name in names})
+        return self.replace(**{name: min(getattr(self, name), levels) for name in STEPS})
 
     def check(self, diffusion: GaussianDiffusion) -> None:
-        """Stop if a process cannot be walked so.
-
-        Raises:
-            ArgumentError: naming the setting that does not fit.
-        """
+        """Raise an `ArgumentError` that names the setting if a process cannot be walked so."""
         if self.level_convention == "reference":
             known = isinstance(self.encoding, DDIM)
             fits = {"solver": known, "encode_steps": not self.encode_steps}
@@ -122,7 +116,7 @@ class WalkSettings(Settings):
                     "add --level_convention aligned",
                 )
         most = diffusion.num_timesteps
-        for name in ("encode_steps", "decode_steps"):
+        for name in STEPS:
             if (steps := getattr(self, name)) > most:
                 raise ArgumentError(name, f"expected 1 to {most} steps, found {steps}")
 
@@ -146,11 +140,7 @@ class DepthSettings(Settings):
     )
 
     def check(self, levels: int) -> None:
-        """Stop if a process has too few levels, or policy and feature do not go together.
-
-        Raises:
-            ArgumentError: naming the setting.
-        """
+        """Raise an `ArgumentError` if levels are too few, or policy and feature do not fit."""
         if self.amount > levels:
             expected = f"expected 1 to {levels} (the number of diffusion steps)"
             raise ArgumentError("amount", f"{expected}, got {self.amount}")
@@ -162,11 +152,7 @@ class DepthSettings(Settings):
             )
 
     def choose(self, features: np.ndarray) -> Depths:
-        """Return the depths of one image, by its features [T, K] after 1..T moves.
-
-        Raises:
-            ArgumentError: if there are fewer levels than depths.
-        """
+        """Return the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
         self.check(len(features))
         return POLICIES[self.depth_policy](features, self.amount)
 

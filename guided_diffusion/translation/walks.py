@@ -102,6 +102,7 @@ def decode(
         depths: depth of each latent, 0..T; at depth 0 it is clean already.
         walk: settings of the walk.
         watch: progress bar.
+
     Returns:
         clean images [N, C, H, W] on the CPU, not clipped.
     """
