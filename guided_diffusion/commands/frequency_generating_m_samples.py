@@ -16,7 +16,7 @@ from ..config.upstream import ADD_DEFAULTS
 from ..diffusion.settings import ProcessSettings
 from ..generation import demo, dry_run
 from ..generation.plan import Plan
-from ..generation.progress import Pace
+from ..generation.progress import Progress
 from ..generation.run import Generation
 from ..generation.settings import SequenceSettings
 from ..models.checkpoint import weights_file
@@ -78,12 +78,12 @@ def main(
 
     # Make the sequences of this rank.
     logger.log(f"{len(generation)} of {generation.count} sequences to make in {precision}")
-    pace = Pace(direction.sequences for direction in generation.directions)
+    progress = Progress(direction.sequences for direction in generation.directions)
     for direction, sequence in generation:
         direction.exporter.save(sequence)
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
-        logger.logkvs(generation.where(direction) | pace.after())
+        logger.logkvs(generation.where(direction) | progress.after())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")

@@ -8,7 +8,7 @@ from ..translation.sequences import Sequences
 from . import cost
 
 
-class Pace:
+class Progress:
     """Counts forwards as sequences are finished; every rank creates it at the same place.
 
     A sequence that is left is taken to need more or fewer forwards than planned in the proportion
