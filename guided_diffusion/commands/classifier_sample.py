@@ -39,16 +39,10 @@ def main(
     guided.check_classes("classes", classes)
 
     # Draw images on all ranks, and save them under upstream's name.
-    asked = main.deciding(sample, guidance, wanted, *networks, run, execution)
-    new_images.draw_and_save(
-        output_folder(run.out_dir, "results/classifier_samples"),
-        guided.domain,
-        guided.domain.network.image_size,
-        sample,
-        labels=partial(new_images.random_labels, run.seed, classes=classes),
-        identity=asked | guided.identity,
-        seed=run.seed,
-        precision=execution.precision,
-        model=guided.model,
-        cond_fn=guided.cond_fn,
-    )
+    folder, domain = output_folder(run.out_dir, "results/classifier_samples"), guided.domain
+    identity = main.deciding(sample, guidance, wanted, *networks, run, execution) | guided.identity
+    labels = partial(new_images.random_labels, run.seed, classes=classes)
+    size = domain.network.image_size
+    options = {"seed": run.seed, "precision": execution.precision}
+    options |= {"model": guided.model, "cond_fn": guided.cond_fn}
+    new_images.draw_and_save(folder, domain, size, sample, identity, labels, **options)

@@ -36,15 +36,10 @@ def main(
     folder = training.folder(main, "results/classifier", images, own, free=free)
 
     # Build everything that a wrong flag or a broken file can stop.
-    trainer = training.create_loop(
-        folder.path,
-        ClassifierLoop,
-        own.num_classes,
-        lr_anneal_steps=own.iterations if own.anneal_lr else 0,
-        max_steps=own.iterations,
-        noised=own.noised,
-        eval_interval=own.eval_interval,
-    )
+    most = own.iterations
+    rate = {"lr_anneal_steps": most if own.anneal_lr else 0, "max_steps": most}
+    rest = {"noised": own.noised, "eval_interval": own.eval_interval}
+    trainer = training.create_loop(folder.path, ClassifierLoop, own.num_classes, **rate, **rest)
     size = {"image_size": network.image_size, "in_channels": network.in_channels}
     common = {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
     load = partial(load_data, **size, **common)

@@ -71,12 +71,9 @@ def main(asked: CompareDepthsSettings) -> None:
         pictures.grid(rows, captions, pictures.scale_of(rows[0][0])).save(file, "png")
 
     # Draw the curve of each image, with the depths of each policy.
-    panels = {
-        f"image {i}": (
-            curve.mean(axis=1),
-            {name: found.values for image, name, found in chosen if image == i},
-        )
-        for i, curve in enumerate(features)
-    }
+    panels = {}
+    for i, curve in enumerate(features):
+        marks = {name: found.values for image, name, found in chosen if image == i}
+        panels[f"image {i}"] = curve.mean(axis=1), marks
     plots.curve_row(panels, curves, "depth", "magnitude, mean of 18 bins")
     logger.log(f"look at {sheet} and {curves}")

@@ -31,13 +31,8 @@ def main(
     domain = load_asked(sample.model_path, network, process, compile=execution.compile)
 
     # Draw images on all ranks, and save them under upstream's name.
-    new_images.draw_and_save(
-        output_folder(run.out_dir, "results/samples"),
-        domain,
-        domain.network.image_size,
-        sample,
-        labels=partial(new_images.random_labels, run.seed) if domain.network.class_cond else None,
-        identity=main.deciding(sample, network, process, run, execution) | domain.identity,
-        seed=run.seed,
-        precision=execution.precision,
-    )
+    folder, own = output_folder(run.out_dir, "results/samples"), domain.network
+    identity = main.deciding(sample, network, process, run, execution) | domain.identity
+    labels = partial(new_images.random_labels, run.seed) if own.class_cond else None
+    options = {"seed": run.seed, "precision": execution.precision}
+    new_images.draw_and_save(folder, domain, own.image_size, sample, identity, labels, **options)

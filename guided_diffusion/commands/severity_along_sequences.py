@@ -49,10 +49,8 @@ def main(asked: SeveritySettings) -> None:
     stats = require("scipy.stats", "metrics")
     for name, first in (("source and generated", 0), ("generated alone", 1)):
         found = [stats.spearmanr(range(len(s)), s).statistic for s in severities[:, first:]]
-        print(
-            f"Spearman of step and severity, {name}: mean {np.mean(found):.3f}, "
-            f"min {np.min(found):.3f}, N = {len(found)} sequences"
-        )
+        rest = f"min {np.min(found):.3f}, N = {len(found)} sequences"
+        print(f"Spearman of step and severity, {name}: mean {np.mean(found):.3f}, {rest}")
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:

@@ -50,15 +50,10 @@ def main(
         return classes | {"low_res": low_res}
 
     # Enlarge images on all ranks, and save them under upstream's name.
-    asked = main.deciding(sample, small, network, process, run, execution)
-    new_images.draw_and_save(
-        output_folder(run.out_dir, "results/super_res_samples"),
-        domain,
-        own.large_size,
-        sample,
-        conditions=conditions,
-        identity=asked | domain.identity | {"images": images},
-        seed=run.seed,
-        precision=execution.precision,
-        purpose=Stream.ENLARGING_NOISE,
-    )
+    folder = output_folder(run.out_dir, "results/super_res_samples")
+    identity = main.deciding(sample, small, network, process, run, execution)
+    identity |= domain.identity | {"images": images}
+    options = {"seed": run.seed, "precision": execution.precision}
+    options["purpose"] = Stream.ENLARGING_NOISE
+    asked = folder, domain, own.large_size, sample, identity
+    new_images.draw_and_save(*asked, conditions=conditions, **options)

@@ -193,10 +193,8 @@ class Exporter:
         except ValueError as error:
             raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
         if len(array) > self.count or array.shape[1:] != shape[1:] or array.dtype != example.dtype:
-            raise UserError(
-                f"{path}: expected {shape} {example.dtype}, got {array.shape} {array.dtype}; "
-                "choose another --out_dir"
-            )
+            found = f"got {array.shape} {array.dtype}; choose another --out_dir"
+            raise UserError(f"{path}: expected {shape} {example.dtype}, {found}")
         if len(array) < self.count:  # images were added
             longer = path.with_name(f".{path.name}.longer.partial")
             with blame(f"save_npy: {path}"):
@@ -230,10 +228,9 @@ class Exporter:
                 text = path.read_bytes().decode("utf-8", "replace").rpartition("\n")[0]
                 reader = csv.DictReader(io.StringIO(text, newline=""))
                 if reader.fieldnames not in (None, self.columns):
-                    raise UserError(
-                        f"{path}: expected the columns {','.join(self.columns)}, "
-                        f"got {','.join(reader.fieldnames)}; choose another --out_dir"
-                    )
+                    expected = f"expected the columns {','.join(self.columns)}"
+                    found = f"got {','.join(reader.fieldnames)}; choose another --out_dir"
+                    raise UserError(f"{path}: {expected}, {found}")
                 yield from reader
 
 

@@ -11,8 +11,6 @@ from ..errors import ArgumentError
 from .settings import SequenceSettings
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
-# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
-ORDER = {"source": True, "target": False}
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,14 @@ def _two(asked: SequenceSettings) -> list[Stage]:
         images = "the images that the way back starts from"
         problem = f"expected together with --target_data_dir, {images}, got none"
         raise ArgumentError("bidirectional", problem)
-    return [
-        Stage(
-            getattr(asked, role),
-            getattr(asked, f"{role}_model"),
-            getattr(asked, place),
-            place,
-            f"{role}_model",
-            {"use_new_attention_order": ORDER[role]},
-        )
-        for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
-    ]
+    stages = []
+    for role, place in (("source", "data_dir"), ("target", "target_data_dir")):
+        model = f"{role}_model"
+        name, run, folder = (getattr(asked, setting) for setting in (role, model, place))
+        # The channel order that ADD reads a checkpoint of this role in.
+        assumed = {"use_new_attention_order": role == "source"}
+        stages.append(Stage(name, run, folder, place, model, assumed))
+    return stages
 
 
 def _listed(asked: SequenceSettings) -> list[Stage]:

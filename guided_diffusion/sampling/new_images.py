@@ -132,10 +132,9 @@ def draw_and_save(
     domain: Domain,
     size: int,
     sample: SampleSettings,
-    *,
-    conditions: Callable[[Sequence[int]], Mapping[str, th.Tensor]] | None = None,
-    labels: Labels | None = None,
     identity: Mapping[str, Any],
+    labels: Labels | None = None,
+    conditions: Callable[[Sequence[int]], Mapping[str, th.Tensor]] | None = None,
     **options: Any,
 ) -> None:
     """Draw as many images of one model as settings ask for, and save them; see `stream`.
@@ -145,9 +144,9 @@ def draw_and_save(
         domain: the diffusion model.
         size: side of the images in pixels.
         sample: number of images, batch size and sampler.
-        conditions: takes n indices, returns further keywords of the network than `y`; None: none.
-        labels: takes n indices, returns their classes [n], the `y`; None: there are no classes.
         identity: all that decides the images.
+        labels: takes n indices, returns their classes [n], the `y`; None: there are no classes.
+        conditions: takes n indices, returns further keywords of the network; None: none.
         **options: `seed` and further keywords of `draw`.
     """
     channels = domain.network.in_channels

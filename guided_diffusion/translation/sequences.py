@@ -149,10 +149,9 @@ class Sequences:
 
 def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
     if not all(th.isfinite(state).all() for state in states):
-        raise UserError(
-            f"{domain.origin}: the network predicts numbers that are not finite; its training may "
-            "have diverged, or --precision does not suit it"
-        )
+        reason = "its training may have diverged, or --precision does not suit it"
+        problem = f"the network predicts numbers that are not finite; {reason}"
+        raise UserError(f"{domain.origin}: {problem}")
 
 
 def warn_of_roles(source: Domain, target: Domain) -> None:
@@ -160,10 +159,8 @@ def warn_of_roles(source: Domain, target: Domain) -> None:
     for domain, priority, role in ((source, "global", "source"), (target, "local", "target")):
         held = priorities_of(domain.model)
         if held and priority not in held:
-            logger.warn(
-                f"{domain.origin}: the {role}, but trained with --attention_priority {held[0]} "
-                f"instead of {priority} or both"
-            )
+            trained = f"trained with --attention_priority {held[0]} instead of {priority} or both"
+            logger.warn(f"{domain.origin}: the {role}, but {trained}")
 
 
 def refuse_unequal(source: Domain, target: Domain) -> None:

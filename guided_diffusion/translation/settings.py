@@ -109,12 +109,10 @@ class WalkSettings(Settings):
             known = isinstance(self.encoding, DDIM)
             fits = {"solver": known, "encode_steps": not self.encode_steps}
             for name in (name for name, fit in fits.items() if not fit):
-                raise ArgumentError(
-                    name,
-                    "the published levels (--level_convention reference) go with "
-                    f"{defaults(WalkSettings)[name]} only, got {getattr(self, name)}; "
-                    "add --level_convention aligned",
-                )
+                default = defaults(WalkSettings)[name]
+                published = f"the published levels (--level_convention reference) go with {default}"
+                got = f"got {getattr(self, name)}; add --level_convention aligned"
+                raise ArgumentError(name, f"{published} only, {got}")
         most = diffusion.num_timesteps
         for name in STEPS:
             if (steps := getattr(self, name)) > most:
@@ -145,11 +143,9 @@ class DepthSettings(Settings):
             expected = f"expected 1 to {levels} (the number of diffusion steps)"
             raise ArgumentError("amount", f"{expected}, got {self.amount}")
         if self.depth_policy == "add" and self.depth_feature != "magnitude":
-            raise ArgumentError(
-                "depth_feature",
-                "the published search (--depth_policy add) is defined on magnitude, "
-                f"got {self.depth_feature!r}; use it with --depth_policy even",
-            )
+            problem = "the published search (--depth_policy add) is defined on magnitude"
+            got = f"got {self.depth_feature!r}; use it with --depth_policy even"
+            raise ArgumentError("depth_feature", f"{problem}, {got}")
 
     def choose(self, features: np.ndarray) -> Depths:
         """Return the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
