@@ -66,7 +66,7 @@ MEASUREMENTS = {
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run the command; words are those of the command line by default."""
+    """Run the command; by default with the words of the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
     named = bool(words) and not words[0].startswith("--")
     name = words.pop(0) if named else "quality"

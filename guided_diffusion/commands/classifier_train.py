@@ -28,7 +28,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     classes = check_data(images.data_dir, own.val_data_dir, own.num_classes, images.labels)
     # More steps of a constant rate go on from where fewer ended.

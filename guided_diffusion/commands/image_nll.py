@@ -1,4 +1,4 @@
-"""Measure how many bits per dimension a model needs for the images of a folder.
+"""Measure the bits per dimension that a model needs for the images of a folder.
 
 What an image needs depends on --seed, the image and its number alone, whatever the batch size and
 the number of processes. A killed run keeps what it measured; the same command measures the rest.

@@ -27,7 +27,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Draw the images that are missing."""
-    # Load the model; flags on the command line go before those of its training.
+    # Load the model; flags on the command line go before its training's.
     domain = load_asked(sample.model_path, network, process, compile=execution.compile)
 
     # Draw images on all ranks, and save them under upstream's name.

@@ -31,7 +31,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training_run.refuse_labels_of_no_use(images, network.class_cond)
     training = training_run.Training(loop, network, process, run, execution)
     default = training_run.default_folder("train", images.data_dir)

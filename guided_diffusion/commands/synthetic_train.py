@@ -24,7 +24,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     folder = training.folder(main, run_of_task(points.task), points)
 

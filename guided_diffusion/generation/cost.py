@@ -22,8 +22,8 @@ from ..translation.sequences import Recipe
 from ..translation.settings import WalkSettings
 from .export import array_entries
 
-PACKED = 0.7  # size of a PNG of tissue over that of its pixels
-TEXT_BYTES = 1000  # of a picture: its provenance, and its row of the manifest
+PACKED = 0.7  # bytes of a PNG of tissue for each byte of its pixels
+TEXT_BYTES = 1000  # a picture's provenance, and its row of the manifest
 
 
 @dataclass(frozen=True)

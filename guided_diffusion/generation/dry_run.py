@@ -41,7 +41,7 @@ def show(generation: Generation) -> None:
 
 
 class Job:
-    """What is left to do in one direction."""
+    """The work that is left in one direction: sequences, forwards, FLOPs, bytes, time."""
 
     def __init__(self, direction: Direction) -> None:
         self.sequences, exporter = direction.sequences, direction.exporter

@@ -270,7 +270,7 @@ def _as_text(columns: Sequence[str], rows: Iterable[Row], header: bool) -> bytes
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:
-    """Return {index: rows by step} of the sequences of which every row is there whole."""
+    """Return {index: rows by step} of the sequences whose rows are all there and whole."""
     found: dict[int, dict[int, Row]] = {}
     for row in rows:
         if None not in row.values() and None not in row:

@@ -1,7 +1,7 @@
 """The stages of a generation run, in their order, and the pairs that it goes between.
 
-Two stages are the flags of source and target; more, those of `--stages`. A pair is a way from one
-stage to another, so that both directions, or many stages, are a longer list and nothing else.
+Two stages are named by the flags of source and target, more by `--stages`. A pair leads from one
+stage to another; both directions, or many stages, make a longer list and nothing else.
 """
 
 import re

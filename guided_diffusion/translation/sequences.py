@@ -32,7 +32,7 @@ class ImageSequence:
         index: number of the source image.
         source_file: path of the source image.
         source: its tile, [H, W, C] uint8.
-        depths: depth of each image, and whether the search for them failed.
+        depths: depth of each image, and whether their search failed.
         timesteps: original timestep at which the decoding of each image begins; -1 for depth 0.
         latents: [amount, C, H, W] float32.
         images: [amount, C, H, W] float32, about [-1, 1].
@@ -114,7 +114,7 @@ class Sequences:
 
     @property
     def forwards(self) -> int:
-        """How many images have gone through the two networks on this rank."""
+        """Number of images that have gone through the two networks on this rank."""
         return self.encoder.forwards + self.decoder.forwards
 
     def __len__(self) -> int:
