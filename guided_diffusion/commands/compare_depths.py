@@ -41,8 +41,9 @@ def main(asked: CompareDepthsSettings) -> None:
     walk = WalkSettings(solver="dpmpp", solver_order=3, level_convention="aligned", **steps)
     policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
     refuse_unequal(source, target)
-    walk.check(source.diffusion)
-    policies["uniform"].check(source.diffusion.num_timesteps)
+    levels = source.diffusion.num_timesteps
+    walk.check(levels)
+    policies["uniform"].check(levels)
     plots.figure_class()
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))

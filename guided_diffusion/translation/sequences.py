@@ -65,9 +65,7 @@ class Recipe:
             ArgumentError: naming a setting that the process cannot be used with.
         """
         self.depths.check(diffusion.num_timesteps)
-        walk = self.walk.resolved(diffusion.num_timesteps)
-        walk.check(diffusion)
-        return replace(self, walk=walk)
+        return replace(self, walk=self.walk.resolved(diffusion.num_timesteps))
 
     def predictor(self, domain: Domain, priority: Priority) -> Predictor:
         """Return what predicts noise with the network of a domain."""

@@ -9,7 +9,6 @@ from ..config.network_settings import NUM_CLASSES
 from ..config.settings import Settings, defaults, setting
 from ..data.image_features import FEATURES
 from ..data.settings import task
-from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import GRIDS
 from ..diffusion.solvers import DDIM, PREDICTED, SOLVERS, Multistep
 from ..errors import ArgumentError
@@ -74,7 +73,7 @@ class WalkSettings(Settings):
             levels: number of levels of the process; a preset takes no more steps than that.
 
         Raises:
-            ArgumentError: if a setting that was given has no effect on these walks.
+            ArgumentError: if a process cannot be walked so, or a given setting has no effect.
         """
         preset = PRESETS[self.preset]
         chosen = {name: preset[name] for name in preset.keys() - self.given}
@@ -87,6 +86,7 @@ class WalkSettings(Settings):
         if "grid" in self.given and not walk.encode_steps and not walk.decode_steps:
             problem = "every level is visited; add --encode_steps or --decode_steps"
             raise ArgumentError("grid", problem)
+        walk.check(levels)
         return walk
 
     @property
@@ -103,8 +103,8 @@ class WalkSettings(Settings):
         """Return walks that take no more steps than there are levels."""
         return self.replace(**{name: min(getattr(self, name), levels) for name in STEPS})
 
-    def check(self, diffusion: GaussianDiffusion) -> None:
-        """Raise an `ArgumentError` that names the setting if a process cannot be walked so."""
+    def check(self, levels: int) -> None:
+        """Raise an `ArgumentError` if settings do not fit each other, or the number of levels."""
         if self.level_convention == "reference":
             known = isinstance(self.encoding, DDIM)
             fits = {"solver": known, "encode_steps": not self.encode_steps}
@@ -113,10 +113,9 @@ class WalkSettings(Settings):
                 published = f"the published levels (--level_convention reference) go with {default}"
                 got = f"got {getattr(self, name)}; add --level_convention aligned"
                 raise ArgumentError(name, f"{published} only, {got}")
-        most = diffusion.num_timesteps
         for name in STEPS:
-            if (steps := getattr(self, name)) > most:
-                raise ArgumentError(name, f"expected 1 to {most} steps, found {steps}")
+            if (steps := getattr(self, name)) > levels:
+                raise ArgumentError(name, f"expected 1 to {levels} steps, found {steps}")
 
 
 @dataclasses.dataclass(frozen=True)
