@@ -16,7 +16,7 @@ def all_commands() -> dict[str, Command]:
         module = load_script(place.name)
         for name, measurement in getattr(module, "MEASUREMENTS", {}).items():
             found[f"benchmark {name}"] = measurement
-        if isinstance(module.main, Command):
+        if isinstance(getattr(module, "main", None), Command):
             found[module.main.name] = module.main
     return found
 
