@@ -66,7 +66,7 @@ def command_of(name: str, words: list[str]) -> tuple[Command, list[str]]:
     module = load_script(name)
     if name == "benchmark":
         measurement, words = module.chosen(words)
-        return module.MEASUREMENTS[measurement].command(), words
+        return module.MEASUREMENTS[measurement], words
     return module.main, words
 
 

@@ -85,28 +85,17 @@ def find_folders(asked: AblationSettings) -> dict[str, Path]:
     named = {place: Path(getattr(asked, place)) for place in PLACES if getattr(asked, place)}
     if named and len(named) < len(PLACES):
         missing = next(place for place in PLACES if place not in named)
-        raise ArgumentError(
-            missing,
-            f"expected together with --{next(iter(named))}, got none; "
-            "give all four folders, or none for drawn tissue",
-        )
+        problem = f"expected together with --{next(iter(named))}, got none"
+        hint = "give all four folders, or none for drawn tissue"
+        raise ArgumentError(missing, f"{problem}; {hint}")
     if named:
         return named
     base = Path(asked.out_dir) / "tissue"
+    same = ["--stages", "gland=0.05,carcinoma=0.75", "--severity_spread", 0.25]
+    same += ["--image_size", asked.image_size]
     for name, count, seed in (("train", 250, 0), ("val", 60, 100000)):
-        words = [
-            "--stages",
-            "gland=0.05,carcinoma=0.75",
-            "--severity_spread",
-            0.25,
-            "--seed",
-            seed,
-            "--num_images",
-            count,
-            "--image_size",
-            asked.image_size,
-        ]
-        run_command("make_tissue", *words, "--out_dir", base / name)
+        own = ["--seed", seed, "--num_images", count, "--out_dir", base / name]
+        run_command("make_tissue", *same, *own)
     stages = [base / name / stage for name in ("train", "val") for stage in ("gland", "carcinoma")]
     return dict(zip(PLACES, stages, strict=True))
 
@@ -114,11 +103,12 @@ def find_folders(asked: AblationSettings) -> dict[str, Path]:
 def train(chain: list, asked: AblationSettings, folders: dict[str, Path]) -> None:
     """Train the models of a chain, one after another, by the project's own command."""
     for name, domain, network, start in chain:
-        same = {flag: value for flag, value in asked.values().items() if flag in OF_TRAININGS}
-        own = same | network
-        own["lr_anneal_steps"] = asked.max_steps
-        own["data_dir"] = folders["data_dir" if domain == "source" else "target_data_dir"]
-        own["out_dir"] = folder_of(asked, name, domain)
+        own = {flag: value for flag, value in asked.values().items() if flag in OF_TRAININGS}
+        own |= network | {
+            "lr_anneal_steps": asked.max_steps,
+            "data_dir": folders["data_dir" if domain == "source" else "target_data_dir"],
+            "out_dir": folder_of(asked, name, domain),
+        }
         if "attention_kind" in network:
             own["attention_window"] = asked.attention_window
         if start:

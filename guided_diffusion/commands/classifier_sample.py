@@ -6,10 +6,7 @@ the same command draws the others. The diffusion model may be class-conditional 
 the networks are read from the args.json beside each; those given here win.
 """
 
-from collections.abc import Sequence
 from functools import partial
-
-import torch
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..config.parser import numbers
@@ -35,36 +32,17 @@ def main(
 ) -> None:
     """Draw the images that are missing."""
     # Load the networks, and see whether they know the classes.
-    guided = load_guided(
-        sample.model_path, guidance, network, classifier, process, execution.compile
-    )
+    networks = network, classifier, process
+    guided = load_guided(sample.model_path, guidance, *networks, execution.compile)
     every = range(guided.num_classes)
     classes = numbers("classes", wanted.classes) if wanted.classes else every
     guided.check_classes("classes", classes)
-    labels = partial(new_images.random_labels, run.seed, classes=classes)
-    domain = guided.domain
-    size, channels = domain.network.image_size, domain.network.in_channels
-
-    def draw(indices: Sequence[int]) -> torch.Tensor:
-        return new_images.draw(
-            domain,
-            (channels, size, size),
-            indices,
-            sample,
-            seed=run.seed,
-            precision=execution.precision,
-            model=guided.model,
-            cond_fn=guided.cond_fn,
-            model_kwargs={"y": torch.as_tensor(labels(indices), device=domain.device)},
-        )
 
     # Draw images on all ranks, and save them under upstream's name.
-    asked = sample, guidance, wanted, network, classifier, process, run, execution
-    new_images.stream(
-        output_folder(run.out_dir, "results/classifier_samples"),
-        (sample.num_samples, size, size, channels),
-        sample.batch_size,
-        draw,
-        identity=main.deciding(*asked) | guided.identity,
-        labels=labels,
-    )
+    folder, domain = output_folder(run.out_dir, "results/classifier_samples"), guided.domain
+    identity = main.deciding(sample, guidance, wanted, *networks, run, execution) | guided.identity
+    labels = partial(new_images.random_labels, run.seed, classes=classes)
+    size = domain.network.image_size
+    options = {"seed": run.seed, "precision": execution.precision}
+    options |= {"model": guided.model, "cond_fn": guided.cond_fn}
+    new_images.draw_and_save(folder, domain, size, sample, identity, labels, **options)

@@ -17,9 +17,7 @@ from ..training.settings import ClassifierTrainSettings, LoopSettings
 from ..training.training_run import Training, train
 
 
-@command(
-    overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True},
-)
+@command(overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True})
 def main(
     loop: LoopSettings,
     images: FolderSettings,
@@ -30,7 +28,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     classes = check_data(images.data_dir, own.val_data_dir, own.num_classes, images.labels)
     # More steps of a constant rate go on from where fewer ended.
@@ -38,23 +36,13 @@ def main(
     folder = training.folder(main, "results/classifier", images, own, free=free)
 
     # Build everything that a wrong flag or a broken file can stop.
-    trainer = training.create_loop(
-        folder.path,
-        ClassifierLoop,
-        own.num_classes,
-        lr_anneal_steps=own.iterations if own.anneal_lr else 0,
-        max_steps=own.iterations,
-        noised=own.noised,
-        eval_interval=own.eval_interval,
-    )
-    load = partial(
-        load_data,
-        batch_size=loop.batch_size,
-        image_size=network.image_size,
-        in_channels=network.in_channels,
-        class_cond=True,
-        seed=run.seed,
-    )
+    most = own.iterations
+    rate = {"lr_anneal_steps": most if own.anneal_lr else 0, "max_steps": most}
+    rest = {"noised": own.noised, "eval_interval": own.eval_interval}
+    trainer = training.create_loop(folder.path, ClassifierLoop, own.num_classes, **rate, **rest)
+    size = {"image_size": network.image_size, "in_channels": network.in_channels}
+    common = {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
+    load = partial(load_data, **size, **common)
     trainer.data = load(start_step=trainer.resume_step, **images.values())
     if own.val_data_dir:
         unseen = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)

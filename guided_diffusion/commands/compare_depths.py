@@ -5,7 +5,6 @@ curves.png the feature along each image's encoding with those depths marked. An 
 once for all policies. Without models and data it uses the demo's.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from ..generation import demo
 from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
-from ..translation.depth_policies import POLICIES, Depths
+from ..translation.depth_policies import POLICIES
 from ..translation.predictor import Predictor
 from ..translation.sequences import refuse_unequal
 from ..translation.settings import DepthSettings, WalkSettings
@@ -38,52 +37,44 @@ def main(asked: CompareDepthsSettings) -> None:
     images, _ = files.batch(range(min(asked.num_images, len(files))))
 
     # Check everything that can be wrong, before the first forward.
-    walk = WalkSettings(
-        solver="dpmpp",
-        solver_order=3,
-        encode_steps=asked.steps,
-        decode_steps=asked.steps,
-        level_convention="aligned",
-    )
+    steps = {"encode_steps": asked.steps, "decode_steps": asked.steps}
+    walk = WalkSettings(solver="dpmpp", solver_order=3, level_convention="aligned", **steps)
     policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
     refuse_unequal(source, target)
-    walk.check(source.diffusion)
-    policies["uniform"].check(source.diffusion.num_timesteps)
+    levels = source.diffusion.num_timesteps
+    walk.check(levels)
+    policies["uniform"].check(levels)
     plots.figure_class()
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
-    trajectory, features = encode(
-        Predictor(source, priority="global"), images, walk, watch=progress_bars.inner_progress
-    )
-    chosen = [{p: own.choose(curve) for p, own in policies.items()} for curve in features]
-    depths = [depth for found in chosen for d in found.values() for depth in d.values]
-    latents = [trajectory.at(i, d.values) for i, found in enumerate(chosen) for d in found.values()]
+    encoder = Predictor(source, priority="global")
+    trajectory, features = encode(encoder, images, walk, watch=progress_bars.inner_progress)
+    chosen = [
+        (i, name, policy.choose(curve))
+        for i, curve in enumerate(features)
+        for name, policy in policies.items()
+    ]
+    depths = [depth for *_, found in chosen for depth in found.values]
+    latents = torch.cat([trajectory.at(i, found.values) for i, _, found in chosen])
     decoder = Predictor(target, priority="local")
-    decoded = decode(decoder, torch.cat(latents), depths, walk, progress_bars.inner_progress)
+    decoded = decode(decoder, latents, depths, walk, progress_bars.inner_progress)
 
-    # Draw both pictures.
+    # Draw a row for each image and policy: the source image and its sequence.
+    rows, captions = [], []
+    for (i, name, found), sequence in zip(chosen, decoded.split(asked.amount), strict=True):
+        rows.append(pictures.to_uint8(torch.cat([images[i : i + 1], sequence])))
+        title = f"{name}, fell back" if found.fallback else name
+        captions.append([title, *(f"d{depth}" for depth in found.values)])
     sheet, curves = (Path(asked.out_dir) / name for name in ("depths.png", "curves.png"))
     with atomic_files.atomic_write(sheet) as file:
-        draw_sheet(images, decoded, chosen).save(file, "png")
-    panels = {
-        f"image {i}": (curve.mean(axis=1), {p: d.values for p, d in found.items()})
-        for i, (curve, found) in enumerate(zip(features, chosen, strict=True))
-    }
+        pictures.grid(rows, captions, pictures.scale_of(rows[0][0])).save(file, "png")
+
+    # Draw the curve of each image, with the depths of each policy.
+    panels = {}
+    for i, curve in enumerate(features):
+        marks = {name: found.values for image, name, found in chosen if image == i}
+        panels[f"image {i}"] = curve.mean(axis=1), marks
     plots.curve_row(panels, curves, "depth", "magnitude, mean of 18 bins")
     logger.log(f"look at {sheet} and {curves}")
-
-
-def draw_sheet(
-    images: torch.Tensor, decoded: torch.Tensor, chosen: Sequence[dict[str, Depths]]
-) -> pictures.Image.Image:
-    """Return a row per image [N, C, H, W] and policy: the source image and its sequence."""
-    rows, captions = [], []
-    each = iter(decoded.split(len(decoded) // (len(images) * len(POLICIES))))
-    for image, found in zip(images, chosen, strict=True):
-        for policy, depths in found.items():
-            rows.append(pictures.to_uint8(torch.cat([image[None], next(each)])))
-            name = f"{policy}, fell back" if depths.fallback else policy
-            captions.append([name, *(f"d{depth}" for depth in depths.values)])
-    return pictures.grid(rows, captions, pictures.scale_of(rows[0][0]))

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import ArgumentError, UserError, blame
 from ..models import checkpoint, convert
+from ..models.convert import AttentionLayout
 from ..models.settings import ConvertSettings
 from ..runtime import atomic_files, logger, run_folder
 from ..runtime.command import STARTS_ANEW, command
@@ -24,7 +25,12 @@ SUFFIXES = (".pt", checkpoint.SAFETENSORS)
 def main(asked: ConvertSettings) -> None:
     """Rewrite the checkpoint."""
     # Read the checkpoint, and the record of its network.
-    refuse_missing_names(asked)
+    if not asked.model_path:
+        problem = "expected a checkpoint or a training run folder, got none"
+        raise ArgumentError("model_path", problem)
+    if Path(asked.output).suffix not in SUFFIXES:
+        expected = f"expected a file name that ends in {' or '.join(SUFFIXES)}"
+        raise ArgumentError("output", f"{expected}, got {asked.output!r}")
     file, output = checkpoint.weights_file(Path(asked.model_path)), Path(asked.output)
     state, record = checkpoint.load_state(file), read_record(file.with_name("args.json"))
 
@@ -38,28 +44,20 @@ def main(asked: ConvertSettings) -> None:
     if asked.dtype != "keep":
         state = convert.cast(state, getattr(torch, asked.dtype))
 
-    # Save both.
-    refuse_overwriting(file, record, output)
+    # Save both, over neither the input nor the record of another network.
+    if output.resolve() == file.resolve():
+        raise ArgumentError("output", f"expected another file than the input, got {output}")
+    beside = output.with_name("args.json")
+    if read_record(beside) not in ({}, record):
+        problem = f"{beside} describes another network than the output; choose another folder"
+        raise ArgumentError("output", problem)
     with blame("output"):
         atomic_files.make_folder(output.parent)
     checkpoint.save_state(state, output)
     if record:
-        with atomic_files.atomic_write(output.with_name("args.json"), "w") as target:
+        with atomic_files.atomic_write(beside, "w") as target:
             json.dump(record, target, indent=2)
     logger.log(f"saved {output}" + (" and the args.json beside it" if record else ""))
-
-
-def refuse_missing_names(asked: ConvertSettings) -> None:
-    """Stop on flags that cannot work, before anything is loaded."""
-    if not asked.model_path:
-        raise ArgumentError(
-            "model_path", "expected a checkpoint or a training run folder, got none"
-        )
-    if Path(asked.output).suffix not in SUFFIXES:
-        names = " or ".join(SUFFIXES)
-        raise ArgumentError(
-            "output", f"expected a file name that ends in {names}, got {asked.output!r}"
-        )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -67,15 +65,13 @@ def read_record(path: Path) -> dict[str, Any]:
     return run_folder.read_args(path) if path.exists() else {}
 
 
-def layout_of(
-    file: Path, record: dict[str, Any], asked: ConvertSettings
-) -> convert.AttentionLayout:
+def layout_of(file: Path, record: dict[str, Any], asked: ConvertSettings) -> AttentionLayout:
     """Return what the projections of a file mean, by the flags, else by its args.json.
 
     Raises:
         UserError: where neither tells.
     """
-    heads = {f.name for f in dataclasses.fields(convert.AttentionLayout)}
+    heads = {field.name for field in dataclasses.fields(AttentionLayout)}
     given = {name: v for name, v in asked.values().items() if name in heads and v != -1}
     if "num_heads" in given:
         given.setdefault("num_head_channels", -1)
@@ -86,19 +82,4 @@ def layout_of(
     for flag, told in (("--input_order", order), ("--num_heads or --num_head_channels", counted)):
         if not told:
             raise UserError(f"{flag}: expected it, since {file} has no args.json beside it")
-    return convert.AttentionLayout(**order, **given)
-
-
-def refuse_overwriting(file: Path, record: dict[str, Any], output: Path) -> None:
-    """Stop where the output would replace the input, or the record of another network.
-
-    Raises:
-        UserError: naming the file.
-    """
-    if output.resolve() == file.resolve():
-        raise ArgumentError("output", f"expected another file than the input, got {output}")
-    beside = output.with_name("args.json")
-    if read_record(beside) not in ({}, record):
-        raise ArgumentError(
-            "output", f"{beside} describes another network than the output; choose another folder"
-        )
+    return AttentionLayout(**order, **given)

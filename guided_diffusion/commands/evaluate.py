@@ -33,9 +33,8 @@ def main(asked: EvaluateSettings) -> None:
     extractor = create_extractor(asked.features, asked.weights, device)
 
     # Measure the sets and compare them.
-    measured = [
-        set_distances.measure(images, extractor, asked.batch_size, device) for images in sets
-    ]
+    options = asked.batch_size, device
+    measured = [set_distances.measure(images, extractor, *options) for images in sets]
     results = set_distances.evaluate(*measured, replicates=asked.bootstrap, seed=asked.seed)
 
     # Print the numbers, and write them.
@@ -46,9 +45,7 @@ def main(asked: EvaluateSettings) -> None:
         "samples": describe(*pairs[1]),
         "metrics": results,
         "confidence_percent": set_distances.CONFIDENCE,
-        "warnings": [
-            text for pair in pairs for text in set_distances.warnings_of(*pair, extractor)
-        ],
+        "warnings": [text for p in pairs for text in set_distances.warnings_of(*p, extractor)],
         "args": asked.values(),
         "versions": run_folder.versions(),
     }

@@ -16,8 +16,8 @@ from ..config.upstream import ADD_DEFAULTS
 from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..generation import demo, dry_run
-from ..generation.plan import Plan, Stage
-from ..generation.progress import Pace
+from ..generation.plan import Plan
+from ..generation.progress import Progress
 from ..generation.run import Generation
 from ..generation.settings import SequenceSettings
 from ..models.checkpoint import weights_file
@@ -50,12 +50,14 @@ def main(
     """Make the sequences that are missing."""
     # Fill in the demo where nothing is named, and load the models.
     if not asked.stages:
-        filled = demo.fill_in(asked, depths, batches, execution)
-        asked, depths, batches, execution = filled
+        asked, depths, batches, execution = demo.fill_in(asked, depths, batches, execution)
     plan = Plan.of(asked)
-    domains = {
-        stage.name: load(stage, network, process, execution.compile) for stage in plan.stages
-    }
+    domains = {}
+    for stage in plan.stages:
+        with blame(stage.key.replace(".", " ")):
+            file = weights_file(Path(stage.model))
+        how = {"label": stage.name, "assumed": stage.assumed, "compile": execution.compile}
+        domains[stage.name] = load_asked(str(file), network, process, static=True, **how)
 
     # Check everything that can be wrong, before the first forward.
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
@@ -78,12 +80,12 @@ def main(
 
     # Make the sequences of this rank.
     logger.log(f"{len(generation)} of {generation.count} sequences to make in {precision}")
-    pace = Pace(direction.sequences for direction in generation.directions)
+    progress = Progress(direction.sequences for direction in generation.directions)
     for direction, sequence in generation:
         direction.exporter.save(sequence)
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
-        logger.logkvs(generation.where(direction) | pace.after())
+        logger.logkvs(generation.where(direction) | progress.after())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
@@ -97,29 +99,8 @@ def main(
         logger.log(f"look at {shown}")
 
 
-def load(stage: Stage, network: ModelSettings, process: ProcessSettings, compile: bool) -> Domain:
-    """Load the model of a stage; flags on the command line go before those of its training."""
-    with blame(stage.key.replace(".", " ")):
-        file = weights_file(Path(stage.model))
-    return load_asked(
-        str(file),
-        network,
-        process,
-        label=stage.name,
-        compile=compile,
-        static=True,
-        assumed=stage.assumed,
-    )
-
-
 def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:
-    """Return the folder of the run, which is not claimed yet.
-
-    Args:
-        asked: {name: value} of all settings, with demo and preset resolved.
-        plan: stages and pairs of them.
-        domains: model of each stage.
-    """
+    """Return the folder of the run, not claimed yet; `asked` holds all settings, resolved."""
     free = main.free | FREE
     path = Path(asked["out_dir"] or default_folder(plan.name, asked, free, main.defaults))
     models = {name: domain.identity for name, domain in domains.items()}
@@ -130,13 +111,10 @@ def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain])
 def record(
     asked: Mapping[str, Any], plan: Plan, models: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what decides the files of a run: its own settings, and those that its models have."""
-    own = {name: value for name, value in asked.items() if name not in OF_MODELS}
+    """Return what decides the files of a run: its own settings, and the settings of its models."""
+    found = {name: value for name, value in asked.items() if name not in OF_MODELS}
     # The text of --stages has places in it, which may change; the names may not.
-    names = {"stages.names": plan.name if asked["stages"] else ""}
-    of_models = {
-        f"{stage.key}.{name}": value
-        for stage in plan.stages
-        for name, value in models[stage.name].items()
-    }
-    return own | names | of_models
+    found["stages.names"] = plan.name if asked["stages"] else ""
+    for stage in plan.stages:
+        found |= {f"{stage.key}.{name}": value for name, value in models[stage.name].items()}
+    return found

@@ -1,10 +1,11 @@
-"""Measure how many bits per dimension a model needs for the images of a folder.
+"""Measure the bits per dimension that a model needs for the images of a folder.
 
 What an image needs depends on --seed, the image and its number alone, whatever the batch size and
 the number of processes. A killed run keeps what it measured; the same command measures the rest.
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,35 +44,25 @@ def main(
     # Measure images on all ranks, with the mean so far.
     count = min(asked.num_samples, len(images))
     identity = main.deciding(asked, network, process, run, execution) | domain.identity
-    files = [images.name(index) for index in range(len(images))]
-    digest = fingerprint(identity | {"files": files})
+    digest = fingerprint(identity | {"files": list(map(images.name, range(len(images))))})
     partial = out_dir / f".image_nll_{digest}.partial.npy"
-    for measured in partial_results.fill(
-        partial,
-        likelihood.fields(domain.diffusion.num_timesteps),
-        count,
-        asked.batch_size,
-        lambda indices: likelihood.measure(
-            domain, images, indices, run.seed, asked.clip_denoised, execution.precision
-        ),
-    ):
-        log_mean(measured)
+
+    def measure(indices: Sequence[int]) -> Mapping[str, np.ndarray]:
+        how = run.seed, asked.clip_denoised, execution.precision
+        return likelihood.measure(domain, images, indices, *how)
+
+    fields = likelihood.fields(domain.diffusion.num_timesteps)
+    for measured in partial_results.fill(partial, fields, count, asked.batch_size, measure):
+        totals = measured["total_bpd"][measured["finished"]]
+        mean, error = likelihood.mean_and_error(totals)
+        text = f"{mean:.4f} bits per dimension, standard error {error:.4f}"
+        logger.log(f"{len(totals)} of {count} images: {text}")
 
     # Save the terms of each timestep under upstream's names.
     if dist_util.rank() == 0:
         save(out_dir, measured)
         partial.unlink()
     dist_util.barrier()
-
-
-def log_mean(measured: np.ndarray) -> None:
-    """Log the mean over the images that are finished on any rank."""
-    totals = measured["total_bpd"][measured["finished"]]
-    mean, error = likelihood.mean_and_error(totals)
-    logger.log(
-        f"{len(totals)} of {len(measured)} images: {mean:.4f} bits per dimension, "
-        f"standard error {error:.4f}"
-    )
 
 
 def save(out_dir: Path, measured: np.ndarray) -> None:

@@ -5,10 +5,7 @@ killed run keeps its finished images, and the same command draws the others.
 Flags of network and process are read from the args.json beside the model; those given here win.
 """
 
-from collections.abc import Sequence
 from functools import partial
-
-import torch
 
 from ..config.network_settings import ModelSettings
 from ..config.upstream import DEFAULT_SETS
@@ -30,30 +27,12 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Draw the images that are missing."""
-    # Load the model; flags on the command line go before those of its training.
+    # Load the model; flags on the command line go before its training's.
     domain = load_asked(sample.model_path, network, process, compile=execution.compile)
-    size, channels = domain.network.image_size, domain.network.in_channels
-    class_cond = domain.network.class_cond
-    labels = partial(new_images.random_labels, run.seed)
-
-    def draw(indices: Sequence[int]) -> torch.Tensor:
-        y = torch.from_numpy(labels(indices)).to(domain.device)
-        return new_images.draw(
-            domain,
-            (channels, size, size),
-            indices,
-            sample,
-            seed=run.seed,
-            precision=execution.precision,
-            model_kwargs={"y": y} if class_cond else None,
-        )
 
     # Draw images on all ranks, and save them under upstream's name.
-    new_images.stream(
-        output_folder(run.out_dir, "results/samples"),
-        (sample.num_samples, size, size, channels),
-        sample.batch_size,
-        draw,
-        identity=main.deciding(sample, network, process, run, execution) | domain.identity,
-        labels=labels if class_cond else None,
-    )
+    folder, own = output_folder(run.out_dir, "results/samples"), domain.network
+    identity = main.deciding(sample, network, process, run, execution) | domain.identity
+    labels = partial(new_images.random_labels, run.seed) if own.class_cond else None
+    options = {"seed": run.seed, "precision": execution.precision}
+    new_images.draw_and_save(folder, domain, own.image_size, sample, identity, labels, **options)

@@ -63,16 +63,10 @@ def main(
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
+    how = {"clip_denoised": asked.clip_denoised, "eta": asked.eta, "seed": run.seed}
+    how["precision"] = execution.precision
     for batch in progress_bars.progress(mine, unit="batch"):
-        images = class_translation.translate(
-            guided,
-            sources,
-            batch,
-            clip_denoised=asked.clip_denoised,
-            eta=asked.eta,
-            seed=run.seed,
-            precision=execution.precision,
-        )
+        images = class_translation.translate(guided, sources, batch, **how)
         for item, image in zip(batch, images, strict=True):
             class_translation.save(out_dir, item, image)
 
@@ -84,20 +78,13 @@ def main(
 
 
 def refuse_other_classes(guided: Guided, asked: ClassTranslationSettings) -> None:
-    """Stop if the networks do not know the classes.
-
-    Raises:
-        UserError: naming the flag or the checkpoint.
-    """
+    """Stop with a `UserError` if the networks do not know the classes."""
     if not guided.domain.network.class_cond:
-        raise UserError(
-            f"{guided.domain.origin}: expected a class-conditional model (--class_cond True)"
-        )
+        expected = "expected a class-conditional model (--class_cond True)"
+        raise UserError(f"{guided.domain.origin}: {expected}")
     found = guided.classifier and guided.classifier.num_classes
     if found and "out_channels" in asked.given and asked.out_channels != found:
-        raise ArgumentError(
-            "out_channels",
-            f"{guided.classifier.origin} knows {found} classes, got {asked.out_channels}",
-        )
+        known = f"{guided.classifier.origin} knows {found} classes"
+        raise ArgumentError("out_channels", f"{known}, got {asked.out_channels}")
     for name, text in (("source", asked.source), ("target", asked.target)):
         guided.check_classes(name, numbers(name, text))

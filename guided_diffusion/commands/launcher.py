@@ -62,11 +62,8 @@ def run(name: str) -> None:
     known = " ".join(GROUPS.values()).split()
     if name not in known:
         (nearest,) = difflib.get_close_matches(name, [*SHORT_NAMES, *known], 1, cutoff=0)
-        print(
-            f"error: expected a command, got {name!r}; the nearest name is {nearest!r} "
-            f"({PROGRAM} --help lists all commands)",
-            file=sys.stderr,
-        )
+        hint = f"the nearest name is {nearest!r} ({PROGRAM} --help lists all commands)"
+        print(f"error: expected a command, got {name!r}; {hint}", file=sys.stderr)
         raise SystemExit(2)
     if not os.environ.keys() & {"OMP_WAIT_POLICY", *WAITING}:
         os.environ |= WAITING

@@ -50,9 +50,8 @@ def plan(asked: TissueSettings) -> Iterator[tuple[str, int, float]]:
         for turn, (name, middle) in enumerate(chosen.items()):
             seed = asked.seed + index * len(chosen) + turn
             ends = (middle - asked.severity_spread, middle + asked.severity_spread)
-            severity = generator(seed, Stream.TISSUE_SEVERITY).uniform(
-                max(0, ends[0]), min(1, ends[1])
-            )
+            rng = generator(seed, Stream.TISSUE_SEVERITY)
+            severity = rng.uniform(max(0, ends[0]), min(1, ends[1]))
             folder = f"{name}/" if asked.stages else ""
             yield f"{folder}{name}_{index:05d}.png", seed, round(severity, 6)
 
@@ -66,9 +65,9 @@ def read_stages(text: str) -> dict[str, float]:
     pairs = re.findall(r"(?:^|,)([A-Za-z0-9-]+)=([0-9]*\.?[0-9]+)(?=,|$)", text)
     stages = {name: float(severity) for name, severity in pairs}
     if len(stages) != len(text.split(",")) or max(stages.values()) > 1:
-        raise ArgumentError(
-            "stages",
+        expected = (
             "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
-            f"digits and -, and severities from 0 to 1, got {text!r}",
+            "digits and -, and severities from 0 to 1"
         )
+        raise ArgumentError("stages", f"{expected}, got {text!r}")
     return stages

@@ -46,12 +46,11 @@ def main(asked: SeveritySettings) -> None:
     print("step  mean depth  mean severity  sd")
     for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
         print(f"{step:4d}  {depth.mean():10.1f}  {column.mean():13.3f}  {column.std():.3f}")
+    stats = require("scipy.stats", "metrics")
     for name, first in (("source and generated", 0), ("generated alone", 1)):
-        values = [step_correlation(line[first:]) for line in severities]
-        print(
-            f"Spearman of step and severity, {name}: mean {np.mean(values):.3f}, "
-            f"min {np.min(values):.3f}, N = {len(values)} sequences"
-        )
+        found = [stats.spearmanr(range(len(s)), s).statistic for s in severities[:, first:]]
+        rest = f"min {np.min(found):.3f}, N = {len(found)} sequences"
+        print(f"Spearman of step and severity, {name}: mean {np.mean(found):.3f}, {rest}")
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
@@ -73,9 +72,3 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{path}: expected whole sequences, found none")
     return rows
-
-
-def step_correlation(severities: np.ndarray) -> float:
-    """Return Spearman's rank correlation of severities with their order."""
-    stats = require("scipy.stats", "metrics")
-    return float(stats.spearmanr(np.arange(len(severities)), severities).statistic)

@@ -42,31 +42,18 @@ def main(
     base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
-    if Path(small.base_samples).is_dir():
-        images = [base.name(index) for index in range(len(base))]
-    else:
-        images = digest(small.base_samples)
+    files = Path(small.base_samples).is_dir()
+    images = list(map(base.name, range(len(base)))) if files else digest(small.base_samples)
 
-    def draw(indices: Sequence[int]) -> torch.Tensor:
-        low_res, conditions = base.batch([index % len(base) for index in indices])
-        conditions = conditions | {"low_res": low_res}
-        return new_images.draw(
-            domain,
-            (own.in_channels, own.large_size, own.large_size),
-            indices,
-            sample,
-            seed=run.seed,
-            precision=execution.precision,
-            model_kwargs={name: value.to(domain.device) for name, value in conditions.items()},
-            purpose=Stream.ENLARGING_NOISE,
-        )
+    def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        low_res, classes = base.batch([index % len(base) for index in indices])
+        return classes | {"low_res": low_res}
 
     # Enlarge images on all ranks, and save them under upstream's name.
-    asked = main.deciding(sample, small, network, process, run, execution)
-    new_images.stream(
-        output_folder(run.out_dir, "results/super_res_samples"),
-        (sample.num_samples, own.large_size, own.large_size, own.in_channels),
-        sample.batch_size,
-        draw,
-        identity=asked | domain.identity | {"images": images},
-    )
+    folder = output_folder(run.out_dir, "results/super_res_samples")
+    identity = main.deciding(sample, small, network, process, run, execution)
+    identity |= domain.identity | {"images": images}
+    options = {"seed": run.seed, "precision": execution.precision}
+    options["purpose"] = Stream.ENLARGING_NOISE
+    asked = folder, domain, own.large_size, sample, identity
+    new_images.draw_and_save(*asked, conditions=conditions, **options)

@@ -4,12 +4,14 @@ The small images that it learns to enlarge are the large ones averaged over area
 same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
+from collections.abc import Iterable, Iterator
+
 from PIL import Image
 
 from ..config.network_settings import SuperResSettings
 from ..config.upstream import DEFAULT_SETS
 from ..data import low_res, pictures
-from ..data.image_datasets import load_data
+from ..data.image_datasets import Batch
 from ..data.image_formats import open_images
 from ..data.settings import FolderSettings
 from ..diffusion.settings import ProcessSettings
@@ -18,13 +20,12 @@ from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training import training_run
 from ..training.settings import DenoisingSettings, GridSettings
+from ..training.train_util import TrainLoop
 
 GRID_IMAGES = 8
 
 
-@command(
-    sets=DEFAULT_SETS,
-)
+@command(sets=DEFAULT_SETS)
 def main(
     loop: DenoisingSettings,
     images: FolderSettings,
@@ -35,37 +36,25 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training_run.refuse_labels_of_no_use(images, network.class_cond)
     training = training_run.Training(loop, network, process, run, execution)
     default = training_run.default_folder("super_res_train", images.data_dir)
     folder = training.folder(main, default, images, grid)
-
-    # Build everything that a wrong flag or a broken file can stop.
-    trainer = training.create_loop(folder.path)
-    batches = load_data(
-        batch_size=loop.batch_size,
-        image_size=network.large_size,
-        class_cond=network.class_cond,
-        in_channels=network.in_channels,
-        seed=run.seed,
-        start_step=trainer.resume_step,
-        **images.values(),
-    )
-    trainer.data = low_res.with_low_res(batches, network.small_size)
+    large_size, small_size = network.large_size, network.small_size
     labels = images.labels if network.class_cond else ""
     with blame("data_dir"):
-        shown = open_images(images.data_dir, network.large_size, network.in_channels, labels=labels)
+        shown = open_images(images.data_dir, large_size, network.in_channels, labels=labels)
 
-    # Claim the run folder and train, with a grid of samples every so often.
-    def draw_grid() -> Image.Image:
+    # Train, with a grid of samples every so often.
+    def condition(batches: Iterable[Batch]) -> Iterator[Batch]:
+        return low_res.with_low_res(batches, small_size)
+
+    def draw_grid(trainer: TrainLoop) -> Image.Image:
         # A row for each of the first images: small, enlarged, as it was.
-        first = shown.batch(range(min(GRID_IMAGES, len(shown))))
-        large, conditions = next(low_res.with_low_res([first], network.small_size))
+        large, conditions = next(condition([shown.batch(range(min(GRID_IMAGES, len(shown))))]))
         drawn = training.draw_samples(trainer, large.shape, conditions, grid.sample_steps)
-        small = low_res.pixelated(conditions["low_res"], network.large_size)
+        small = low_res.pixelated(conditions["low_res"], large_size)
         return pictures.grid(list(zip(*map(pictures.to_uint8, (small, drawn, large)), strict=True)))
 
-    training.claim(folder)
-    labelled = images if network.class_cond else None
-    training_run.train(trainer, draw_grid, grid.sample_interval, labelled=labelled)
+    training_run.train_on_images(training, folder, images, large_size, grid, draw_grid, condition)

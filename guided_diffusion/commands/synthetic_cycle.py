@@ -5,23 +5,12 @@ which a point keeps its colour. Flags of network and process are read from the a
 each model.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import torch
-
 from ..config.network_settings import PointNetworkSettings
-from ..config.settings import joined
-from ..data import plots
 from ..diffusion.settings import ProcessSettings
-from ..runtime import logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
-from ..runtime.run_folder import RunFolder, default_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..translation import point_translation
-from ..translation.predictor import Predictor
-from ..translation.settings import PointTranslationSettings, WalkSettings
-from ..translation.walks import translate
+from ..translation.settings import PointTranslationSettings
 
 
 @command(interrupted=STARTS_ANEW)
@@ -32,45 +21,6 @@ def main(
     run: RunSettings,
     execution: ExecutionSettings,
 ) -> None:
-    """Move the points."""
-    # Load the models and claim the run folder.
-    plots.figure_class()
-    everything = joined(asked, network, process, run, execution)
-    name = f"cycle_{asked.source}_{asked.target}"
-    default = default_folder(name, everything, main.free, main.defaults)
-    source, target = point_translation.load_pair(asked, network, process, execution.compile)
-    folder = RunFolder(Path(run.out_dir or default), main.name, everything, main.free)
-    folder.claim()
-    logger.configure(str(folder.path))
-
-    # Move the points there and back; a batch goes in one forward.
-    points = point_translation.source_points(asked, run.seed)
-    walk = WalkSettings(level_convention=asked.level_convention)
-    ends = [Predictor(domain, execution, asked.batch_size) for domain in (source, target)]
-
-    def there_and_back(batch: Sequence[int]) -> list[torch.Tensor]:
-        there = translate(*ends, points[batch], walk, progress_bars.inner_progress)
-        back = translate(*ends[::-1], there[1], walk, progress_bars.inner_progress)
-        return [*there, *back]
-
-    latents, moved, latents_back, returned = point_translation.over_ranks(
-        asked.num_samples, asked.batch_size, there_and_back
-    )
-
-    # Save the points and their plots, and say how far apart start and end are.
-    point_translation.save(
-        folder.path / name,
-        {
-            "source": points.numpy(),
-            "latent": latents,
-            "target": moved,
-            "latent_back": latents_back,
-            "cycle": returned,
-        },
-        [source.label, "latent", target.label, "latent back", f"{source.label} back"],
-    )
-    for key, value in point_translation.round_trip(points.numpy(), returned).items():
-        logger.logkv(f"{key}_distance", value)
-    logger.logkv("points", asked.num_samples)
-    logger.logkv("steps", source.diffusion.num_timesteps)
-    logger.dumpkvs()
+    """Move the points there and back."""
+    asked = asked, network, process, run, execution
+    point_translation.move_points(main, *asked, back=True)

@@ -13,10 +13,10 @@ from ..config.network_settings import PointNetworkSettings
 from ..data import plots
 from ..diffusion.settings import ProcessSettings
 from ..runtime.command import STARTS_ANEW, command
-from ..runtime.execution import autocast
-from ..runtime.random_streams import ImageNoise
 from ..runtime.run_folder import output_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
+from ..sampling import new_images
+from ..sampling.settings import SampleSettings
 from ..translation import point_translation
 from ..translation.settings import PointSampleSettings
 
@@ -32,19 +32,18 @@ def main(
     """Draw the points."""
     # Load the model: a checkpoint or run, or the run of the task in a folder of runs.
     plots.figure_class()
-    of_task = point_translation.run_of_task(asked.task, asked.model_path)
-    path = of_task if of_task.is_dir() or not asked.model_path else Path(asked.model_path)
+    path = point_translation.run_of_task(asked.task, asked.model_path)
+    if asked.model_path and not path.is_dir():
+        path = Path(asked.model_path)
     domain = point_translation.load(path, asked.task, network, process, execution.compile)
     out_dir = output_folder(run.out_dir, f"results/samples_2d_{asked.task}")
 
+    # Points reach beyond [-1, 1], to which images would be clipped.
+    sample, shape = SampleSettings(clip_denoised=False), (domain.network.in_channels,)
+    options = {"seed": run.seed, "precision": execution.precision}
+
     def draw(indices: Sequence[int]) -> list[torch.Tensor]:
-        noise = ImageNoise(run.seed, indices)
-        diffusion = domain.diffusion.drawing(noise)
-        start = noise.draw((domain.network.in_channels,))
-        with autocast(domain.device, execution.precision):
-            # Points reach beyond [-1, 1], to which images would be clipped.
-            drawn = diffusion.p_sample_loop(domain.model, start.shape, start, clip_denoised=False)
-        return [drawn]
+        return [new_images.draw(domain, shape, indices, sample, **options)]
 
     # Draw the points, and save them under upstream's name and as a plot.
     (points,) = point_translation.over_ranks(asked.num_samples, asked.batch_size, draw)

@@ -14,9 +14,7 @@ from ..training.training_run import Training, train
 from ..translation.point_translation import run_of_task
 
 
-@command(
-    overrides={"batch_size": 30000},
-)
+@command(overrides={"batch_size": 30000})
 def main(
     loop: DenoisingSettings,
     points: PointDataSettings,
@@ -26,18 +24,14 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
-    # Check the settings, and see whether the run folder can be ours.
+    # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     folder = training.folder(main, run_of_task(points.task), points)
 
     # Build everything that a wrong flag or a broken file can stop.
     trainer = training.create_loop(folder.path)
-    trainer.data = load_2d_data(
-        loop.batch_size,
-        shape_of_task(points.task),
-        seed=run.seed,
-        start_step=trainer.resume_step,
-    )
+    shape, step = shape_of_task(points.task), trainer.resume_step
+    trainer.data = load_2d_data(loop.batch_size, shape, seed=run.seed, start_step=step)
 
     # Claim the run folder and train.
     training.claim(folder)

@@ -1,4 +1,4 @@
-"""What a generation run costs, counted before it starts: forwards, FLOPs, bytes on disk.
+"""Count what a generation run costs, before it starts: forwards, FLOPs, bytes on disk.
 
 A forward is one image going once through one network, whatever the batch that it goes in. A FLOP is
 one addition or one multiplication. What depends on depths that are not chosen yet is an estimate
@@ -22,8 +22,8 @@ from ..translation.sequences import Recipe
 from ..translation.settings import WalkSettings
 from .export import array_entries
 
-PACKED = 0.7  # size of a PNG of tissue over that of its pixels
-TEXT_BYTES = 1000  # of a picture: its provenance, and its row of the manifest
+PACKED = 0.7  # bytes of a PNG of tissue for each byte of its pixels
+TEXT_BYTES = 1000  # a picture's provenance, and its row of the manifest
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Forwards:
     """Forwards that one source image takes.
 
     Attributes:
-        encoding: through the source's network.
-        decoding: through the target's, of all images of the sequence; an estimate where the
-            policy chooses depths by what it measures: those of evenly spaced depths.
-        bound: what decoding takes at most.
+        encoding: forwards of the source's network.
+        decoding: forwards of the target's, for all images of the sequence; where the policy chooses
+            depths by what it measures, as many as evenly spaced depths take.
+        bound: largest number of forwards that decoding can take.
     """
 
     encoding: int
@@ -43,27 +43,18 @@ class Forwards:
 
     @property
     def total(self) -> int:
-        """Through both networks."""
+        """Forwards of both networks."""
         return self.encoding + self.decoding
 
 
 def forwards(source: GaussianDiffusion, target: GaussianDiffusion, recipe: Recipe) -> Forwards:
-    """Return what one source image takes by a recipe.
-
-    Args:
-        source: process that encodes.
-        target: process that decodes.
-        recipe: depths, walks, batches and arithmetic.
-    """
+    """Return the forwards that one source image takes by a recipe, encoded and decoded."""
     amount, walk = recipe.depths.amount, recipe.walk
     evenly = depth_policies.uniform(np.empty((target.num_timesteps, 1)), amount).values
-    decoding = decoding_forwards(target, walk, evenly)
-    full = amount * len(decode_moves(target, walk))
-    return Forwards(
-        len(encode_moves(source, walk)),
-        decoding,
-        decoding if recipe.depths.depth_policy == "uniform" else full,
-    )
+    decoding = bound = decoding_forwards(target, walk, evenly)
+    if recipe.depths.depth_policy != "uniform":
+        bound = amount * len(decode_moves(target, walk))
+    return Forwards(len(encode_moves(source, walk)), decoding, bound)
 
 
 def decoding_forwards(
@@ -75,12 +66,7 @@ def decoding_forwards(
 
 
 def flops(network: ModelSettings, process: ProcessSettings) -> int:
-    """Return the FLOPs of one forward, without allocating the network.
-
-    Args:
-        network: settings of the network.
-        process: settings of the process.
-    """
+    """Return the FLOPs of one forward, without allocating the network."""
     from torch.utils.flop_counter import FlopCounterMode
 
     # On "meta" attention is counted as its two products; the counter knows no fused one of a CPU.
@@ -98,23 +84,21 @@ def array_bytes(
     """Return the exact size of a translation's .npy files.
 
     Args:
-        arrays: which, of source, target, diffway and latent.
+        arrays: names of the files, among source, target, diffway and latent.
         amount: images per sequence.
         tile_shape: (C, H, W).
         count: source images.
     """
-    entries = array_entries(amount, tile_shape)
-    return sum(_npy_bytes(entries[name], count) for name in arrays)
-
-
-def _npy_bytes(entry: np.ndarray, count: int) -> int:
-    shape, header = (count, *entry.shape), io.BytesIO()
-    description = {"descr": entry.dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, description)
-    return header.tell() + count * entry.nbytes
+    entries, size = array_entries(amount, tile_shape), 0
+    for entry in map(entries.get, arrays):
+        shape, header = (count, *entry.shape), io.BytesIO()
+        description = {"descr": entry.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        size += header.tell() + count * entry.nbytes
+    return size
 
 
 def picture_bytes(amount: int, tile_shape: tuple[int, int, int], count: int) -> int:
-    """Return about how much room pictures and manifest take; arguments as in `array_bytes`."""
+    """Return about how many bytes pictures and manifest take; arguments as in `array_bytes`."""
     pixels = int(np.prod(tile_shape))
     return round(count * (amount + 1) * (PACKED * pixels + TEXT_BYTES))

@@ -27,7 +27,7 @@ FLAGS = {
 
 
 def with_places(asked: Group) -> Group:
-    """Name the demo's models and tiles where no model and no data is named.
+    """Return settings that name the demo's models and tiles where they name no model and no data.
 
     Args:
         asked: settings with the fields of `PLACES`.
@@ -39,22 +39,19 @@ def with_places(asked: Group) -> Group:
     if named == set(PLACES):
         return asked
     if named:
-        missing = set(PLACES) - named
-        raise ArgumentError(
-            min(missing),
-            f"expected together with --{min(named)}, got none; give all of "
-            "--source_model, --target_model and --data_dir, or none for the demo",
-        )
+        problem = f"expected together with --{min(named)}, got none"
+        hint = "give all of --source_model, --target_model and --data_dir, or none for the demo"
+        raise ArgumentError(min(PLACES.keys() - named), f"{problem}; {hint}")
     places = {name: str(path) for name, path in PLACES.items()}
     return asked.with_given(asked.given, **places)
 
 
 def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
-    """Return the sampler's settings with the demo's values, where the demo is what it runs on.
+    """Return settings with the demo's values where not given, if the demo is what they run on.
 
     Args:
         asked: settings of the sequences.
-        *others: further settings, which get the demo's values where they were not given.
+        *others: further settings.
 
     Raises:
         ArgumentError: if only a part of models and data is named.
@@ -64,9 +61,9 @@ def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
         return asked, *others
     if placed.bidirectional and not placed.target_data_dir:
         placed = placed.replace(target_data_dir=str(WAY_BACK))
-    filled = []
-    for group in (placed, *others):
-        own = group.values().keys() - group.given
-        chosen = {name: value for name, value in FLAGS.items() if name in own}
-        filled.append(group.with_given(group.given, **chosen))
-    return tuple(filled)
+
+    def fill(group: Group) -> Group:
+        chosen = {n: v for n, v in FLAGS.items() if n in group.values().keys() - group.given}
+        return group.with_given(group.given, **chosen)
+
+    return tuple(map(fill, (placed, *others)))

@@ -1,8 +1,8 @@
-"""What a generation run would cost, printed instead of making it: nothing is written."""
+"""Print what a generation run would cost, instead of making it; nothing is written."""
 
 import math
+import operator
 import time
-from collections.abc import Iterator
 
 import torch as th
 
@@ -17,46 +17,42 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 def show(generation: Generation) -> None:
     """Print what a run would do and need; every rank calls it, before `prepare`."""
-    for line in _lines(generation):
-        if dist_util.rank() == 0:
-            print(line, flush=True)
+    jobs = [Job(direction) for direction in generation.directions]
+    names = "left", "forwards", "bound", "all_flops", "array_bytes", "picture_bytes"
+    left, made, most, *sizes = (sum(getattr(job, name) for job in jobs) for name in names)
+    about = "" if made == most else "about "
+    per_forward = dict.fromkeys(readable(n, "FLOP") for job in jobs for n in job.flops)
+    flops, arrays, pictures = map(readable, sizes, ("FLOP", "B", "B"))
+    lines = [
+        f"sequences  {left} of {generation.count} to make",
+        f"forwards   {about}{made:,}{f', at most {most:,}' if about else ''}",
+        f"FLOPs      {' and '.join(per_forward)} per forward, {about}{flops}",
+        f"disk       {arrays} of arrays, about {pictures} of pictures, in all",
+    ]
+    if dist_util.rank() == 0:
+        print("\n".join(lines), flush=True)
+    ranks = dist_util.world_size()
+    seconds = duration(sum(job.seconds() for job in jobs) / ranks)
+    if dist_util.rank() == 0:
+        where = f"on this machine with {ranks} rank{'s' * (ranks > 1)}"
+        line = f"time       about {seconds} {where}, by {TIMED} forwards of each network"
+        print(line, flush=True)
     dist_util.barrier()  # a rank that ends while another still talks to it can abort
 
 
-def _lines(generation: Generation) -> Iterator[str]:
-    jobs = [Job(direction) for direction in generation.directions]
-    left, ranks = sum(job.left for job in jobs), dist_util.world_size()
-    made, most = (sum(getattr(job, name) for job in jobs) for name in ("forwards", "bound"))
-    about = "" if made == most else "about "
-    yield f"sequences  {left} of {generation.count} to make"
-    yield f"forwards   {about}{made:,}{f', at most {most:,}' if about else ''}"
-    per_forward = {readable(n, "FLOP"): None for job in jobs for n in job.flops}
-    total = sum(job.all_flops for job in jobs)
-    yield f"FLOPs      {' and '.join(per_forward)} per forward, {about}{readable(total, 'FLOP')}"
-    sizes = (sum(getattr(job, f"{kind}_bytes") for job in jobs) for kind in ("array", "picture"))
-    arrays, pictures = (readable(size, "B") for size in sizes)
-    yield f"disk       {arrays} of arrays, about {pictures} of pictures, in all"
-    seconds = sum(job.seconds() for job in jobs) / ranks
-    yield (
-        f"time       about {duration(seconds)} on this machine with {ranks} "
-        f"rank{'s' * (ranks > 1)}, by {TIMED} forwards of each network"
-    )
-
-
 class Job:
-    """What is left to do in one direction."""
+    """The work that is left in one direction: sequences, forwards, FLOPs, bytes, time."""
 
     def __init__(self, direction: Direction) -> None:
         self.sequences, exporter = direction.sequences, direction.exporter
-        source, target, recipe = self.sequences.source, self.sequences.target, exporter.recipe
+        domains, recipe = (self.sequences.source, self.sequences.target), exporter.recipe
         self.left = exporter.count - len(dist_util.once(exporter.finished))
-        self.plan = cost.forwards(source.diffusion, target.diffusion, recipe)
+        self.plan = cost.forwards(*(domain.diffusion for domain in domains), recipe)
         self.forwards = self.left * self.plan.total
         self.bound = self.left * (self.plan.encoding + self.plan.bound)
-        self.flops = (*(cost.flops(domain.network, domain.process) for domain in (source, target)),)
-        self.all_flops = self.left * (
-            self.plan.encoding * self.flops[0] + self.plan.decoding * self.flops[1]
-        )
+        self.flops = [cost.flops(domain.network, domain.process) for domain in domains]
+        counts = self.plan.encoding, self.plan.decoding
+        self.all_flops = self.left * sum(map(operator.mul, counts, self.flops))
         height, width, channels = self.sequences.images.tile(0).shape
         self.shape = channels, height, width
         common = recipe.depths.amount, self.shape, exporter.count
@@ -67,10 +63,9 @@ class Job:
         """Return what one rank would take, by the batches that it would make at full size."""
         sequences, recipe = self.sequences, self.sequences.recipe
         batch = max(1, min(recipe.batches.batch_size, self.left))
+        decoded = batch * recipe.depths.amount
         encoding = self._per_image(sequences.encoder, batch) * self.plan.encoding
-        decoding = (
-            self._per_image(sequences.decoder, batch * recipe.depths.amount) * self.plan.decoding
-        )
+        decoding = self._per_image(sequences.decoder, decoded) * self.plan.decoding
         return self.left * (encoding + decoding)
 
     def _per_image(self, predict: Predictor, count: int) -> float:

@@ -1,4 +1,4 @@
-"""Files of a generation run: pictures, the manifest with soft labels, arrays.
+"""Write the files of a generation run: pictures, the manifest with soft labels, arrays.
 
 A sequence counts as finished when its rows are in the manifest, which happens after its files
 are on disk. Each rank appends to a part of its own; rank 0 merges the parts. So a killed run
@@ -30,8 +30,8 @@ class Exporter:
 
     Args:
         folder: translation_<source>_<target>.
-        names: of source and target domain.
-        recipe: how the sequences are made.
+        names: names of source and target domain.
+        recipe: depths, walks, batches and arithmetic.
         count: source images of all ranks.
         save_npy: write source.npy, target.npy and diffway.npy.
         save_latents: write latent.npy.
@@ -54,26 +54,15 @@ class Exporter:
         stages: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.names, self.recipe, self.count = folder, names, recipe, count
-        self.arrays = [
-            *(["source", "target", "diffway"] if save_npy else []),
-            *(["latent"] if save_latents else []),
-        ]
+        self.arrays = ["source", "target", "diffway"] * save_npy + ["latent"] * save_latents
         self.provenance = provenance or {}
         self.stages = stages or names
         self.part = folder / f"manifest.part{part:03d}.csv"
         self.columns = [
-            "file_name",
-            "sequence",
-            "step",
-            "depth",
-            "timestep",
-            "source_file",
-            "source",
-            "target",
+            *("file_name", "sequence", "step", "depth", "timestep", "source_file"),
+            *("source", "target"),
             *(f"label_{stage}" for stage in self.stages),
-            "depth_policy",
-            "depth_fallback",
-            "level_convention",
+            *("depth_policy", "depth_fallback", "level_convention"),
             *self.provenance,
         ]
         check_names(*names)
@@ -97,7 +86,7 @@ class Exporter:
         """Tidy up what an earlier run left, and create the arrays (rank 0 only).
 
         Args:
-            files: all source images.
+            files: paths of all source images.
             tile: returns the tile of an index, [H, W, C] uint8.
 
         Returns:
@@ -107,11 +96,17 @@ class Exporter:
             UserError: if what is there was made from other images or checkpoints.
         """
         self._refuse_other_origins(files, tile)
-        rows = self.merge()
-        height, width, channels = tile(0).shape
+        rows, (height, width, channels) = self.merge(), tile(0).shape
         missing = [name for name in self.arrays if not (self.folder / f"{name}.npy").exists()]
         self.create_arrays((channels, height, width))
-        self._fill_again(missing, rows)
+        # Fill arrays that were deleted, from the pictures and the manifest.
+        found = complete_sequences(rows, self.recipe.depths.amount) if missing else {}
+        for index, sequence in found.items():
+            tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
+            depths = [int(row["depth"]) for row in sequence[1:]]
+            values = {"source": tiles[0], "target": tiles[1:], "diffway": np.array(depths)}
+            for name in missing:
+                self._store(name, index, values[name])
         return self.finished()
 
     def _refuse_other_origins(
@@ -120,44 +115,37 @@ class Exporter:
         for index, rows in self._finished_rows().items():
             before, now = rows[0]["source_file"], files[index] if index < len(files) else "nothing"
             if os.path.realpath(before) != os.path.realpath(now):
-                reason = f"{before}, which is now {now}"
-            elif not self._shows(rows[0], tile(index)):
-                reason = f"{before}, which now holds another picture"
+                change = f"is now {now}"
+            elif not np.array_equal(self._tile(rows[0]), tile(index)):
+                change = "now holds another picture"
             else:
                 continue
-            raise ArgumentError(
-                "out_dir",
-                f"sequence {index} in {self.folder} was made from {reason}; choose another folder",
-            )
+            made = f"sequence {index} in {self.folder} was made from {before}, which {change}"
+            raise ArgumentError("out_dir", f"{made}; choose another folder")
 
-    def _shows(self, row: Row, tile: np.ndarray) -> bool:
-        return np.array_equal(pictures.read_tile(self.folder / row["file_name"]), tile)
-
-    def _fill_again(self, names: Sequence[str], rows: Sequence[Row]) -> None:
-        # Arrays that were deleted, from the pictures and the manifest.
-        if not names:
-            return
-        for index, sequence in complete_sequences(rows, self.recipe.depths.amount).items():
-            tiles = [pictures.read_tile(self.folder / row["file_name"]) for row in sequence]
-            channels_first = np.moveaxis(np.stack(tiles), -1, 1)
-            depths = np.array([int(row["depth"]) for row in sequence[1:]])
-            values = {"source": channels_first[0], "target": channels_first[1:], "diffway": depths}
-            for name in names:
-                self._store(name, index, values[name])
+    def _tile(self, row: Row) -> np.ndarray:
+        return pictures.read_tile(self.folder / row["file_name"])
 
     def save(self, sequence: ImageSequence) -> None:
         """Write the files of one sequence, then enter it into this rank's part."""
-        rows = self._rows(sequence)
-        tiles = [sequence.source, *pictures.to_uint8(sequence.images)]
-        for row, tile in zip(rows, tiles, strict=True):
+        rows, images = self._rows(sequence), pictures.to_uint8(sequence.images)
+        for row, tile in zip(rows, [sequence.source, *images], strict=True):
             self._save_picture(row, tile)
-        self._save_arrays(sequence)
-        self._append(rows)
+        values = {
+            "source": np.moveaxis(sequence.source, -1, 0),
+            "target": np.moveaxis(images, -1, 1),
+            "diffway": np.array(sequence.depths.values, dtype=np.int64),
+            "latent": sequence.latents.numpy().astype(np.float16),
+        }
+        for name in self.arrays:
+            self._store(name, sequence.index, values[name])
+        with open(self.part, "a+b") as file:
+            header = _end_of_whole_lines(file) == 0
+            file.write(_as_text(self.columns, rows, header))
+            file.flush()
+            os.fsync(file.fileno())
 
     def _rows(self, sequence: ImageSequence) -> list[Row]:
-        steps = [(0, 0, -1, (1.0, 0.0))]
-        for i, depth in enumerate(sequence.depths.values):
-            steps.append((i + 1, depth, sequence.timesteps[i], sequence.labels[i]))
         name = f"{sequence.index:05d}"
         common = {
             "sequence": name,
@@ -169,20 +157,15 @@ class Exporter:
             "level_convention": self.recipe.walk.level_convention,
             **self.provenance,
         }
-        return [
-            common
-            | {
-                "file_name": f"images/{name}/{step:02d}.png",
-                "step": str(step),
-                "depth": str(depth),
-                "timestep": str(timestep),
-                **{
-                    f"label_{stage}": repr(share)
-                    for stage, share in over_stages(labels, *self.names, self.stages).items()
-                },
-            }
-            for step, depth, timestep, labels in steps
-        ]
+        depths, timesteps = (0, *sequence.depths.values), (-1, *sequence.timesteps)
+        each = zip(depths, timesteps, ((1.0, 0.0), *sequence.labels), strict=True)
+        rows = []
+        for step, (depth, timestep, label) in enumerate(each):
+            shares = over_stages(label, *self.names, self.stages)
+            own = {"step": str(step), "depth": str(depth), "timestep": str(timestep)}
+            own |= {f"label_{stage}": repr(share) for stage, share in shares.items()}
+            rows.append(common | own | {"file_name": f"images/{name}/{step:02d}.png"})
+        return rows
 
     def _save_picture(self, row: Row, tile: np.ndarray) -> None:
         path = self.folder / row["file_name"]
@@ -193,17 +176,6 @@ class Exporter:
             info.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), row[key])
         with atomic_files.atomic_write(path) as file:
             pictures.to_picture(tile).save(file, "png", pnginfo=info)
-
-    def _save_arrays(self, sequence: ImageSequence) -> None:
-        images = np.moveaxis(pictures.to_uint8(sequence.images), -1, 1)
-        values = {
-            "source": np.moveaxis(sequence.source, -1, 0),
-            "target": images,
-            "diffway": np.array(sequence.depths.values, dtype=np.int64),
-            "latent": sequence.latents.numpy().astype(np.float16),
-        }
-        for name in self.arrays:
-            self._store(name, sequence.index, values[name])
 
     def _store(self, name: str, index: int, value: np.ndarray) -> None:
         array = self._open_array(name, value)
@@ -221,34 +193,23 @@ class Exporter:
         except ValueError as error:
             raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
         if len(array) > self.count or array.shape[1:] != shape[1:] or array.dtype != example.dtype:
-            raise UserError(
-                f"{path}: expected {shape} {example.dtype}, got {array.shape} {array.dtype}; "
-                "choose another --out_dir"
-            )
+            found = f"got {array.shape} {array.dtype}; choose another --out_dir"
+            raise UserError(f"{path}: expected {shape} {example.dtype}, {found}")
         if len(array) < self.count:  # images were added
-            _lengthen(path, array, shape)
+            longer = path.with_name(f".{path.name}.longer.partial")
+            with blame(f"save_npy: {path}"):
+                atomic_files.create_array(longer, array.dtype, shape)
+            copy = open_memmap(longer, "r+")
+            copy[: len(array)] = array
+            copy.flush()
+            os.replace(longer, path)
         return open_memmap(path, "r+")
 
     def create_arrays(self, tile_shape: tuple[int, int, int]) -> None:
-        """Create the arrays at full size, before several ranks open them.
-
-        Args:
-            tile_shape: (C, H, W).
-        """
+        """Create the arrays at full size, for tiles (C, H, W), before several ranks open them."""
         entries = array_entries(self.recipe.depths.amount, tile_shape)
         for name in self.arrays:
             self._open_array(name, entries[name])
-
-    def _append(self, rows: list[Row]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns)
-        with open(self.part, "a+b") as file:
-            if _end_of_whole_lines(file) == 0:
-                writer.writeheader()
-            writer.writerows(rows)
-            file.write(text.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def merge(self) -> list[Row]:
         """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
@@ -267,20 +228,14 @@ class Exporter:
                 text = path.read_bytes().decode("utf-8", "replace").rpartition("\n")[0]
                 reader = csv.DictReader(io.StringIO(text, newline=""))
                 if reader.fieldnames not in (None, self.columns):
-                    raise UserError(
-                        f"{path}: expected the columns {','.join(self.columns)}, "
-                        f"got {','.join(reader.fieldnames)}; choose another --out_dir"
-                    )
+                    expected = f"expected the columns {','.join(self.columns)}"
+                    found = f"got {','.join(reader.fieldnames)}; choose another --out_dir"
+                    raise UserError(f"{path}: {expected}, {found}")
                 yield from reader
 
 
 def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Return what one sequence has in each array, {name: uninitialised entry}.
-
-    Args:
-        amount: images per sequence.
-        tile_shape: (C, H, W).
-    """
+    """Return what one sequence of tiles (C, H, W) has in each array, {name: empty entry}."""
     many = (amount, *tile_shape)
     return {
         "source": np.empty(tile_shape, np.uint8),
@@ -288,16 +243,6 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
         "diffway": np.empty(amount, np.int64),
         "latent": np.empty(many, np.float16),
     }
-
-
-def _lengthen(path: Path, array: np.ndarray, shape: Sequence[int]) -> None:
-    longer = path.with_name(f".{path.name}.longer.partial")
-    with blame(f"save_npy: {path}"):
-        atomic_files.create_array(longer, array.dtype, shape)
-    copy = open_memmap(longer, "r+")
-    copy[: len(array)] = array
-    copy.flush()
-    os.replace(longer, path)
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:
@@ -312,15 +257,20 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
 
 def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write a manifest, unless it stands there already."""
+    atomic_files.write_if_changed(path, _as_text(columns, rows, header=True))
+
+
+def _as_text(columns: Sequence[str], rows: Iterable[Row], header: bool) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
-    atomic_files.write_if_changed(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:
-    """Return {index: rows by step} of the sequences of which every row is there whole."""
+    """Return {index: rows by step} of the sequences whose rows are all there and whole."""
     found: dict[int, dict[int, Row]] = {}
     for row in rows:
         if None not in row.values() and None not in row:

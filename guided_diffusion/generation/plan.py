@@ -1,19 +1,16 @@
 """The stages of a generation run, in their order, and the pairs that it goes between.
 
-Two stages are the flags of source and target; more, those of `--stages`. A pair is a way from one
-stage to another, so that both directions, or many stages, are a longer list and nothing else.
+Two stages are named by the flags of source and target, more by `--stages`. A pair leads from one
+stage to another; both directions, or many stages, make a longer list and nothing else.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ArgumentError
 from .settings import SequenceSettings
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
-# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
-ORDER = {"source": True, "target": False}
 
 
 @dataclass(frozen=True)
@@ -21,12 +18,12 @@ class Stage:
     """A class of images in its place.
 
     Attributes:
-        name: in files and labels.
+        name: name in files and labels.
         model: its checkpoint or training run folder.
         data_dir: folder of its images, from which sequences can start.
-        flag: what names that folder, for messages.
-        key: under which args.json records the model.
-        assumed: flags of a checkpoint that has none beside it.
+        flag: flag that names that folder, for messages.
+        key: name under which args.json records the model.
+        assumed: settings of a checkpoint without a record.
     """
 
     name: str
@@ -53,9 +50,6 @@ class Plan:
     def of(cls, asked: SequenceSettings) -> "Plan":
         """Return the plan that settings ask for.
 
-        Args:
-            asked: settings of the sequences.
-
         Raises:
             UserError: if the flags do not go together, or a name cannot stand in files.
         """
@@ -66,56 +60,49 @@ class Plan:
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
         if asked.bidirectional:
             pairs += [(b, a) for a, b in pairs]
-        _refuse_shared_folders(pairs)
+        folders = [folder_name(source.name, target.name) for source, target in pairs]
+        if shared := [name for name in folders if folders.count(name) > 1]:
+            expected = "expected names that make different folders"
+            raise ArgumentError("stages", f"{expected}, two pairs make {shared[0]}")
         return cls(tuple(stages), tuple(pairs))
 
 
 def _two(asked: SequenceSettings) -> list[Stage]:
     check_names(asked.source, asked.target)
     if asked.target_data_dir and not asked.bidirectional:
-        raise ArgumentError(
-            "target_data_dir", "expected together with --bidirectional True, got it alone"
-        )
+        problem = "expected together with --bidirectional True, got it alone"
+        raise ArgumentError("target_data_dir", problem)
     if asked.bidirectional and not asked.target_data_dir:
-        raise ArgumentError(
-            "bidirectional",
-            "expected together with --target_data_dir, the images that the way "
-            "back starts from, got none",
-        )
-    return [
-        Stage(
-            getattr(asked, role),
-            getattr(asked, f"{role}_model"),
-            getattr(asked, place),
-            place,
-            f"{role}_model",
-            {"use_new_attention_order": ORDER[role]},
-        )
-        for role, place in (("source", "data_dir"), ("target", "target_data_dir"))
-    ]
+        images = "the images that the way back starts from"
+        problem = f"expected together with --target_data_dir, {images}, got none"
+        raise ArgumentError("bidirectional", problem)
+    stages = []
+    for role, place in (("source", "data_dir"), ("target", "target_data_dir")):
+        model = f"{role}_model"
+        name, run, folder = (getattr(asked, setting) for setting in (role, model, place))
+        # The channel order that ADD reads a checkpoint of this role in.
+        assumed = {"use_new_attention_order": role == "source"}
+        stages.append(Stage(name, run, folder, place, model, assumed))
+    return stages
 
 
 def _listed(asked: SequenceSettings) -> list[Stage]:
-    for name in OF_TWO:
-        if name in asked.given:
-            raise ArgumentError(
-                name,
-                "expected without --stages, which names every stage and its model; "
-                "images lie in a subfolder of --data_dir for each",
-            )
+    for name in (name for name in OF_TWO if name in asked.given):
+        expected = "expected without --stages, which names every stage and its model"
+        hint = "images lie in a subfolder of --data_dir for each"
+        raise ArgumentError(name, f"{expected}; {hint}")
     if not asked.data_dir:
-        raise ArgumentError(
-            "data_dir",
-            "expected a folder with a subfolder of images for each of --stages, got none",
-        )
+        expected = "expected a folder with a subfolder of images for each of --stages"
+        raise ArgumentError("data_dir", f"{expected}, got none")
     parts = [part.strip().partition("=") for part in asked.stages.split(",")]
     names = [name for name, _, _ in parts]
-    if len(parts) < 2 or len(set(names)) < len(names) or not all(model for _, _, model in parts):
-        raise ArgumentError(
-            "stages",
+    unlike = len(set(names)) == len(names) > 1
+    if not unlike or not all(model for _, _, model in parts):
+        expected = (
             "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            f"a checkpoint or training run folder, got {asked.stages!r}",
+            "a checkpoint or training run folder"
         )
+        raise ArgumentError("stages", f"{expected}, got {asked.stages!r}")
     for name in names:
         check_name(name, "stages")
     return [
@@ -124,36 +111,19 @@ def _listed(asked: SequenceSettings) -> list[Stage]:
     ]
 
 
-def _refuse_shared_folders(pairs: Sequence[tuple[Stage, Stage]]) -> None:
-    folders = [folder_name(source.name, target.name) for source, target in pairs]
-    shared = [name for name in folders if folders.count(name) > 1]
-    if shared:
-        raise ArgumentError(
-            "stages", f"expected names that make different folders, two pairs make {shared[0]}"
-        )
-
-
 def folder_name(source: str, target: str) -> str:
     """Return the name of the folder with the sequences of a pair."""
     return f"translation_{source}_{target}"
 
 
 def check_name(name: str, flag: str) -> None:
-    """Check the name of a stage, which stands in the names of files and columns.
-
-    Raises:
-        UserError: if it cannot stand there.
-    """
+    """Raise a `UserError` if a name of a stage cannot stand in the names of files and columns."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ArgumentError(flag, f"expected a name of letters, digits, _, . or -, got {name!r}")
 
 
 def check_names(source: str, target: str) -> None:
-    """Check the names of the two ends of a sequence.
-
-    Raises:
-        UserError: if one cannot stand in files and columns, or both are the same.
-    """
+    """Raise a `UserError` if the names of a sequence's ends cannot stand in files, or are equal."""
     check_name(source, "source")
     check_name(target, "target")
     if source == target:

@@ -42,9 +42,9 @@ def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Ima
     """Return the first sequences of a manifest as rows of captioned pictures, source first.
 
     Args:
-        folder: of the manifest.
-        rows: of the manifest, in order.
-        sequences: how many to show at most, shared evenly by the directions.
+        folder: folder of the manifest.
+        rows: rows of the manifest, in order.
+        sequences: sequences to show at most, shared evenly by the directions.
     """
     directions = by_direction(rows).values()
     each = max(1, sequences // len(directions))
@@ -62,11 +62,7 @@ def _caption(row: Row, named: bool = False) -> str:
 
 
 def save_contact_sheet(folder: Path, rows: Sequence[Row], *, anew: bool) -> Path:
-    """Save the contact sheet beside a manifest, over an existing one only if `anew`.
-
-    Returns:
-        its path.
-    """
+    """Save the contact sheet beside a manifest, over an existing one if `anew`; return its path."""
     path = folder / "contact_sheet.png"
     if anew or not path.exists():
         with atomic_files.atomic_write(path) as file:
@@ -78,19 +74,18 @@ def page(rows: Sequence[Row], sequences: int = 100) -> str:
     """Return a manifest as an HTML page, to be saved beside it: a section per direction.
 
     Args:
-        rows: of the manifest, in order.
-        sequences: how many of each direction to show at most.
+        rows: rows of the manifest, in order.
+        sequences: sequences of each direction to show at most.
     """
     sections = []
     for ends, lines in by_direction(rows).items():
         shown = lines[:sequences]
-        title = escape(" to ".join(ends))
-        depths = "; ".join(f"{line[0]['sequence']}: {_depths(line)}" for line in shown)
-        sections.append(
-            f"<h2>{title}</h2>\n<p>{len(shown)} of {len(lines)} sequences.</p>\n"
-            + "\n".join(_line(line) for line in shown)
-            + f"\n<p>Depths: {escape(depths)}</p>"
+        depths = "; ".join(
+            f"{line[0]['sequence']}: {' '.join(row['depth'] for row in line[1:])}" for line in shown
         )
+        sections += [f"<h2>{escape(' to '.join(ends))}</h2>"]
+        sections += [f"<p>{len(shown)} of {len(lines)} sequences.</p>", *map(_line, shown)]
+        sections += [f"<p>Depths: {escape(depths)}</p>"]
     return PAGE.format(sections="\n".join(sections))
 
 
@@ -103,10 +98,6 @@ def _line(rows: Sequence[Row]) -> str:
     )
     title = escape(f"{rows[0]['sequence']}: {rows[0]['source_file']}")
     return f'<div class="sequence"><p>{title}</p>{figures}</div>'
-
-
-def _depths(rows: Sequence[Row]) -> str:
-    return " ".join(row["depth"] for row in rows[1:])
 
 
 def _label(row: Row) -> str:

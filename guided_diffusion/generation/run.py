@@ -1,4 +1,4 @@
-"""A generation run: sequences in one or several directions, and the files of all together.
+"""Make sequences in one or several directions, and the files of all together.
 
 A direction goes from one stage to another and has a folder of its own, complete in itself. Several
 directions also have, at the top of the run folder, one manifest, one contact sheet and one page.
@@ -24,12 +24,7 @@ from .settings import SequenceSettings
 
 @dataclass
 class Direction:
-    """The sequences from one stage to another, and their writer.
-
-    Attributes:
-        sequences: of which each rank makes some.
-        exporter: writes this rank's files.
-    """
+    """The sequences from one stage to another, and the writer of this rank's files."""
 
     sequences: Sequences
     exporter: Exporter
@@ -45,10 +40,10 @@ class Direction:
 class Generation:
     """All sequences of a run; iterate over (direction, sequence) on every rank.
 
-    `len` is how many there are left to make for all ranks together.
+    `len` counts the sequences that are left to make, for all ranks together.
 
     Args:
-        plan: where to go.
+        plan: stages, and pairs of them.
         domains: model of each stage, by name.
         recipe: depths, walks, batches and arithmetic.
         asked: images to use and files to write.
@@ -67,7 +62,7 @@ class Generation:
         out_dir: Path,
     ) -> None:
         self.out_dir = out_dir
-        self.images: dict[str, ImageSource] = {}  # of each stage that sequences start from
+        self.images: dict[str, ImageSource] = {}  # by stage that sequences start from
         for stage in {source.name: source for source, _ in plan.pairs}.values():
             network = domains[stage.name].network
             with blame(stage.flag):
@@ -75,12 +70,11 @@ class Generation:
             log_if_fewer(asked.num_images, len(images), stage.data_dir)
             self.images[stage.name] = images.first(asked.num_images)
         self.directions = []
+        watch = progress_bars.inner_progress
         for names in ((source.name, target.name) for source, target in plan.pairs):
             source, target = (domains[name] for name in names)
             images = self.images[names[0]]
-            sequences = Sequences(
-                source, target, images, recipe, watch=progress_bars.inner_progress
-            )
+            sequences = Sequences(source, target, images, recipe, watch=watch)
             exporter = Exporter(
                 out_dir / folder_name(*names),
                 names,
@@ -100,11 +94,7 @@ class Generation:
         return sum(len(direction.sequences.images) for direction in self.directions)
 
     def open_every_image(self) -> None:
-        """Open the source images of each stage, each on one rank.
-
-        Raises:
-            UserError: on every rank, if one cannot be opened.
-        """
+        """Open each source image on one rank; all ranks raise a `UserError` if that fails."""
         for images in self.images.values():
             images.check()
 
@@ -129,17 +119,14 @@ class Generation:
         return dict(zip(("source", "target"), direction.exporter.names, strict=True))
 
     def finish(self) -> tuple[list[Row], Path]:
-        """Merge the manifests and draw the contact sheets (rank 0 only).
+        """Merge the manifests and draw the contact sheets; return all rows, and what to look at.
 
-        Returns:
-            the rows of all directions, and the picture or page to look at.
+        Only rank 0 calls it.
         """
         rows = []
-        for direction in self.directions:
-            exporter = direction.exporter
+        for exporter, left in ((d.exporter, len(d.sequences)) for d in self.directions):
             own = exporter.merge()
-            made = len(direction.sequences) > 0
-            shown = report.save_contact_sheet(exporter.folder, own, anew=made)
+            shown = report.save_contact_sheet(exporter.folder, own, anew=left > 0)
             place = exporter.folder.relative_to(self.out_dir).as_posix()
             rows += [row | {"file_name": f"{place}/{row['file_name']}"} for row in own]
         if len(self.directions) > 1:

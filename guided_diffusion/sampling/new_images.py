@@ -127,6 +127,41 @@ def draw(
         )
 
 
+def draw_and_save(
+    folder: Path,
+    domain: Domain,
+    size: int,
+    sample: SampleSettings,
+    identity: Mapping[str, Any],
+    labels: Labels | None = None,
+    conditions: Callable[[Sequence[int]], Mapping[str, th.Tensor]] | None = None,
+    **options: Any,
+) -> None:
+    """Draw as many images of one model as settings ask for, and save them; see `stream`.
+
+    Args:
+        folder: folder of the files; exists.
+        domain: the diffusion model.
+        size: side of the images in pixels.
+        sample: number of images, batch size and sampler.
+        identity: all that decides the images.
+        labels: takes n indices, returns their classes [n], the `y`; None: there are no classes.
+        conditions: takes n indices, returns further keywords of the network; None: none.
+        **options: `seed` and further keywords of `draw`.
+    """
+    channels = domain.network.in_channels
+
+    def of_model(indices: Sequence[int]) -> th.Tensor:
+        given = {"y": th.from_numpy(labels(indices))} if labels else {}
+        given |= conditions(indices) if conditions else {}
+        on_device = {name: value.to(domain.device) for name, value in given.items()}
+        shape = channels, size, size
+        return draw(domain, shape, indices, sample, model_kwargs=on_device, **options)
+
+    shape = sample.num_samples, size, size, channels
+    stream(folder, shape, sample.batch_size, of_model, identity, labels)
+
+
 def random_labels(
     seed: int, indices: Sequence[int], classes: Sequence[int] = range(NUM_CLASSES)
 ) -> np.ndarray:

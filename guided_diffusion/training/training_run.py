@@ -5,7 +5,7 @@ data, claims the folder, and calls `train`. Until the claim nothing is written.
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..config.settings import Settings, joined
 from ..data.class_labels import record_classes
+from ..data.image_datasets import Batch, load_data
 from ..data.settings import FolderSettings
 from ..diffusion.resample import create_named_schedule_sampler
 from ..diffusion.schedules import betas_of_flags
@@ -30,7 +31,7 @@ from ..runtime.run_folder import PER_STEP, RunFolder
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from .resume import remove_unfinished
-from .settings import DenoisingSettings, LoopSettings
+from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .train_util import TrainLoop, ema_rates
 
 
@@ -257,3 +258,40 @@ def train(
                     loop.save()
                 raise KeyboardInterrupt
     logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+
+
+def train_on_images(
+    training: Training,
+    folder: RunFolder,
+    images: FolderSettings,
+    image_size: int,
+    grid: GridSettings,
+    draw_grid: Callable[[TrainLoop], Image.Image],
+    condition: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+) -> None:
+    """Train a diffusion model on a folder of images, with a grid of samples every so often.
+
+    Args:
+        training: what was asked for.
+        folder: the run folder, not claimed yet.
+        images: the folder of images, and changes to them.
+        image_size: side of the images in pixels.
+        grid: steps between pictures.
+        draw_grid: makes a picture of samples.
+        condition: makes the batches of the loop from those of images.
+    """
+    loop, network = training.loop, training.network
+    trainer = training.create_loop(folder.path)
+    batches = load_data(
+        batch_size=loop.batch_size,
+        image_size=image_size,
+        class_cond=network.class_cond,
+        in_channels=network.in_channels,
+        seed=training.run.seed,
+        start_step=trainer.resume_step,
+        **images.values(),
+    )
+    trainer.data = condition(batches)
+    training.claim(folder)
+    labelled = images if network.class_cond else None
+    train(trainer, lambda: draw_grid(trainer), grid.sample_interval, labelled=labelled)

@@ -9,7 +9,7 @@ Reference: arXiv:2203.08382, section 4.3.
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from ..runtime import atomic_files, execution
 from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
-GRID_PAIRS, GRID_COLUMNS = 32, 8
+GRID_PAIRS, PAIRS_A_ROW = 32, 4
+SHOWN = 5  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Translation:
     """One image on its way to another class.
 
     Attributes:
-        index: its number among all.
+        index: number among all translations.
         source_file: path of the image.
-        source: its class.
-        target: the class to translate to.
-        file_name: where the result goes, below the run folder.
+        source: class of the image.
+        target: class to translate to.
+        file_name: path of the result, below the run folder.
     """
 
     index: int
@@ -53,11 +54,11 @@ def list_translations(
     """Return what is to be translated: for each pair of classes, the images of the first.
 
     Args:
-        folder: of the images, searched recursively.
-        source: classes to translate from, with commas between.
-        target: for each of them, the class to translate to.
+        folder: folder of images, searched recursively.
+        source: numbers of the classes to translate from, with commas between.
+        target: class to translate to, for each of them.
         label_map: text file that says which class an image has; see `read_label_map`.
-        num_images: how many images of each pair, in order of name; 0: all.
+        num_images: images of each pair, in order of name; 0: all.
 
     Raises:
         UserError: if the flags or the files do not fit.
@@ -65,67 +66,61 @@ def list_translations(
     with blame("val_dir"):
         files = list_image_files(folder)
     names = [path.relative_to(folder) for path in map(Path, files)]
-    classes = _classes(names, label_map)
-    found = []
+    # As the images lie: in a folder for each class, or all in one, with the class in their names.
+    folders = all(len(name.parts) > 1 for name in names)
+    kinds = [name.parts[0] for name in names] if folders else class_names(list(map(str, names)))
+    classes = _classes(names, kinds, label_map)
+    found: list[Translation] = []
+    taken: dict[str, str] = {}
     for pair in _pairs(source, target):
         chosen = [i for i, number in enumerate(classes) if number == pair[0]]
         if not chosen:
-            raise ArgumentError(
-                "source",
-                f"no image of class {pair[0]} in {folder}, where "
-                f"{_overview(classes, names)}; --label_map can say otherwise",
-            )
+            known = list(dict(sorted(zip(classes, kinds, strict=True))).items())
+            listed = [f"{number} is {name}" for number, name in known[:SHOWN]]
+            listed += ["..."] * (len(known) > SHOWN)
+            problem = f"no image of class {pair[0]} in {folder}, where {', '.join(listed)}"
+            raise ArgumentError("source", f"{problem}; --label_map can say otherwise")
         log_if_fewer(num_images, len(chosen), f"{folder} of class {pair[0]}")
         for i in chosen[: num_images or None]:
             place = Path("{}_to_{}".format(*pair), names[i]).with_suffix(".png").as_posix()
+            if (other := taken.setdefault(place, files[i])) != files[i]:
+                problem = f"expected images of different names, got {other} and {files[i]}"
+                raise ArgumentError("val_dir", f"{problem}, which would both become {place}")
             found.append(Translation(len(found), files[i], *pair, place))
-    _refuse_equal_names(found)
     return found
 
 
-def _pairs(source: str, target: str) -> list[tuple[int, int]]:
+def _pairs(source: str, target: str) -> Iterable[tuple[int, int]]:
     sides = numbers("source", source), numbers("target", target)
     if len(sides[0]) != len(sides[1]):
-        raise ArgumentError(
-            "target",
-            f"expected a class for each of the {len(sides[0])} of --source, got {len(sides[1])}",
-        )
-    return list(dict.fromkeys(zip(*sides, strict=True)))
+        expected = f"expected a class for each of the {len(sides[0])} of --source"
+        raise ArgumentError("target", f"{expected}, got {len(sides[1])}")
+    return dict.fromkeys(zip(*sides, strict=True))
 
 
-def _class_names(files: Sequence[Path]) -> list[str]:
-    # As the images lie: in a folder for each class, or all in one, with the class in their names.
-    if all(len(file.parts) > 1 for file in files):
-        return [file.parts[0] for file in files]
-    return class_names([str(file) for file in files])
-
-
-def _classes(files: Sequence[Path], label_map: str) -> list[int]:
-    names = _class_names(files)
+def _classes(files: Sequence[Path], kinds: Sequence[str], label_map: str) -> list[int]:
     if not label_map:
-        known = {name: number for number, name in enumerate(sorted(set(names)))}
-        return [known[name] for name in names]
-    known = read_label_map(label_map)
-    classes = []
-    for file, name in zip(files, names, strict=True):
-        entries = [known[key] for key in (file.as_posix(), file.name, name) if key in known]
+        numbered = {kind: number for number, kind in enumerate(sorted(set(kinds)))}
+        return [numbered[kind] for kind in kinds]
+    known, classes = read_label_map(label_map), []
+    for file, kind in zip(files, kinds, strict=True):
+        entries = [known[key] for key in (file.as_posix(), file.name, kind) if key in known]
         if not entries:
-            raise ArgumentError(
-                "label_map", f"expected {file} or its class {name!r} in {label_map}"
-            )
+            problem = f"expected {file} or its class {kind!r} in {label_map}"
+            raise ArgumentError("label_map", problem)
         classes.append(entries[0])
     return classes
 
 
 def read_label_map(path: str | os.PathLike) -> dict[str, int]:
-    """Read which number a name has.
+    """Read the number of each name from a text file.
 
     A line names an image (ILSVRC2012_val_00000001.JPEG) or a class (n01440764, the name of a
     folder or the beginning of a file name), and then its number. Where no line has a number, as
     in lists of ImageNet's synsets, lines are numbered from 0.
 
     Raises:
-        UserError: if it cannot be read so.
+        UserError: if the file has another form.
     """
     try:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text("utf-8").splitlines()]
@@ -135,28 +130,9 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     numbered = [line[1].strip().isdecimal() for line in lines]
     if not lines or (any(numbered) and not all(numbered)):
         broken = f"no number in {lines[numbered.index(False)][0]!r}" if lines else "nothing"
-        raise ArgumentError(
-            "label_map", f"expected a NAME and a NUMBER a line in {path}, got {broken}"
-        )
+        expected = f"expected a NAME and a NUMBER a line in {path}"
+        raise ArgumentError("label_map", f"{expected}, got {broken}")
     return {line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)}
-
-
-def _overview(classes: Sequence[int], files: Sequence[Path], shown: int = 5) -> str:
-    names = dict(sorted(zip(classes, _class_names(files), strict=True)))
-    listed = ", ".join(f"{number} is {name}" for number, name in list(names.items())[:shown])
-    return listed + (", ..." if len(names) > shown else "")
-
-
-def _refuse_equal_names(translations: Sequence[Translation]) -> None:
-    taken: dict[str, str] = {}
-    for item in translations:
-        other = taken.setdefault(item.file_name, item.source_file)
-        if other != item.source_file:
-            raise ArgumentError(
-                "val_dir",
-                f"expected images of different names, got {other} and "
-                f"{item.source_file}, which would both become {item.file_name}",
-            )
 
 
 def translate(
@@ -172,31 +148,27 @@ def translate(
     """Return the translated images [N, C, H, W], each the same in whatever batch.
 
     Args:
-        guided: a class-conditional model, with or without a classifier.
-        images: the source image of each translation, as the model takes it.
+        guided: class-conditional model, with or without a classifier.
+        images: source image of each translation, as the model takes it.
         batch: N translations.
         clip_denoised: limit each implied clean image to [-1, 1].
         eta: share of fresh noise in decoding; 0 is deterministic.
-        seed: of that noise.
+        seed: base seed of that noise.
         precision: "fp32" or "bf16" arithmetic of the networks.
     """
-    noise = ImageNoise(seed, [item.index for item in batch])
+    indices = [item.index for item in batch]
+    noise = ImageNoise(seed, indices)
     device, diffusion = guided.domain.device, guided.domain.diffusion.drawing(noise)
-    clean, _ = images.batch([item.index for item in batch])
+    clean = images.batch(indices)[0].to(device)
     sources = {"y": th.tensor([item.source for item in batch], device=device)}
     targets = {"y": th.tensor([item.target for item in batch], device=device)}
+    model, steer = guided.model, guided.cond_fn
     with execution.autocast(device, precision):
         latents = diffusion.ddim_reverse_sample_loop(
-            guided.model, clean.to(device), clip_denoised, model_kwargs=sources
+            model, clean, clip_denoised, model_kwargs=sources
         )
         return diffusion.ddim_sample_loop(
-            guided.model,
-            latents.shape,
-            latents,
-            clip_denoised,
-            cond_fn=guided.cond_fn,
-            model_kwargs=targets,
-            eta=eta,
+            model, latents.shape, latents, clip_denoised, None, steer, targets, eta=eta
         )
 
 
@@ -214,10 +186,11 @@ def save_overview(folder: Path, images: ImageSource, items: Sequence[Translation
     with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(vars(item) for item in items)
-    tiles = []
-    for item in items[:GRID_PAIRS]:
-        tiles += [images.tile(item.index), pictures.read_tile(folder / item.file_name)]
+        writer.writerows(map(vars, items))
+    pairs = [
+        (images.tile(item.index), pictures.read_tile(folder / item.file_name))
+        for item in items[:GRID_PAIRS]
+    ]
+    rows = [sum(pairs[i : i + PAIRS_A_ROW], ()) for i in range(0, len(pairs), PAIRS_A_ROW)]
     with atomic_files.atomic_write(folder / "pairs.png") as file:
-        rows = [tiles[i : i + GRID_COLUMNS] for i in range(0, len(tiles), GRID_COLUMNS)]
         pictures.grid(rows).save(file, "png")

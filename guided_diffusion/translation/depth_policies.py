@@ -1,4 +1,4 @@
-"""From features along a trajectory to depths: which noising depths an image is decoded from.
+"""Choose the depths that an image is decoded from, by the features along its trajectory.
 
 A depth is a number of noising moves, 0..T; row k of the features [T, K] was measured after k + 1
 moves. Every policy takes the features of one image and returns `Depths`; each image gets its own.
@@ -29,13 +29,13 @@ def uniform(features: np.ndarray, amount: int) -> Depths:
 def even(features: np.ndarray, amount: int) -> Depths:
     """Return the depths that part the features' way through their space into equal lengths.
 
-    The features of a trajectory are a curve. Its arc length grows with depth whatever the
-    features do, so that nothing need be monotone and no search can fail: depth i of n is the
-    first at which i/n of the whole length has been covered. Depths rise strictly (where the
-    length stands still or jumps, neighbours are taken) and end at full depth.
+    The arc length of the curve of features grows with depth whatever the features do: nothing need
+    be monotone and no search can fail. Depth i of n is the first at which i/n of the whole length
+    has been covered. Depths rise strictly (where the length stands still or jumps, neighbours are
+    taken) and end at full depth.
 
     Args:
-        features: of one image, [T, K], after 1..T moves.
+        features: features of one image, [T, K], after 1..T moves.
         amount: number of depths, 1..T.
     """
     total = len(features)
@@ -53,7 +53,7 @@ def add(features: np.ndarray, amount: int) -> Depths:
     the indices it returns are used as depths all the same.
 
     Args:
-        features: of one image, [T, K], after 1..T moves; their mean over K is searched.
+        features: features of one image, [T, K], whose mean over K is searched.
         amount: number of depths, 1..T.
 
     Reference:
@@ -88,7 +88,9 @@ def search_levels(values: np.ndarray, amount: int) -> Depths:
         wanted = lowest + part * (highest - lowest) / amount
         index = _look_behind(found[-1] if found else 0, wanted, values)
         if index is None:
-            return _even_indices(len(values), amount)
+            stride = len(values) // amount
+            evenly = *(stride * i for i in range(1, amount)), stride * amount - 1
+            return Depths(evenly, fallback=True)
         found.append(index)
     return Depths(tuple(found))
 
@@ -103,13 +105,5 @@ def _look_behind(last: int, wanted: float, values: np.ndarray) -> int | None:
     return None
 
 
-def _even_indices(length: int, amount: int) -> Depths:
-    stride = length // amount
-    return Depths((*(stride * i for i in range(1, amount)), stride * amount - 1), fallback=True)
-
-
-POLICIES: dict[str, Callable[[np.ndarray, int], Depths]] = {
-    "add": add,
-    "even": even,
-    "uniform": uniform,
-}
+POLICIES: dict[str, Callable[[np.ndarray, int], Depths]]
+POLICIES = {"add": add, "even": even, "uniform": uniform}

@@ -10,7 +10,7 @@ from .depth_policies import search_levels
 
 
 def image_fourier_trans(image: th.Tensor | np.ndarray, filter: str = "HP") -> float:
-    """Return the published spectral magnitude of an image; see `spectrum.magnitude_bins`.
+    """Return the published spectral magnitude of an image, see `reference_magnitude`.
 
     Args:
         image: tensor [N, C, H, W], whose first image alone is measured, as published; or array
@@ -23,7 +23,7 @@ def image_fourier_trans(image: th.Tensor | np.ndarray, filter: str = "HP") -> fl
 
 
 def get_adaptive_list(total_list: MutableSequence[float], amount: int) -> list[int]:
-    """Search a list for `amount` equal parts of its range, as published; see `depth.search_levels`.
+    """Search a list for `amount` equal parts of its range, as published; see `search_levels`.
 
     Args:
         total_list: numbers, which the search overwrites with 0 where it passes one over.

@@ -24,7 +24,7 @@ from .settings import WalkSettings
 class Move:
     """One step of a walk: the network is asked at `timestep`, the state changes its level.
 
-    `depth` is that of the state after the move in an encoding, before it in a decoding.
+    `depth` is the depth of the state after the move in an encoding, before it in a decoding.
     """
 
     timestep: int
@@ -40,7 +40,6 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
         ArgumentError: if the process cannot be walked so.
     """
     walk = walk.resolved(diffusion.num_timesteps)
-    walk.check(diffusion)
     if walk.level_convention == "reference":
         here, above = diffusion.alphas_cumprod, diffusion.alphas_cumprod_next
         pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
@@ -60,7 +59,6 @@ def decode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
         ArgumentError: if the process cannot be walked so.
     """
     walk = walk.resolved(diffusion.num_timesteps)
-    walk.check(diffusion)
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.decode_steps)[::-1]
     pairs = zip(depths, [*depths[1:], 0], strict=True)
     return [Move(a - 1, level[a], level[b], a) for a, b in pairs]

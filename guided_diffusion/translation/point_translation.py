@@ -1,10 +1,11 @@
-"""DDIB's map between two distributions of points: what its scripts share.
+"""Move points from one distribution to another by DDIB: what the commands of points share.
 
 The training run of a task lies in a folder of its own name below `RUNS`, where the other scripts
 look for it unless they are told otherwise. Points are float32 [N, 2]; point i depends on the seed,
 the number of points and i, not on batch size or ranks.
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,15 +13,21 @@ import numpy as np
 import torch as th
 
 from ..config.network_settings import PointNetworkSettings
+from ..config.settings import joined
 from ..data import plots
 from ..data.synthetic_datasets import draw_points, shape_of_task
 from ..diffusion.settings import ProcessSettings
 from ..models.domains import POINTS, Domain, load_asked
 from ..runtime import atomic_files, dist_util, logger, progress_bars
+from ..runtime.command import Command
 from ..runtime.random_streams import Stream, generator
+from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.work_sharing import SharedBatches
 from . import sequences
-from .settings import PointTranslationSettings
+from .predictor import Predictor
+from .settings import PointTranslationSettings, WalkSettings
+from .walks import translate
 
 RUNS = Path("results") / "synthetic"
 
@@ -37,14 +44,9 @@ def load(
     process: ProcessSettings,
     compile: bool = False,
 ) -> Domain:
-    """Load the model of a task; settings that were given go before those of its training.
+    """Load the model of a task from a checkpoint or training run folder; it is named for the task.
 
-    Args:
-        path: checkpoint or training run folder.
-        task: number of the distribution, which names the domain.
-        network: settings of the command.
-        process: settings of the command.
-        compile: whether the network is compiled.
+    Settings of the command that were given go before the settings of the training.
 
     Raises:
         UserError: if the path, the file or the settings do not fit.
@@ -53,50 +55,85 @@ def load(
     return load_asked(str(path), network, process, kind=POINTS, label=label, compile=compile)
 
 
-def load_pair(
+def move_points(
+    command: Command,
     asked: PointTranslationSettings,
     network: PointNetworkSettings,
     process: ProcessSettings,
-    compile: bool = False,
-) -> tuple[Domain, Domain]:
-    """Load the source and the target model, by path or by task.
+    run: RunSettings,
+    execution: ExecutionSettings,
+    back: bool = False,
+) -> None:
+    """Move points of the source distribution to the target and save each stage, with a plot.
+
+    Args:
+        command: command that was asked, whose run folder is claimed.
+        asked: the points and the models.
+        network: settings of both networks.
+        process: settings of both processes.
+        run: run folder and seed.
+        execution: arithmetic of the networks.
+        back: move them back as well, and log how far from their start they end.
 
     Raises:
-        UserError: if one cannot be loaded, or the two cannot be joined.
+        UserError: if a model cannot be loaded, or the two cannot be joined.
     """
+    # Load the models and claim the run folder.
+    plots.figure_class()
+    everything = joined(asked, network, process, run, execution)
+    name = f"{'cycle' if back else 'translation'}_{asked.source}_{asked.target}"
+    default = default_folder(name, everything, command.free, command.defaults)
     named = ((asked.source_model, asked.source), (asked.target_model, asked.target))
     source, target = (
-        load(path or run_of_task(task, asked.model_path), task, network, process, compile)
+        load(path or run_of_task(task, asked.model_path), task, network, process, execution.compile)
         for path, task in named
     )
     sequences.refuse_unequal(source, target)
-    return source, target
+    folder = RunFolder(Path(run.out_dir or default), command.name, everything, command.free)
+    folder.claim()
+    logger.configure(str(folder.path))
 
+    # Move the points to the noise and on to the target; a batch goes in one forward.
+    rng = generator(run.seed, Stream.SOURCE_POINTS, asked.source)
+    points = draw_points(asked.num_samples, shape_of_task(asked.source), rng)
+    walk = WalkSettings(level_convention=asked.level_convention)
+    ends = [Predictor(domain, execution, asked.batch_size) for domain in (source, target)]
 
-def source_points(asked: PointTranslationSettings, seed: int) -> th.Tensor:
-    """Return the points [num_samples, 2] of the source distribution that are to be moved."""
-    rng = generator(seed, Stream.SOURCE_POINTS, asked.source)
-    return th.from_numpy(draw_points(asked.num_samples, shape_of_task(asked.source), rng))
+    def move(batch: Sequence[int]) -> list[th.Tensor]:
+        stages = [th.from_numpy(points[batch])]
+        for first, second in (ends, ends[::-1]) if back else (ends,):
+            stages += translate(first, second, stages[-1], walk, progress_bars.inner_progress)
+        return stages[1:]
+
+    stages = [points, *over_ranks(asked.num_samples, asked.batch_size, move)]
+
+    # Save the points and their plots, and say how far apart start and end are.
+    names = ("source", "latent", "target", "latent_back", "cycle")[: len(stages)]
+    titles = source.label, "latent", target.label, "latent back", f"{source.label} back"
+    save(folder.path / name, dict(zip(names, stages, strict=True)), titles[: len(stages)])
+    if back:
+        distances = round_trip(points, stages[-1])
+        logger.logkvs({f"{key}_distance": value for key, value in distances.items()})
+        logger.logkvs({"points": len(points), "steps": source.diffusion.num_timesteps})
+        logger.dumpkvs()
 
 
 def over_ranks(
     count: int, batch_size: int, move: Callable[[Sequence[int]], Sequence[th.Tensor]]
 ) -> list[np.ndarray]:
-    """Call `move` with the indices of each batch, the batches dealt to the ranks.
+    """Call `move` with the indices of each batch, the batches shared by the ranks.
 
     Args:
         count: points in all.
         batch_size: points per call.
-        move: indices -> tensors [N, 2], as many at each call.
+        move: takes indices, returns tensors [N, 2], as many at each call.
 
     Returns:
         the tensors of all batches put together, [count, 2] each, on every rank.
     """
     mine = progress_bars.progress(SharedBatches(range(count), batch_size), unit="batch")
     moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
-    parts: dict[int, list[np.ndarray]] = {}
-    for found in dist_util.Ranks().gather(moved):
-        parts |= found
+    parts = ChainMap(*dist_util.Ranks().gather(moved))
     in_order = [parts[first] for first in sorted(parts)]
     return [np.concatenate(arrays) for arrays in zip(*in_order, strict=True)]
 

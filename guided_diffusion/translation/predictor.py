@@ -1,4 +1,4 @@
-"""The network of a domain as a function that predicts the noise in states of any number."""
+"""Predict the noise in any number of states with the network of a domain."""
 
 import torch as th
 
@@ -15,11 +15,11 @@ class Predictor:
     """Predicts the noise in states, at most `max_batch` images at a time.
 
     Args:
-        domain: source or target, whose network predicts.
+        domain: trained model whose network predicts.
         execution: arithmetic of the network, and whether it is compiled.
         max_batch: images per forward at most.
-        priority: priority of the network's attention, where it has weights for both: "global" as
-            a source, "local" as a target; None: as it stands.
+        priority: priority of the network's attention, where it has weights for both: "global" to
+            encode a source, "local" to decode a target; None: no change.
 
     Attributes:
         max_batch: halved whenever the device runs out of memory.
@@ -34,8 +34,7 @@ class Predictor:
         priority: Priority | None = None,
     ) -> None:
         self.domain, self.max_batch, self.priority = domain, max_batch, priority
-        self.precision = execution.precision
-        self.compiled = execution.compile
+        self.execution = execution
         self.forwards = 0
 
     def __call__(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
@@ -66,16 +65,14 @@ class Predictor:
         return min(size, left)
 
     def _predict(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
-        count = len(states)
-        if self.compiled:  # for every size anew: so only for powers of two
-            size = min(self.max_batch, 1 << (count - 1).bit_length())
-            states, timesteps = (_filled_up(values, size) for values in (states, timesteps))
-        with autocast(states.device, self.precision):
+        count, compiled = len(states), self.execution.compile
+        if compiled:  # for every size anew: so only for powers of two, filled up with the first
+            missing = min(self.max_batch, 1 << (count - 1).bit_length()) - count
+            states, timesteps = (
+                th.cat([values, values[:1].expand(missing, *values.shape[1:])])
+                for values in (states, timesteps)
+            )
+        with autocast(states.device, self.execution.precision):
             eps = self.domain.diffusion.predict_eps(self.domain.model, states, timesteps)
         # The next call may overwrite what compiled code returned.
-        return eps[:count].float().clone() if self.compiled else eps.float()
-
-
-def _filled_up(values: th.Tensor, size: int) -> th.Tensor:
-    # With repetitions of the first: [N, ...] to [size, ...].
-    return th.cat([values, values[:1].expand(size - len(values), *values.shape[1:])])
+        return eps[:count].float().clone() if compiled else eps.float()

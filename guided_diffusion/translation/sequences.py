@@ -1,4 +1,4 @@
-"""From source images to sequences: encode with one domain, decode with the other."""
+"""Make sequences of source images: encode with one domain, decode with the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +30,9 @@ class ImageSequence:
 
     Attributes:
         index: number of the source image.
-        source_file: its path.
-        source: the tile, [H, W, C] uint8.
-        depths: depth per image, and whether the search for them failed.
+        source_file: path of the source image.
+        source: its tile, [H, W, C] uint8.
+        depths: depth of each image, and whether their search failed.
         timesteps: original timestep at which the decoding of each image begins; -1 for depth 0.
         latents: [amount, C, H, W] float32.
         images: [amount, C, H, W] float32, about [-1, 1].
@@ -51,14 +51,7 @@ class ImageSequence:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what comes of a source image, besides the two domains.
-
-    Attributes:
-        depths: number of images, and the policy that chooses their depths.
-        walk: solver, grid and steps of both walks.
-        batches: images encoded together, images per forward, memory.
-        execution: arithmetic of the networks.
-    """
+    """Everything that decides what comes of a source image, besides the two domains."""
 
     depths: DepthSettings = DepthSettings()
     walk: WalkSettings = WalkSettings()
@@ -72,9 +65,7 @@ class Recipe:
             ArgumentError: naming a setting that the process cannot be used with.
         """
         self.depths.check(diffusion.num_timesteps)
-        walk = self.walk.resolved(diffusion.num_timesteps)
-        walk.check(diffusion)
-        return replace(self, walk=walk)
+        return replace(self, walk=self.walk.resolved(diffusion.num_timesteps))
 
     def predictor(self, domain: Domain, priority: Priority) -> Predictor:
         """Return what predicts noise with the network of a domain."""
@@ -82,9 +73,9 @@ class Recipe:
 
 
 class Sequences:
-    """The sequences of many source images, of which each rank gets some, batch by batch.
+    """The sequences of many source images, made while they are iterated over.
 
-    Iterate on every rank; `len` is how many all ranks together make.
+    Every rank iterates and makes a share, batch by batch; `len` counts the sequences of all ranks.
 
     Args:
         source: domain that encodes.
@@ -92,10 +83,10 @@ class Sequences:
         images: source images, as the source model takes them.
         recipe: depths, walks, batches and arithmetic.
         todo: indices into `images` that the ranks together are to do; None: all.
-        watch: as in `encode` and `decode`.
+        watch: wraps the moves of a walk in a progress bar; called with them and `desc`.
 
     Attributes:
-        decoded: how many sequences this rank has made; a batch is made before its first is given.
+        decoded: number of sequences that this rank has made, in whole batches.
 
     Raises:
         UserError: if the two domains, the recipe and the images cannot work together.
@@ -111,8 +102,7 @@ class Sequences:
         watch: Callable[..., Iterable[Move]] = unwatched,
     ) -> None:
         refuse_unequal(source, target)
-        recipe = recipe.resolved(source.diffusion)
-        self.source, self.target = source, target
+        self.source, self.target, recipe = source, target, recipe.resolved(source.diffusion)
         warn_of_roles(source, target)
         self.encoder = recipe.predictor(source, "global")
         self.decoder = recipe.predictor(target, "local")
@@ -122,7 +112,7 @@ class Sequences:
 
     @property
     def forwards(self) -> int:
-        """How many images have gone through the two networks on this rank."""
+        """Number of images that have gone through the two networks on this rank."""
         return self.encoder.forwards + self.decoder.forwards
 
     def __len__(self) -> int:
@@ -133,59 +123,42 @@ class Sequences:
             yield from self._batch(batch)
 
     def _batch(self, batch: Sequence[int]) -> Iterator[ImageSequence]:
-        recipe = self.recipe
+        walk, wanted = self.recipe.walk, self.recipe.depths
+        memory_gb = self.recipe.batches.trajectory_memory
         tiles = self.images.tiles(batch)
-        clean = to_model_range(tiles)
-        walk, wanted = recipe.walk, recipe.depths
-        memory_gb = recipe.batches.trajectory_memory
         trajectory, features = walks.encode(
-            self.encoder, clean, walk, wanted.depth_feature, self.watch, memory_gb
+            self.encoder, to_model_range(tiles), walk, wanted.depth_feature, self.watch, memory_gb
         )
         chosen = [wanted.choose(curve) for curve in features]
-        latents = [trajectory.at(i, d.values) for i, d in enumerate(chosen)]
-        flat = [value for d in chosen for value in d.values]
+        latents = [trajectory.at(i, depths.values) for i, depths in enumerate(chosen)]
+        flat = [depth for depths in chosen for depth in depths.values]
         _refuse_infinite(self.source, latents)
         images = walks.decode(self.decoder, th.cat(latents), flat, walk, self.watch)
         _refuse_infinite(self.target, images)
         self.decoded += len(batch)
-        per_image = images.split(wanted.amount)
-        for index, tile, d, states, decoded in zip(
-            batch, tiles, chosen, latents, per_image, strict=True
-        ):
-            yield ImageSequence(
-                index,
-                self.images.name(index),
-                tile,
-                d,
-                self._timesteps(d),
-                states,
-                decoded,
-                [soft_label(i, wanted.amount) for i in range(1, wanted.amount + 1)],
-            )
-
-    def _timesteps(self, depths: Depths) -> list[int]:
         original = self.target.diffusion.timestep_map
-        return [int(original[d - 1]) if d else -1 for d in depths.values]
+        labels = [soft_label(i, wanted.amount) for i in range(1, wanted.amount + 1)]
+        found = zip(batch, tiles, chosen, latents, images.split(wanted.amount), strict=True)
+        for index, tile, depths, states, decoded in found:
+            file = self.images.name(index)
+            steps = [int(original[depth - 1]) if depth else -1 for depth in depths.values]
+            yield ImageSequence(index, file, tile, depths, steps, states, decoded, list(labels))
 
 
 def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
     if not all(th.isfinite(state).all() for state in states):
-        raise UserError(
-            f"{domain.origin}: the network predicts numbers that are not finite; its training may "
-            "have diverged, or --precision does not suit it"
-        )
+        reason = "its training may have diverged, or --precision does not suit it"
+        problem = f"the network predicts numbers that are not finite; {reason}"
+        raise UserError(f"{domain.origin}: {problem}")
 
 
 def warn_of_roles(source: Domain, target: Domain) -> None:
     """Say so where a model with hybrid attention lacks the weights of the role it is to play."""
-    for domain, priority in ((source, "global"), (target, "local")):
+    for domain, priority, role in ((source, "global", "source"), (target, "local", "target")):
         held = priorities_of(domain.model)
         if held and priority not in held:
-            role = "source" if priority == "global" else "target"
-            logger.warn(
-                f"{domain.origin}: the {role}, but trained with --attention_priority {held[0]} "
-                f"instead of {priority} or both"
-            )
+            trained = f"trained with --attention_priority {held[0]} instead of {priority} or both"
+            logger.warn(f"{domain.origin}: the {role}, but {trained}")
 
 
 def refuse_unequal(source: Domain, target: Domain) -> None:
@@ -194,22 +167,13 @@ def refuse_unequal(source: Domain, target: Domain) -> None:
     Raises:
         UserError: naming the flag in which they differ.
     """
-    for flag in (
-        "image_size",
-        "in_channels",
-        "diffusion_steps",
-        "noise_schedule",
-        "timestep_respacing",
-    ):
+    process = "diffusion_steps", "noise_schedule", "timestep_respacing"
+    for flag in ("image_size", "in_channels", *process):
         values = source.args.get(flag), target.args.get(flag)
         if values[0] != values[1]:
-            raise ArgumentError(
-                flag,
-                f"source and target need the same; {source.origin} has {values[0]!r}, "
-                f"{target.origin} has {values[1]!r}",
-            )
+            found = f"{source.origin} has {values[0]!r}, {target.origin} has {values[1]!r}"
+            raise ArgumentError(flag, f"source and target need the same; {found}")
     for domain in (source, target):
         if domain.args.get("class_cond"):
-            raise UserError(
-                f"{domain.origin}: expected an unconditional model (--class_cond False)"
-            )
+            expected = "expected an unconditional model (--class_cond False)"
+            raise UserError(f"{domain.origin}: {expected}")

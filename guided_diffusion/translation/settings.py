@@ -1,4 +1,4 @@
-"""Settings of translation: the two walks, the depths, and classes or points to translate."""
+"""Settings of translation: walks, depths, batches; classes or points to translate."""
 
 import dataclasses
 from typing import Any
@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 
 from ..config.network_settings import NUM_CLASSES
-from ..config.settings import Settings, setting
+from ..config.settings import Settings, defaults, setting
 from ..data.image_features import FEATURES
 from ..data.settings import task
-from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.schedules import GRIDS
 from ..diffusion.solvers import DDIM, PREDICTED, SOLVERS, Multistep
 from ..errors import ArgumentError
 from .depth_policies import POLICIES, Depths
 
 CONVENTIONS = ("reference", "aligned")
+PLACE = "checkpoint or training run folder"
+STEPS = ("encode_steps", "decode_steps")
 FEW_STEPS = {"solver": "dpmpp", "solver_order": 2, "level_convention": "aligned"}
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
@@ -27,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def level_convention() -> Any:
-    """Declare the setting for the level at which decoding reads what encoding reached."""
+    """Declare the noise level at which decoding reads what encoding reached."""
     return setting(
         "reference",
         "noise level at which decoding reads an encoded image; aligned: the level that encoding "
@@ -72,22 +73,22 @@ class WalkSettings(Settings):
             levels: number of levels of the process; a preset takes no more steps than that.
 
         Raises:
-            ArgumentError: if a setting is given that has no effect on the walks that result.
+            ArgumentError: if a process cannot be walked so, or a given setting has no effect.
         """
-        chosen = {
-            name: min(value, levels) if name.endswith("_steps") else value
-            for name, value in PRESETS[self.preset].items()
-            if name not in self.given
-        }
-        walk = self.replace(**chosen)  # which counts as given, so that it stays from now on
-        for name in sorted({"solver_order", "encode_prediction"} & self.given):
+        preset = PRESETS[self.preset]
+        chosen = {name: preset[name] for name in preset.keys() - self.given}
+        steps = {name: min(chosen[name], levels) for name in STEPS if name in chosen}
+        walk = self.replace(**chosen | steps)  # given from now on, so that they stay
+        # What has the preset's value may come from an earlier call, and does no harm.
+        own = {name for name in self.given if getattr(self, name) != preset.get(name)}
+        for name in sorted({"solver_order", "encode_prediction"} & own):
             if isinstance(walk.encoding, DDIM):
-                raise ArgumentError(
-                    name, f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
-                )
-        if "grid" in self.given and not walk.encode_steps and not walk.decode_steps:
+                problem = f"goes with --solver dpmpp (or --preset fast), got {walk.solver}"
+                raise ArgumentError(name, problem)
+        if "grid" in own and not walk.encode_steps and not walk.decode_steps:
             problem = "every level is visited; add --encode_steps or --decode_steps"
             raise ArgumentError("grid", problem)
+        walk.check(levels)
         return walk
 
     @property
@@ -102,38 +103,21 @@ class WalkSettings(Settings):
 
     def within(self, levels: int) -> "WalkSettings":
         """Return walks that take no more steps than there are levels."""
-        return self.replace(
-            encode_steps=min(self.encode_steps, levels),
-            decode_steps=min(self.decode_steps, levels),
-        )
+        return self.replace(**{name: min(getattr(self, name), levels) for name in STEPS})
 
-    def check(self, diffusion: GaussianDiffusion) -> None:
-        """Stop if a process cannot be walked so.
-
-        Args:
-            diffusion: the process.
-
-        Raises:
-            ArgumentError: naming the setting that does not fit.
-        """
+    def check(self, levels: int) -> None:
+        """Raise an `ArgumentError` if settings do not fit each other, or the number of levels."""
         if self.level_convention == "reference":
-            for name, published, fits in (
-                ("solver", "ddim", isinstance(self.encoding, DDIM)),
-                ("encode_steps", 0, not self.encode_steps),
-            ):
-                if not fits:
-                    raise ArgumentError(
-                        name,
-                        f"the published levels (--level_convention reference) go with "
-                        f"{published} only, got {getattr(self, name)}; "
-                        "add --level_convention aligned",
-                    )
-        for name in ("encode_steps", "decode_steps"):
-            if getattr(self, name) > diffusion.num_timesteps:
-                raise ArgumentError(
-                    name,
-                    f"expected 1 to {diffusion.num_timesteps} steps, found {getattr(self, name)}",
-                )
+            known = isinstance(self.encoding, DDIM)
+            fits = {"solver": known, "encode_steps": not self.encode_steps}
+            for name in (name for name, fit in fits.items() if not fit):
+                default = defaults(WalkSettings)[name]
+                published = f"the published levels (--level_convention reference) go with {default}"
+                got = f"got {getattr(self, name)}; add --level_convention aligned"
+                raise ArgumentError(name, f"{published} only, {got}")
+        for name in STEPS:
+            if (steps := getattr(self, name)) > levels:
+                raise ArgumentError(name, f"expected 1 to {levels} steps, found {steps}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,35 +139,17 @@ class DepthSettings(Settings):
     )
 
     def check(self, levels: int) -> None:
-        """Stop if a process has too few levels, or policy and feature do not go together.
-
-        Args:
-            levels: number of levels of the process.
-
-        Raises:
-            ArgumentError: naming the setting.
-        """
+        """Raise an `ArgumentError` if levels are too few, or policy and feature do not fit."""
         if self.amount > levels:
-            raise ArgumentError(
-                "amount",
-                f"expected 1 to {levels} (the number of diffusion steps), got {self.amount}",
-            )
+            expected = f"expected 1 to {levels} (the number of diffusion steps)"
+            raise ArgumentError("amount", f"{expected}, got {self.amount}")
         if self.depth_policy == "add" and self.depth_feature != "magnitude":
-            raise ArgumentError(
-                "depth_feature",
-                "the published search (--depth_policy add) is defined on magnitude, "
-                f"got {self.depth_feature!r}; use it with --depth_policy even",
-            )
+            problem = "the published search (--depth_policy add) is defined on magnitude"
+            got = f"got {self.depth_feature!r}; use it with --depth_policy even"
+            raise ArgumentError("depth_feature", f"{problem}, {got}")
 
     def choose(self, features: np.ndarray) -> Depths:
-        """Return the depths of one image.
-
-        Args:
-            features: features [T, K] of the image after 1..T moves.
-
-        Raises:
-            ArgumentError: if there are fewer levels than depths.
-        """
+        """Return the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
         self.check(len(features))
         return POLICIES[self.depth_policy](features, self.amount)
 
@@ -194,10 +160,7 @@ class BatchSettings(Settings):
 
     batch_size: int = setting(1, "source images encoded together", minimum=1, free=True)
     max_batch: int = setting(
-        32,
-        "images per forward at most; halved whenever a GPU runs out of memory",
-        minimum=1,
-        free=True,
+        32, "most images per forward; halved when a GPU's memory runs out", minimum=1, free=True
     )
     trajectory_memory: float = setting(
         0.5, "GB of trajectory kept in memory; beyond it, in a temporary file", minimum=0, free=True
@@ -209,23 +172,16 @@ class ClassTranslationSettings(Settings):
     """Translation between classes of one model."""
 
     model_path: str = setting(
-        "./models/imagenet/256x256_diffusion.pt",
-        "checkpoint file or training run folder of a class-conditional model",
+        "./models/imagenet/256x256_diffusion.pt", f"{PLACE} of a class-conditional model"
     )
     source: str = setting("260,261,282,283", "numbers of the classes to translate from")
     target: str = setting("261,262,283,284", "for each --source, the class to translate to")
     val_dir: str = setting("", "folder of source images, searched recursively")
-    label_map: str = setting(
-        "", "text file with a NAME and a class number a line, of files or of classes; empty: none"
-    )
-    num_images: int = setting(
-        0, "images of each pair to translate, in order of name; 0: all", minimum=0
-    )
+    label_map: str = setting("", "text file with a NAME and a class number a line; empty: none")
+    num_images: int = setting(0, "images of each pair, in order of name; 0: all", minimum=0)
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
     batch_size: int = setting(8, "images per forward and per process", minimum=1, free=True)
-    eta: float = setting(
-        0.0, "share of fresh noise in decoding; 0: deterministic", minimum=0, maximum=1
-    )
+    eta: float = setting(0.0, "share of fresh noise in decoding; 0: none", minimum=0, maximum=1)
     out_channels: int = setting(
         NUM_CLASSES,
         "classes of the classifier; read from its weights, which must agree where this is given",
@@ -241,9 +197,7 @@ class PointSampleSettings(Settings):
     num_samples: int = setting(80000, "points to draw", minimum=1)
     batch_size: int = setting(20000, "points per forward and per process", minimum=1, free=True)
     model_path: str = setting(
-        "",
-        "checkpoint, training run folder, or folder of runs by task as log2D0; empty: the runs "
-        "of synthetic_train",
+        "", f"{PLACE}, or folder of runs by task as log2D0; empty: the runs of synthetic_train"
     )
 
 
@@ -258,10 +212,6 @@ class PointTranslationSettings(Settings):
     model_path: str = setting(
         "", "folder of training runs by task, as log2D0; empty: the runs of synthetic_train"
     )
-    source_model: str = setting(
-        "", "source checkpoint or training run folder; empty: by task in --model_path"
-    )
-    target_model: str = setting(
-        "", "target checkpoint or training run folder; empty: by task in --model_path"
-    )
+    source_model: str = setting("", f"source {PLACE}; empty: by task in --model_path")
+    target_model: str = setting("", f"target {PLACE}; empty: by task in --model_path")
     level_convention: str = level_convention()

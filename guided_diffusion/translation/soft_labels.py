@@ -1,4 +1,4 @@
-"""From the place in a sequence to a soft label: how much of each domain an image shows."""
+"""Soft labels by the place in a sequence: the share of each domain in an image."""
 
 from collections.abc import Sequence
 

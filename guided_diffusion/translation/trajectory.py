@@ -16,12 +16,12 @@ class Trajectory:
     """The states of a batch along an encoding, in memory or, where too large, in a file.
 
     At a depth between two visited ones the solver itself interpolates, at no further forward: the
-    state there is a shorter move from the visited one before it. For that, what the moves were
-    made with is kept too.
+    state there is a shorter move from the visited one before it. For that, the predicted noise is
+    kept too.
 
     Args:
         moves: moves of the encoding.
-        clean: the batch, [N, C, H, W].
+        clean: clean images, [N, C, H, W].
         solver: solver of the encoding.
         levels: noise level at each depth of the process.
         memory_gb: GB to keep in memory at most.
@@ -38,15 +38,16 @@ class Trajectory:
         self.moves, self.levels, self.solver = moves, levels, solver
         self.depths = np.array([0, *(move.depth for move in moves)])
         gaps = len(moves) < len(levels) - 1
-        memory_gb = memory_gb / (2 if gaps else 1)
+        memory_gb /= 2 if gaps else 1
         self.states = _large_array((len(moves) + 1, *clean.shape), memory_gb)
         self.states[0] = clean.numpy()
-        self.eps = _large_array((len(moves), *clean.shape), memory_gb) if gaps else None
+        # Without gaps nobody asks for the noise.
+        self.eps = _large_array((len(moves) if gaps else 0, *clean.shape), memory_gb)
 
     def store(self, move: int, states: th.Tensor, eps: th.Tensor) -> None:
         """Keep the states [N, C, H, W] after a move, and the noise that it was made with."""
         self.states[move + 1] = states.cpu().numpy()
-        if self.eps is not None:
+        if len(self.eps):
             self.eps[move] = eps.cpu().numpy()
 
     def at(self, image: int, depths: Sequence[int]) -> th.Tensor:
@@ -57,15 +58,14 @@ class Trajectory:
         last = int(np.searchsorted(self.depths, depth, side="right")) - 1
         if self.depths[last] == depth:
             return th.from_numpy(np.array(self.states[last, image]))
-        *past, (level, x, eps) = [
-            (self.moves[move].level_cur, *self._made_with(move, image))
-            for move in range(max(0, last + 1 - self.solver.order), last + 1)
-        ]
+        made_with = []
+        for move in range(max(0, last + 1 - self.solver.order), last + 1):
+            x, eps = (
+                th.from_numpy(np.array(kept[move, image]))[None] for kept in (self.states, self.eps)
+            )
+            made_with.append((self.moves[move].level_cur, x, eps))
+        *past, (level, x, eps) = made_with
         return self.solver.step(x, level, self.levels[depth], eps, past)[0]
-
-    def _made_with(self, move: int, image: int) -> list[th.Tensor]:
-        kept = self.states, self.eps
-        return [th.from_numpy(np.array(array[move, image]))[None] for array in kept]
 
 
 def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Walks along a process: from clean images to noise (`encode`) and back (`decode`).
 
-See `moves` for levels and depths.
+See `moves` for levels and depths. A function's `walk` is the solver, grid and steps; its `watch`
+wraps the moves in a progress bar and is called with them and `desc`.
 """
 
 from collections import deque
@@ -47,11 +48,11 @@ def encode(
     """Walk a batch to noise once, keeping and measuring every state.
 
     Args:
-        predict: the source's network.
+        predict: network of the source.
         images: [N, C, H, W] in [-1, 1], on the CPU.
-        walk: solver, grid and steps of the walk.
+        walk: settings of the walk.
         feature: name of the image feature to measure, see `image_features.FEATURES`.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+        watch: progress bar.
         memory_gb: GB of trajectory to keep in memory; beyond it, in a temporary file.
 
     Returns:
@@ -96,18 +97,18 @@ def decode(
     first move of its own to the next level of the walk.
 
     Args:
-        predict: the target's network.
+        predict: network of the target.
         latents: [N, C, H, W] on the CPU.
         depths: depth of each latent, 0..T; at depth 0 it is clean already.
-        walk: solver, grid and steps of the walk.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+        walk: settings of the walk.
+        watch: progress bar.
 
     Returns:
         clean images [N, C, H, W] on the CPU, not clipped.
     """
     diffusion = predict.domain.diffusion
     walk = walk.resolved(diffusion.num_timesteps)
-    solver, past = walk.decoding, []
+    solver, past = walk.decoding, list[Past]()
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
     # All moves are made of these, so that none waits for something from the host.
@@ -136,14 +137,7 @@ def translate(
     walk: WalkSettings,
     watch: Callable[..., Iterable[Move]] = unwatched,
 ) -> tuple[th.Tensor, th.Tensor]:
-    """Walk a batch all the way to noise with one domain, and back with the other.
-
-    Args:
-        source: encodes.
-        target: decodes.
-        states: clean [N, ...].
-        walk: solver, grid and steps of both walks.
-        watch: called with the moves and `desc`, wraps them in a progress bar.
+    """Walk a batch [N, ...] all the way to noise with one domain, and back with the other.
 
     Returns:
         the noise and the clean states of the target, each [N, ...].

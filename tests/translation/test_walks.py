@@ -273,3 +273,19 @@ def test_engines_that_cannot_work_are_refused(pair, changes, message):
 def test_the_published_levels_go_with_the_published_solver_only(pair, changes):
     with pytest.raises(UserError, match=f"{min(changes)}: .* add --level_convention aligned"):
         encode_moves(pair[0].diffusion, PUBLISHED.replace(**changes))
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [
+        WalkSettings(preset="fast"),
+        WalkSettings(preset="draft", solver="ddim"),
+        WalkSettings(preset="fast").replace(encode_steps=0, decode_steps=0),
+        WalkSettings(preset="fast", solver_order=3, encode_steps=9),
+    ],
+)
+def test_a_resolved_preset_stays_as_it_is(walk):
+    resolved = walk.resolved(40)
+    assert resolved.resolved(40) == resolved and resolved.encode_steps <= 40
+    given = {name: getattr(walk, name) for name in walk.given}
+    assert resolved.values().items() >= given.items()
