@@ -1,8 +1,4 @@
-"""Small images that a super-resolution network enlarges: of training batches, and given ones.
-
-Small images are NCHW float32 in [-1, 1], as large ones are. In training they are the large ones
-averaged over areas.
-"""
+"""Small images that a super-resolution network enlarges, NCHW float32 in [-1, 1] as large ones."""
 
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -54,7 +50,6 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
 
 
 def _refuse_npz(path: str, expected: tuple[int, ...]) -> None:
-    """Stop unless a file is an .npz of images [N, *expected]."""
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file.get("arr_0")
