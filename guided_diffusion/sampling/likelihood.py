@@ -36,14 +36,14 @@ def measure(
     Args:
         domain: the model.
         images: as the model takes them.
-        indices: which of them.
-        seed: of the noise.
+        indices: places of n of them.
+        seed: base seed of the noise.
         clip_denoised: limit the images that the network predicts to [-1, 1].
         precision: "fp32" or "bf16" arithmetic of the network.
 
     Returns:
-        of `GaussianDiffusion.calc_bpd_loop`: `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T]
-        from the noisiest timestep to the cleanest.
+        `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T] from the noisiest timestep to the
+        cleanest, as `GaussianDiffusion.calc_bpd_loop` has them.
     """
     batch, conditions = images.batch(indices)
     noise = ImageNoise(seed, indices, Stream.LIKELIHOOD_NOISE)
