@@ -10,8 +10,6 @@ Reference: Ruifrok & Johnston, "Quantification of histochemical staining by colo
 Analytical and Quantitative Cytology and Histology 23, 2001.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -96,8 +94,7 @@ def _place_glands(seed: int) -> _Glands:
     row, column = np.divmod(np.arange(LATTICE**2), LATTICE)
     hexagonal = np.stack([column + 0.5 * (row % 2), row * np.sqrt(0.75)], axis=-1)
     hexagonal -= hexagonal.mean(axis=0)
-    tilt = _between(rng, 0.0, np.pi, 1)
-    offset = _between(rng, -0.5, 0.5, 2)
+    tilt, offset = _between(rng, 0.0, np.pi, 1), _between(rng, -0.5, 0.5, 2)
     count = len(hexagonal)
     jitter = _between(rng, -0.09, 0.09, count, 2)
     return _Glands(
@@ -117,8 +114,8 @@ def _boundary(
     disorder = _disorder(severity)
     rough = 0.015 + 0.085 * disorder
     waves = sum(
-        np.cos(order * theta + glands.phase[:, index, None]) / np.sqrt(order - 1.0)
-        for index, order in enumerate((2, 3, 5, 7))
+        np.cos(order * theta + phase[:, None]) / np.sqrt(order - 1.0)
+        for order, phase in zip((2, 3, 5, 7), glands.phase.T, strict=True)
     )
     radius = glands.radius[:, None] * (1.0 + 0.34 * disorder)
     radius = radius * (1.0 + rough * waves) * rho
@@ -255,7 +252,7 @@ def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
     """Draw a tile of glandular tissue.
 
     Args:
-        seed: names the piece of tissue and its stain; non-negative.
+        seed: number of the piece of tissue and its stain, 0 or more.
         severity: in [0, 1]; 0 is round glands, 1 is sheets of crowded, large, dark, odd nuclei.
         size: side in pixels, at least 16. The field of view is the same at every size.
 
@@ -294,33 +291,12 @@ class NuclearMeasure:
     """Size and number of the nuclei of one tile, seen at the scale where its side is 64 px."""
 
     area_fraction: float  # share of the tile that nuclei cover, 0..1
-    density: float  # nuclei per 1000 px
+    density: float  # nuclei per 1000 px; overlapping ones count as one, so a lower bound
     size_spread: float  # coefficient of variation of their areas; 0 where fewer than two are seen
 
 
-def _label(mask: np.ndarray, landscape: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the peaks of `landscape` within `mask`: touching nuclei part where it dips."""
-    ndimage = require("scipy.ndimage", "metrics")
-    return ndimage.label(mask & (landscape > ndimage.gaussian_filter(landscape, PEAK_SIGMA)))
-
-
-def _haematoxylin(image: np.ndarray) -> np.ndarray:
-    """Return the haematoxylin [H, W], unmixed from eosin and from a third, orthogonal stain."""
-    residual = np.cross(*STAINS)
-    basis = np.stack([*STAINS, residual / np.linalg.norm(residual)])
-    density = -np.log10(np.maximum(image, 1.0) / WHITE)
-    return (density @ np.linalg.inv(basis))[..., 0]
-
-
 def measure(image: np.ndarray) -> NuclearMeasure:
-    """Measure the nuclei of a tile, after bringing it to the scale of 64 px a side.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-
-    Returns:
-        Area fraction (0..1), density (nuclei per 1000 px) and size spread (coefficient of
-        variation). Nuclei that overlap count as one, so density is a lower bound in crowded tissue.
+    """Measure the nuclei of a tile, RGB uint8 [H, W, 3], brought to the scale of 64 px a side.
 
     Raises:
         ValueError: `image` is not RGB uint8.
@@ -328,12 +304,21 @@ def measure(image: np.ndarray) -> NuclearMeasure:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    ndimage = require("scipy.ndimage", "metrics")
     zoom = FIELD / np.sqrt(image.shape[0] * image.shape[1])
     scaled = (round(image.shape[1] * zoom), round(image.shape[0] * zoom))
     tile = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling.BOX), dtype=float)
-    haematoxylin = _haematoxylin(tile)
+
+    # Unmix haematoxylin from eosin and from a third, orthogonal stain.
+    residual = np.cross(*STAINS)
+    basis = np.stack([*STAINS, residual / np.linalg.norm(residual)])
+    density = -np.log10(np.maximum(tile, 1.0) / WHITE)
+    haematoxylin = (density @ np.linalg.inv(basis))[..., 0]
+
+    # Number its peaks: touching nuclei part where it dips.
     nuclear = haematoxylin > NUCLEAR_DENSITY
-    labels, count = _label(nuclear, haematoxylin)
+    peaks = nuclear & (haematoxylin > ndimage.gaussian_filter(haematoxylin, PEAK_SIGMA))
+    labels, count = ndimage.label(peaks)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     areas = areas[areas >= SMALLEST_NUCLEUS]
     return NuclearMeasure(
@@ -347,42 +332,31 @@ def severity_of(image: np.ndarray) -> float:
     """Read the severity off a tile: intercept + slope * sqrt(area fraction of nuclei).
 
     The area fraction alone orders tiles as well as a linear mix with density and size spread does,
-    and blur moves it less; its root is nearer to a straight line in severity.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
+    and blur moves it less; its root is nearer to a straight line in severity. For argument and
+    errors see `measure`.
 
     Returns:
         About 0 for healthy tissue and 1 for sheets of nuclei. Not clipped, so that tiles beyond
         either end keep their order: a tile without nuclei is below 0.
-
-    Raises:
-        ValueError: `image` is not RGB uint8.
-        MissingExtraError: scipy, of the extra `metrics`, is missing.
     """
     intercept, slope = SEVERITY_FIT
     return intercept + slope * float(np.sqrt(measure(image).area_fraction))
 
 
 def fit_severity(seeds: Sequence[int], size: int = FIELD) -> tuple[float, float]:
-    """Fit the coefficients of `severity_of` to drawn tiles, their severities even over [0, 1].
+    """Fit intercept and slope of `severity_of` to tiles drawn with severities even over [0, 1].
 
     Args:
-        seeds: of the tiles to draw, at least two.
+        seeds: seeds of the tiles, at least two.
         size: side of the tiles in pixels, at least 16.
-
-    Returns:
-        Intercept and slope.
 
     Raises:
         ValueError: fewer than two seeds, or what `draw_tile` refuses.
     """
     if len(seeds) < 2:
         raise ValueError(f"seeds: expected at least 2, got {len(seeds)}")
-    severities = np.linspace(0.0, 1.0, len(seeds))
-    areas = [
-        measure(draw_tile(seed, float(severity), size)).area_fraction
-        for seed, severity in zip(seeds, severities, strict=True)
-    ]
-    slope, intercept = np.polyfit(np.sqrt(areas), severities, 1)
+    severities = np.linspace(0.0, 1.0, len(seeds)).tolist()
+    tiles = (draw_tile(*drawn, size) for drawn in zip(seeds, severities, strict=True))
+    roots = [np.sqrt(measure(tile).area_fraction) for tile in tiles]
+    slope, intercept = np.polyfit(roots, severities, 1)
     return float(intercept), float(slope)

@@ -21,11 +21,7 @@ DOTS_PER_INCH = 100
 
 
 def figure_class() -> Any:
-    """Return matplotlib's Figure, which draws without a display.
-
-    Raises:
-        MissingExtraError: without matplotlib.
-    """
+    """Return matplotlib's Figure, which draws without a display, or raise MissingExtraError."""
     return require("matplotlib.figure", "plots").Figure
 
 
@@ -51,7 +47,8 @@ def scatter_row(
     colour = colours(first) if colour is None else colour
     figure, axes = _row(len(panels))
     for axis, (title, points) in zip(axes, panels.items(), strict=True):
-        axis.scatter(*points.T, c=colour, s=_dot_area(len(points)), linewidths=0)
+        area = float(np.clip(2e4 / max(len(points), 1), 0.3, 12))  # square points
+        axis.scatter(*points.T, c=colour, s=area, linewidths=0)
         axis.set_title(title)
     _save(figure, path)
 
@@ -95,10 +92,6 @@ def _row(count: int) -> tuple[Any, Any]:
     for axis in axes:
         axis.set_aspect("equal", adjustable="datalim")
     return figure, axes
-
-
-def _dot_area(count: int) -> float:
-    return float(np.clip(2e4 / max(count, 1), 0.3, 12))  # square points
 
 
 def _save(figure: Any, path: str | os.PathLike) -> None:
