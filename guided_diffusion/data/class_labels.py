@@ -15,15 +15,10 @@ Folder = str | os.PathLike
 
 
 class LabelSource(NamedTuple):
-    """A way to tell the class of an image file.
+    """A way to tell the class of an image file."""
 
-    Attributes:
-        class_of: returns the name of the class, given the path of the file and the folder of all.
-        meaning: what the name of the class is, for messages.
-    """
-
-    class_of: Callable[[str, Folder], str]
-    meaning: str
+    class_of: Callable[[str, Folder], str]  # path of the file, folder of all -> name of the class
+    meaning: str  # of the name, for messages
 
 
 def prefix_of(file: str, data_dir: Folder) -> str:
@@ -49,11 +44,11 @@ LABEL_SOURCES = {
 
 
 def class_names(files: Sequence[str], data_dir: Folder = "", labels: str = "prefix") -> list[str]:
-    """Return the name of the class of each file.
+    """Return the name of the class of each image file in a folder.
 
     Args:
-        files: images.
-        data_dir: the folder that they are in.
+        files: paths of the images.
+        data_dir: the folder.
         labels: what tells the class, one of `LABEL_SOURCES`.
 
     Raises:

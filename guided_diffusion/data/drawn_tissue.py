@@ -45,7 +45,7 @@ SEVERITY_FIT = (-1.064, 2.684)
 
 @dataclasses.dataclass(frozen=True)
 class _Glands:
-    """Glands of one seed; arrays are [glands, ...]."""
+    """Glands of one seed."""
 
     centre: np.ndarray  # [G, 2]
     radius: np.ndarray  # [G]
@@ -57,7 +57,7 @@ class _Glands:
 
 @dataclasses.dataclass(frozen=True)
 class _Nuclei:
-    """Ellipse-like nuclei; arrays are [nuclei, ...]."""
+    """Ellipse-like nuclei."""
 
     centre: np.ndarray  # [N, 2]
     axes: np.ndarray  # [N, 2] semi-axes
@@ -192,39 +192,28 @@ def _stroma(seed: int, glands: _Glands, severity: float, grain: float) -> _Nucle
     )
 
 
-def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("L", (size * SUPERSAMPLE, size * SUPERSAMPLE), 0)
-    return image, ImageDraw.Draw(image)
-
-
-def _develop(canvas: Image.Image) -> np.ndarray:
-    """Soften a supersampled canvas as a lens would and reduce it: [size, size] in [0, 1]."""
-    soft = canvas.filter(ImageFilter.GaussianBlur(0.35 * canvas.width / FIELD))
+def _draw(outlines: np.ndarray, fills: Sequence[int], size: int) -> np.ndarray:
+    """Fill polygons [P, K, 2] in turn, softened as a lens would: [size, size] in [0, 1]."""
+    side = size * SUPERSAMPLE
+    canvas = Image.new("L", (side, side), 0)
+    pen = ImageDraw.Draw(canvas)
+    for outline, fill in zip(outlines * side, fills, strict=True):
+        pen.polygon(outline.ravel().tolist(), fill=fill)
+    soft = canvas.filter(ImageFilter.GaussianBlur(0.35 * side / FIELD))
     return np.asarray(soft.reduce(SUPERSAMPLE), dtype=float) / 255.0
-
-
-def _fill(outlines: np.ndarray, size: int) -> np.ndarray:
-    """Return the coverage [size, size] in [0, 1] of polygons [P, K, 2]."""
-    canvas, draw = _canvas(size)
-    for outline in outlines * canvas.width:
-        draw.polygon(outline.ravel().tolist(), fill=255)
-    return _develop(canvas)
 
 
 def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
     """Return the haematoxylin [size, size] of nuclei, parted from one another by clear halos."""
-    canvas, draw = _canvas(size)
     theta = np.linspace(0.0, 2.0 * np.pi, NUCLEUS_VERTICES, endpoint=False)
     dent = 1.0 + nuclei.lobe[:, :1] * np.cos(3.0 * theta + nuclei.lobe[:, 1:])
     circle = np.stack([np.cos(theta), np.sin(theta)], axis=-1)
     shape = _turn(dent[..., None] * nuclei.axes[:, None] * circle, nuclei.angle[:, None])
     seen = (nuclei.axes[:, 1] > 0.002) & np.all(np.abs(nuclei.centre - 0.5) < 0.57, axis=-1)
-    body = (nuclei.centre[:, None] + shape)[seen] * canvas.width
-    halo = (nuclei.centre[:, None] + 1.16 * shape)[seen] * canvas.width
-    for inner, outer, ink in zip(body, halo, nuclei.ink[seen], strict=True):
-        draw.polygon(outer.ravel().tolist(), fill=0)
-        draw.polygon(inner.ravel().tolist(), fill=round(255.0 * ink / INK))
-    return _develop(canvas) * INK
+    halo, body = ((nuclei.centre[:, None] + scale * shape)[seen] for scale in (1.16, 1.0))
+    outlines = np.stack([halo, body], axis=1).reshape(-1, NUCLEUS_VERTICES, 2)
+    fills = [fill for ink in nuclei.ink[seen] for fill in (0, round(255.0 * ink / INK))]
+    return _draw(outlines, fills, size) * INK
 
 
 def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
@@ -249,15 +238,12 @@ def _stain(seed: int, haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray
 
 
 def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
-    """Draw a tile of glandular tissue.
+    """Draw a tile of glandular tissue, RGB uint8 [size, size, 3].
 
     Args:
         seed: number of the piece of tissue and its stain, 0 or more.
         severity: in [0, 1]; 0 is round glands, 1 is sheets of crowded, large, dark, odd nuclei.
         size: side in pixels, at least 16. The field of view is the same at every size.
-
-    Returns:
-        RGB uint8 [size, size, 3].
 
     Raises:
         ValueError: `severity` is outside [0, 1], `size` below 16 or `seed` negative.
@@ -272,8 +258,10 @@ def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
     grain = float(glands.angle[0])
     circle = np.linspace(0.0, 2.0 * np.pi, OUTLINE_VERTICES, endpoint=False)
     theta = np.tile(circle, (len(glands.centre), 1))
-    gland = _fill(_boundary(glands, theta, 1.0, severity), size)
-    lumen = _fill(_boundary(glands, theta, _lumen_radius(glands, severity), severity), size)
+    gland, lumen = (
+        _draw(_boundary(glands, theta, rho, severity), [255] * len(theta), size)
+        for rho in (1.0, _lumen_radius(glands, severity))
+    )
     stroma = _paint(_stroma(seed, glands, severity, grain), size)
     nuclei = np.maximum(stroma, _paint(_epithelium(seed, glands, severity), size))
 

@@ -39,12 +39,11 @@ class ImageSource(ABC):
         count: number of images.
         size: height and width of every tile, pixels.
         labels: number of each image's class; None: unknown.
-        patient_in_name: finds the patient in the name of a file, as its only group; None: patients
-            are unknown.
+        patient_in_name: finds the patient in a file's name, as its only group; None: unknown.
         moments: statistics of features that the file holds, by the distance that they are for.
         crop: makes a tile [H, W(, C)] uint8 of an opened image.
         kept: tiles that were opened before, by the names of their images.
-        keep_bytes: memory for more of them; when it is used up, other tiles are opened every time.
+        keep_bytes: memory for more of them; tiles beyond it are opened every time.
     """
 
     def __init__(self, path: str | os.PathLike, image_size: int, in_channels: int) -> None:

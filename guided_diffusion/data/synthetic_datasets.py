@@ -122,7 +122,6 @@ class ConcentricRingSampler(_Concentric, RingSampler):
 class OlympicRingSampler(_Olympic, RingSampler):
     """Up to five circles side by side."""
 
-    # In units of fiftieths of a radius, as the squares'.
     places = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) / 50
 
 
@@ -237,7 +236,7 @@ def load_2d_data(
         ([batch_size, 2] float32, no conditions).
     """
     rng = generator(seed, Stream.TRAINING_POINTS, shape.value)
-    points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
+    points = th.from_numpy(draw_points(n_samples, shape, rng))
     if training:
         for samples in samples_of_batches(batch_size, start_step):
             yield points[shuffled(samples, n_samples, seed)], {}
@@ -261,8 +260,7 @@ def heatmap(points: np.ndarray, filename: str | os.PathLike = "heatmap.png") -> 
 
 def save_plots() -> None:
     """Save a heatmap and a scatter plot of each distribution into the folder synthetic_images."""
-    folder = Path("synthetic_images")
-    atomic_files.make_folder(folder)
+    atomic_files.make_folder(folder := Path("synthetic_images"))
     for shape in Synthetic2DType:
         points = draw_points(20000, shape, generator(0, Stream.TRAINING_POINTS, shape.value))
         heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")
