@@ -24,13 +24,8 @@ NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size at most half of the smaller set
 CONFIDENCE = 95  # percent
 BLOCK = 2048  # rows of a matrix of pairs that are held at once
-RANGES = {
-    "kid": (-math.inf, math.inf),
-    "precision": (0, 1),
-    "recall": (0, 1),
-    "fid": (0, math.inf),
-    "sfid": (0, math.inf),
-}
+# What a metric can be; precision and recall are shares.
+RANGES = {"kid": (-math.inf, math.inf), "fid": (0, math.inf), "sfid": (0, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -204,8 +199,8 @@ def evaluate(
     count = replicates if len(reference) or len(samples) else 0
     drawn = by_turns(scores_of_halves, range(count), "intervals", "half")
     for name, result in results.items():
-        values = [scores[name] for scores in drawn]
-        result["interval"] = _interval(result["value"], values, RANGES[name]) if drawn else None
+        values, limits = [scores[name] for scores in drawn], RANGES.get(name, (0, 1))
+        result["interval"] = _interval(result["value"], values, limits) if drawn else None
     return results
 
 

@@ -103,7 +103,8 @@ def load_guided(
         UserError: if a file is missing, or the networks do not fit each other.
     """
     domain = load_asked(model_path, network, process, compile=compile)
-    if not guidance.classifier_path:
+    path, own = guidance.classifier_path, domain.args
+    if not path:
         if domain.network.class_cond:
             return Guided(domain, None)
         raise ArgumentError(
@@ -111,21 +112,14 @@ def load_guided(
             "expected a classifier, or a class-conditional --model_path; "
             f"{domain.origin} knows no classes",
         )
-    judge = load_asked(
-        guidance.classifier_path,
-        classifier,
-        process,
-        kind=CLASSIFIER,
-        compile=compile,
-        # A classifier without a record of its own is one made for this diffusion model.
-        assumed=domain.args,
-    )
+    # A classifier without a record of its own is one made for this diffusion model.
+    judge = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
     for flag in same:
-        if judge.args[flag] != domain.args[flag]:
+        if judge.args[flag] != own[flag]:
             raise ArgumentError(
                 flag,
                 f"classifier and diffusion model need the same; {judge.origin} has "
-                f"{judge.args[flag]!r}, {domain.origin} has {domain.args[flag]!r}",
+                f"{judge.args[flag]!r}, {domain.origin} has {own[flag]!r}",
             )
     return Guided(domain, judge, guidance.classifier_scale)

@@ -48,11 +48,9 @@ def measure(
     batch, conditions = images.batch(indices)
     noise = ImageNoise(seed, indices, Stream.LIKELIHOOD_NOISE)
     with execution.autocast(domain.device, precision):
+        known = {name: value.to(domain.device) for name, value in conditions.items()}
         found = domain.diffusion.drawing(noise).calc_bpd_loop(
-            domain.model,
-            batch.to(domain.device),
-            clip_denoised,
-            {name: value.to(domain.device) for name, value in conditions.items()},
+            domain.model, batch.to(domain.device), clip_denoised, known
         )
     return {name: value.float().cpu().numpy() for name, value in found.items()}
 
