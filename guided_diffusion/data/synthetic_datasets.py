@@ -109,7 +109,7 @@ class _Concentric(BaseSampler):
 class _Olympic(BaseSampler):
     """Up to five curves side by side: three in a row, then two below them."""
 
-    places: np.ndarray
+    places: np.ndarray  # centres of the five curves, in units of a radius
 
     def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
         super().__init__(radii, self.places[: len(radii)], width)
