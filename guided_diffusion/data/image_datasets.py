@@ -36,16 +36,15 @@ class ImageDataset(Dataset):
         resolution: side of the squares, pixels.
         image_paths: files of all ranks.
         classes: a label per file, or None.
-        shard: take every `num_shards`-th file from this one on.
-        num_shards: number of shards.
+        shard, num_shards: take every `num_shards`-th file from number `shard` on.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
         in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
         augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
-        cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
-            the pictures at less than twice the largest size that is cut from. A file that changes
-            on disk afterwards is not looked at again.
+        cache: keep what is read, up to `CACHE_BYTES` of uint8: centre crops or, for random ones,
+            pictures at less than twice the largest size that is cut from. A file is not looked at
+            again when it changes.
     """
 
     def __init__(
@@ -193,9 +192,7 @@ def load_source_data_for_domain_translation(
 
     Args:
         batch_size: images per batch; the last one holds the rest.
-        image_size: side, pixels.
-        data_dir: folder, searched recursively.
-        in_channels: 1 to 4, see `MODES`.
+        image_size, data_dir, in_channels: see `load_data`.
         class_cond: add {"y": [N] int64}, the number that each file's name begins with: 260 for
             `260_1.PNG`.
 

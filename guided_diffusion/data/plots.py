@@ -40,7 +40,7 @@ def scatter_row(
 
     Args:
         panels: title -> points [N, 2]; the same row is the same point in each.
-        path: of the PNG.
+        path: file of the PNG.
         colour: [N, 3], one for all, or None: by position in the first set.
     """
     first = next(iter(panels.values()))
@@ -70,9 +70,8 @@ def curve_row(
 
     Args:
         panels: title -> (values at 1..T, {chooser: places of 1..T, or 0 for the start}).
-        path: of the PNG.
-        x_name: of the places.
-        y_name: of the values.
+        path: file of the PNG.
+        x_name, y_name: names of the places and of the values.
     """
     figure, axes = _row(len(panels))
     for axis, (title, (values, choosers)) in zip(axes, panels.items(), strict=True):
