@@ -95,7 +95,7 @@ class Inception:
                 f"network ({first_line(error)})"
             ) from None
         self.device, self.network = device, network.to(device)
-        # The first 7 channels of this block are those of its 1x1 branch, upstream's `mixed_6/conv`.
+        # The first 7 channels of this block come from its 1x1 branch, upstream's `mixed_6/conv`.
         self.network.Mixed_6d.register_forward_hook(self._keep)
 
     def _keep(self, module: th.nn.Module, inputs: Any, output: th.Tensor) -> None:

@@ -3,7 +3,7 @@
 Sums run in float64. The intervals come from random halves: a replicate draws half of the images
 of either set without putting any back, which spreads like a whole set drawn anew. (Images drawn
 twice, as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The
-replicates are moved onto the value of the whole sets, as their bias is that of half as many images.
+replicates are moved onto the value of the whole sets, as half as many images bias them more.
 """
 
 import math
@@ -37,7 +37,7 @@ class Gaussian:
 
     @classmethod
     def of_rows(cls, rows: th.Tensor) -> "Gaussian":
-        """Fit one to rows [N, D]; the covariance is the unbiased one."""
+        """Fit a normal distribution to rows [N, D], with the unbiased covariance."""
         mean = rows.mean(0)
         factor = (rows - mean) / math.sqrt(len(rows) - 1)
         if len(rows) <= rows.shape[1]:
@@ -46,7 +46,7 @@ class Gaussian:
 
     @classmethod
     def of_moments(cls, mean: th.Tensor, covariance: th.Tensor) -> "Gaussian":
-        """Return the one of a mean [D] and a covariance [D, D]."""
+        """Return the normal distribution with a mean [D] and a covariance [D, D]."""
         values, vectors = th.linalg.eigh(covariance)
         return cls(mean, values.clamp(min=0).sqrt()[:, None] * vectors.T)
 
@@ -99,8 +99,8 @@ def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]
 def precision_and_recall(reference: th.Tensor, samples: th.Tensor) -> tuple[float, float]:
     """Return the share of samples among the reference, and of the reference among the samples.
 
-    An image is among a set if it is no further from one of its images than that one's third
-    nearest neighbour in the set.
+    An image is among a set if an image of the set is as near to it as to the third nearest
+    neighbour of its own in the set, or nearer.
 
     Reference:
         Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2.
@@ -243,9 +243,9 @@ def warnings_of(images: ImageSource, measured: Measured, extractor: Extractor) -
 
 
 def psnr(images: th.Tensor, expected: th.Tensor) -> float:
-    """Return the peak signal-to-noise ratio of images in [-1, 1] in dB; inf where they are equal.
+    """Return the peak signal-to-noise ratio, dB, of images [N, C, H, W] together; inf if equal.
 
-    The mean squared error is that of all images [N, C, H, W] together, both clipped to [-1, 1].
+    Both are clipped to [-1, 1].
     """
     error = (images.clamp(-1, 1) - expected.clamp(-1, 1)).double().square().mean()
     return float(10 * th.log10(4 / error))

@@ -96,8 +96,8 @@ def load_guided(
 ) -> Guided:
     """Load a diffusion model and its classifier onto this rank's device.
 
-    Settings that were given go before those of the trainings; see `load_asked`. The process is the
-    same for both.
+    Settings that were given override the settings of the trainings; see `load_asked`. The process
+    is the same for both.
 
     Raises:
         UserError: if a file is missing, or the networks do not fit each other.

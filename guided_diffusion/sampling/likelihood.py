@@ -1,7 +1,7 @@
 """How likely a model finds images: a bound on their bits per dimension, and its terms.
 
-Bits per dimension are those of the 8-bit values of pixels and channels. A bound is the sum of one
-term per timestep and of the prior's, each estimated with one draw of noise per image.
+A dimension is the 8-bit value of one pixel and channel. A bound is the sum of one term per timestep
+and of the prior's, each estimated with one draw of noise per image.
 """
 
 import math

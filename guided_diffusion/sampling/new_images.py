@@ -84,7 +84,7 @@ def draw(
     model_kwargs: ModelKwargs = None,
     purpose: Stream = Stream.IMAGE_NOISE,
 ) -> th.Tensor:
-    """Draw images of which each depends on the seed and its own index alone.
+    """Draw images, each from noise that depends on the seed and its own index alone.
 
     Args:
         domain: the diffusion model.
