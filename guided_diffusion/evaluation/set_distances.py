@@ -3,7 +3,7 @@
 Sums run in float64. The intervals come from random halves: a replicate draws half of the images
 of either set without putting any back, which spreads like a whole set drawn anew. (Images drawn
 twice, as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The
-replicates are moved onto the value of the whole sets, as half as many images bias them more.
+replicates are moved onto the value of the whole sets, since half as many images have a larger bias.
 """
 
 import math
