@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..config.parser import numbers
 from ..config.settings import defaults, joined
-from ..data.image_folder import ImageFiles
+from ..data.image_source import ImageFiles
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger, progress_bars

@@ -11,30 +11,23 @@ from ..errors import ArgumentError
 from ..runtime import atomic_files, dist_util, logger
 from .image_files import list_image_files
 
+Folder = str | os.PathLike
+
 
 class LabelSource(NamedTuple):
-    """A way to tell the class of an image file.
+    """A way to tell the class of an image file."""
 
-    Attributes:
-        class_of: returns the name of the class, given the path of the file and the folder of all.
-        meaning: what the name of the class is, for messages.
-    """
-
-    class_of: Callable[[str, str | os.PathLike], str]
-    meaning: str
+    class_of: Callable[[str, Folder], str]  # path of the file, folder of all -> name of the class
+    meaning: str  # of the name, for messages
 
 
-def prefix_of(file: str, data_dir: str | os.PathLike) -> str:
+def prefix_of(file: str, data_dir: Folder) -> str:
     """Return a file's name up to the first _ in it."""
     return os.path.basename(file).split("_")[0]
 
 
-def folder_of(file: str, data_dir: str | os.PathLike) -> str:
-    """Return the name of the folder right below `data_dir` that a file lies in.
-
-    Raises:
-        UserError: if it lies in none.
-    """
+def folder_of(file: str, data_dir: Folder) -> str:
+    """Return the name of the folder right below `data_dir` that a file must lie in."""
     folder, *below = Path(file).relative_to(data_dir).parts
     if not below:
         raise ArgumentError(
@@ -50,14 +43,12 @@ LABEL_SOURCES = {
 }
 
 
-def class_names(
-    files: Sequence[str], data_dir: str | os.PathLike = "", labels: str = "prefix"
-) -> list[str]:
-    """Return the name of the class of each file.
+def class_names(files: Sequence[str], data_dir: Folder = "", labels: str = "prefix") -> list[str]:
+    """Return the name of the class of each image file in a folder.
 
     Args:
-        files: images.
-        data_dir: the folder that they are in.
+        files: paths of the images.
+        data_dir: the folder.
         labels: what tells the class, one of `LABEL_SOURCES`.
 
     Raises:
@@ -69,15 +60,8 @@ def class_names(
     return [LABEL_SOURCES[labels].class_of(file, data_dir) for file in files]
 
 
-def class_numbers(
-    data_dir: str | os.PathLike, files: Sequence[str], labels: str = "prefix"
-) -> dict[str, int]:
-    """Return {class: number}, numbered from 0 in alphabetical order.
-
-    Args:
-        data_dir: the folder of images.
-        files: its images.
-        labels: what tells the class, one of `LABEL_SOURCES`.
+def class_numbers(data_dir: Folder, files: Sequence[str], labels: str) -> dict[str, int]:
+    """Return {class: number}, numbered from 0 in alphabetical order; see `class_names`.
 
     Raises:
         UserError: if there are more classes than a network knows, or a file is in no class.
@@ -92,13 +76,13 @@ def class_numbers(
     return {name: number for number, name in enumerate(names)}
 
 
-def class_of_each(data_dir: str | os.PathLike, files: Sequence[str], labels: str) -> list[int]:
+def class_of_each(data_dir: Folder, files: Sequence[str], labels: str) -> list[int]:
     """Return the number of the class of each file; see `class_numbers`."""
     numbers = class_numbers(data_dir, files, labels)
     return [numbers[name] for name in class_names(files, data_dir, labels)]
 
 
-def record_classes(out_dir: Path, data_dir: str | os.PathLike, labels: str) -> None:
+def record_classes(out_dir: Path, data_dir: Folder, labels: str) -> None:
     """Log which class has which number, and write it to `labels.json` of a run folder.
 
     Raises:

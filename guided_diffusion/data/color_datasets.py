@@ -7,6 +7,7 @@ Reference: Su et al. 2023, "Dual Diffusion Implicit Bridges for Image-to-Image T
 https://arxiv.org/abs/2203.08382; IEC 61966-2-1 (sRGB); CIE 15:2004, section 8.2.1 (CIELAB).
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,8 +45,7 @@ class ColorDataset(Dataset):
         ratio: distance of the pixels that are taken, 1 or more, where `resize`.
 
     Raises:
-        UserError: if the file is not a picture.
-        ValueError: if the ratio is below 1.
+        ValueError: if the ratio is below 1; as `UserError` if the file is not a picture.
     """
 
     def __init__(
@@ -78,14 +78,7 @@ class ColorDataset(Dataset):
 
     @classmethod
     def normalize(cls, arr: np.ndarray | th.Tensor, use_lab_space: bool = True) -> np.ndarray:
-        """Return points of L*, a*, b*, or of levels 0..255, scaled to about [-1, 1].
-
-        Args:
-            arr: [N, 3].
-            use_lab_space: points are in CIELAB instead of RGB.
-
-        Returns:
-            [N, 3] float32.
+        """Scale points [N, 3] of L*, a*, b*, or of levels 0..255, to about [-1, 1], as float32.
 
         Raises:
             ValueError: for another shape.
@@ -95,7 +88,7 @@ class ColorDataset(Dataset):
 
     @classmethod
     def unnormalize(cls, arr: np.ndarray | th.Tensor, use_lab_space: bool = True) -> np.ndarray:
-        """Return what `normalize` was given; for arguments and errors see there."""
+        """Return what `normalize` was given."""
         arr = _triples(arr)
         return arr * LAB_SCALE + LAB_OFFSET if use_lab_space else (arr + 1) * 127.5
 
@@ -130,41 +123,24 @@ def _picture(levels: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
 
 def load_color_data_for_translation(batch_size: int, dataset: ColorDataset) -> Batches:
     """Yield every point once, in order: ([n, 3] with n = batch_size or the rest, {})."""
-    for points in th.from_numpy(dataset.points).split(batch_size):
-        yield points, {}
+    return ((points, {}) for points in th.from_numpy(dataset.points).split(batch_size))
 
 
 def load_color_data_for_training(
     batch_size: int, image_path: str | os.PathLike, use_lab_space: bool, logger: Any
 ) -> Batches:
-    """Yield batches ([batch_size, 3], {}) of points drawn at random, for ever.
+    """Yield batches ([batch_size, 3], {}) of points drawn at random, for ever, others on each rank.
 
-    Args:
-        batch_size: points per batch and rank.
-        image_path: the picture.
-        use_lab_space: points are in CIELAB instead of RGB.
-        logger: its `log` is told how many points there are.
-
-    Raises:
-        UserError: if the file is not a picture.
+    The `log` of `logger` is told how many points there are; for the rest see `ColorDataset`.
     """
     dataset = ColorDataset(image_path, use_lab_space)
     logger.log(f"{image_path}: {len(dataset)} points")
-    return _random_batches(th.from_numpy(dataset.points), batch_size)
-
-
-def _random_batches(points: th.Tensor, batch_size: int) -> Batches:
-    rng = generator(0, Stream.COLOR_POINTS, dist_util.rank())
-    while True:
-        yield points[rng.integers(len(points), size=batch_size)], {}
-
-
-def _array(points: np.ndarray | th.Tensor) -> np.ndarray:
-    return np.asarray(points.cpu() if th.is_tensor(points) else points)
+    points, rng = th.from_numpy(dataset.points), generator(0, Stream.COLOR_POINTS, dist_util.rank())
+    return ((points[rng.integers(len(points), size=batch_size)], {}) for _ in itertools.count())
 
 
 def _triples(arr: np.ndarray | th.Tensor) -> np.ndarray:
-    arr = _array(arr)
+    arr = np.asarray(arr.cpu() if th.is_tensor(arr) else arr)
     if arr.ndim != 2 or arr.shape[1] != 3:
         raise ValueError(f"arr: expected points [N, 3], got {list(arr.shape)}")
     return arr.astype(np.float32)

@@ -10,8 +10,6 @@ Reference: Ruifrok & Johnston, "Quantification of histochemical staining by colo
 Analytical and Quantitative Cytology and Histology 23, 2001.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -47,7 +45,7 @@ SEVERITY_FIT = (-1.064, 2.684)
 
 @dataclasses.dataclass(frozen=True)
 class _Glands:
-    """Glands of one seed; arrays are [glands, ...]."""
+    """Glands of one seed."""
 
     centre: np.ndarray  # [G, 2]
     radius: np.ndarray  # [G]
@@ -59,7 +57,7 @@ class _Glands:
 
 @dataclasses.dataclass(frozen=True)
 class _Nuclei:
-    """Ellipse-like nuclei; arrays are [nuclei, ...]."""
+    """Ellipse-like nuclei."""
 
     centre: np.ndarray  # [N, 2]
     axes: np.ndarray  # [N, 2] semi-axes
@@ -96,8 +94,7 @@ def _place_glands(seed: int) -> _Glands:
     row, column = np.divmod(np.arange(LATTICE**2), LATTICE)
     hexagonal = np.stack([column + 0.5 * (row % 2), row * np.sqrt(0.75)], axis=-1)
     hexagonal -= hexagonal.mean(axis=0)
-    tilt = _between(rng, 0.0, np.pi, 1)
-    offset = _between(rng, -0.5, 0.5, 2)
+    tilt, offset = _between(rng, 0.0, np.pi, 1), _between(rng, -0.5, 0.5, 2)
     count = len(hexagonal)
     jitter = _between(rng, -0.09, 0.09, count, 2)
     return _Glands(
@@ -117,8 +114,8 @@ def _boundary(
     disorder = _disorder(severity)
     rough = 0.015 + 0.085 * disorder
     waves = sum(
-        np.cos(order * theta + glands.phase[:, index, None]) / np.sqrt(order - 1.0)
-        for index, order in enumerate((2, 3, 5, 7))
+        np.cos(order * theta + phase[:, None]) / np.sqrt(order - 1.0)
+        for order, phase in zip((2, 3, 5, 7), glands.phase.T, strict=True)
     )
     radius = glands.radius[:, None] * (1.0 + 0.34 * disorder)
     radius = radius * (1.0 + rough * waves) * rho
@@ -195,39 +192,28 @@ def _stroma(seed: int, glands: _Glands, severity: float, grain: float) -> _Nucle
     )
 
 
-def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("L", (size * SUPERSAMPLE, size * SUPERSAMPLE), 0)
-    return image, ImageDraw.Draw(image)
-
-
-def _develop(canvas: Image.Image) -> np.ndarray:
-    """Soften a supersampled canvas as a lens would and reduce it: [size, size] in [0, 1]."""
-    soft = canvas.filter(ImageFilter.GaussianBlur(0.35 * canvas.width / FIELD))
+def _draw(outlines: np.ndarray, fills: Sequence[int], size: int) -> np.ndarray:
+    """Fill polygons [P, K, 2] in turn, softened as a lens would: [size, size] in [0, 1]."""
+    side = size * SUPERSAMPLE
+    canvas = Image.new("L", (side, side), 0)
+    pen = ImageDraw.Draw(canvas)
+    for outline, fill in zip(outlines * side, fills, strict=True):
+        pen.polygon(outline.ravel().tolist(), fill=fill)
+    soft = canvas.filter(ImageFilter.GaussianBlur(0.35 * side / FIELD))
     return np.asarray(soft.reduce(SUPERSAMPLE), dtype=float) / 255.0
-
-
-def _fill(outlines: np.ndarray, size: int) -> np.ndarray:
-    """Return the coverage [size, size] in [0, 1] of polygons [P, K, 2]."""
-    canvas, draw = _canvas(size)
-    for outline in outlines * canvas.width:
-        draw.polygon(outline.ravel().tolist(), fill=255)
-    return _develop(canvas)
 
 
 def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
     """Return the haematoxylin [size, size] of nuclei, parted from one another by clear halos."""
-    canvas, draw = _canvas(size)
     theta = np.linspace(0.0, 2.0 * np.pi, NUCLEUS_VERTICES, endpoint=False)
     dent = 1.0 + nuclei.lobe[:, :1] * np.cos(3.0 * theta + nuclei.lobe[:, 1:])
     circle = np.stack([np.cos(theta), np.sin(theta)], axis=-1)
     shape = _turn(dent[..., None] * nuclei.axes[:, None] * circle, nuclei.angle[:, None])
     seen = (nuclei.axes[:, 1] > 0.002) & np.all(np.abs(nuclei.centre - 0.5) < 0.57, axis=-1)
-    body = (nuclei.centre[:, None] + shape)[seen] * canvas.width
-    halo = (nuclei.centre[:, None] + 1.16 * shape)[seen] * canvas.width
-    for inner, outer, ink in zip(body, halo, nuclei.ink[seen], strict=True):
-        draw.polygon(outer.ravel().tolist(), fill=0)
-        draw.polygon(inner.ravel().tolist(), fill=round(255.0 * ink / INK))
-    return _develop(canvas) * INK
+    halo, body = ((nuclei.centre[:, None] + scale * shape)[seen] for scale in (1.16, 1.0))
+    outlines = np.stack([halo, body], axis=1).reshape(-1, NUCLEUS_VERTICES, 2)
+    fills = [fill for ink in nuclei.ink[seen] for fill in (0, round(255.0 * ink / INK))]
+    return _draw(outlines, fills, size) * INK
 
 
 def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
@@ -252,15 +238,12 @@ def _stain(seed: int, haematoxylin: np.ndarray, eosin: np.ndarray) -> np.ndarray
 
 
 def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
-    """Draw a tile of glandular tissue.
+    """Draw a tile of glandular tissue, RGB uint8 [size, size, 3].
 
     Args:
-        seed: names the piece of tissue and its stain; non-negative.
+        seed: number of the piece of tissue and its stain, 0 or more.
         severity: in [0, 1]; 0 is round glands, 1 is sheets of crowded, large, dark, odd nuclei.
         size: side in pixels, at least 16. The field of view is the same at every size.
-
-    Returns:
-        RGB uint8 [size, size, 3].
 
     Raises:
         ValueError: `severity` is outside [0, 1], `size` below 16 or `seed` negative.
@@ -275,8 +258,10 @@ def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
     grain = float(glands.angle[0])
     circle = np.linspace(0.0, 2.0 * np.pi, OUTLINE_VERTICES, endpoint=False)
     theta = np.tile(circle, (len(glands.centre), 1))
-    gland = _fill(_boundary(glands, theta, 1.0, severity), size)
-    lumen = _fill(_boundary(glands, theta, _lumen_radius(glands, severity), severity), size)
+    gland, lumen = (
+        _draw(_boundary(glands, theta, rho, severity), [255] * len(theta), size)
+        for rho in (1.0, _lumen_radius(glands, severity))
+    )
     stroma = _paint(_stroma(seed, glands, severity, grain), size)
     nuclei = np.maximum(stroma, _paint(_epithelium(seed, glands, severity), size))
 
@@ -294,33 +279,12 @@ class NuclearMeasure:
     """Size and number of the nuclei of one tile, seen at the scale where its side is 64 px."""
 
     area_fraction: float  # share of the tile that nuclei cover, 0..1
-    density: float  # nuclei per 1000 px
+    density: float  # nuclei per 1000 px; overlapping ones count as one, so a lower bound
     size_spread: float  # coefficient of variation of their areas; 0 where fewer than two are seen
 
 
-def _label(mask: np.ndarray, landscape: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the peaks of `landscape` within `mask`: touching nuclei part where it dips."""
-    ndimage = require("scipy.ndimage", "metrics")
-    return ndimage.label(mask & (landscape > ndimage.gaussian_filter(landscape, PEAK_SIGMA)))
-
-
-def _haematoxylin(image: np.ndarray) -> np.ndarray:
-    """Return the haematoxylin [H, W], unmixed from eosin and from a third, orthogonal stain."""
-    residual = np.cross(*STAINS)
-    basis = np.stack([*STAINS, residual / np.linalg.norm(residual)])
-    density = -np.log10(np.maximum(image, 1.0) / WHITE)
-    return (density @ np.linalg.inv(basis))[..., 0]
-
-
 def measure(image: np.ndarray) -> NuclearMeasure:
-    """Measure the nuclei of a tile, after bringing it to the scale of 64 px a side.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-
-    Returns:
-        Area fraction (0..1), density (nuclei per 1000 px) and size spread (coefficient of
-        variation). Nuclei that overlap count as one, so density is a lower bound in crowded tissue.
+    """Measure the nuclei of a tile, RGB uint8 [H, W, 3], brought to the scale of 64 px a side.
 
     Raises:
         ValueError: `image` is not RGB uint8.
@@ -328,12 +292,21 @@ def measure(image: np.ndarray) -> NuclearMeasure:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    ndimage = require("scipy.ndimage", "metrics")
     zoom = FIELD / np.sqrt(image.shape[0] * image.shape[1])
     scaled = (round(image.shape[1] * zoom), round(image.shape[0] * zoom))
     tile = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling.BOX), dtype=float)
-    haematoxylin = _haematoxylin(tile)
+
+    # Unmix haematoxylin from eosin and from a third, orthogonal stain.
+    residual = np.cross(*STAINS)
+    basis = np.stack([*STAINS, residual / np.linalg.norm(residual)])
+    density = -np.log10(np.maximum(tile, 1.0) / WHITE)
+    haematoxylin = (density @ np.linalg.inv(basis))[..., 0]
+
+    # Number its peaks: touching nuclei part where it dips.
     nuclear = haematoxylin > NUCLEAR_DENSITY
-    labels, count = _label(nuclear, haematoxylin)
+    peaks = nuclear & (haematoxylin > ndimage.gaussian_filter(haematoxylin, PEAK_SIGMA))
+    labels, count = ndimage.label(peaks)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     areas = areas[areas >= SMALLEST_NUCLEUS]
     return NuclearMeasure(
@@ -347,42 +320,31 @@ def severity_of(image: np.ndarray) -> float:
     """Read the severity off a tile: intercept + slope * sqrt(area fraction of nuclei).
 
     The area fraction alone orders tiles as well as a linear mix with density and size spread does,
-    and blur moves it less; its root is nearer to a straight line in severity.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
+    and blur moves it less; its root is nearer to a straight line in severity. For argument and
+    errors see `measure`.
 
     Returns:
         About 0 for healthy tissue and 1 for sheets of nuclei. Not clipped, so that tiles beyond
         either end keep their order: a tile without nuclei is below 0.
-
-    Raises:
-        ValueError: `image` is not RGB uint8.
-        MissingExtraError: scipy, of the extra `metrics`, is missing.
     """
     intercept, slope = SEVERITY_FIT
     return intercept + slope * float(np.sqrt(measure(image).area_fraction))
 
 
 def fit_severity(seeds: Sequence[int], size: int = FIELD) -> tuple[float, float]:
-    """Fit the coefficients of `severity_of` to drawn tiles, their severities even over [0, 1].
+    """Fit intercept and slope of `severity_of` to tiles drawn with severities even over [0, 1].
 
     Args:
-        seeds: of the tiles to draw, at least two.
+        seeds: seeds of the tiles, at least two.
         size: side of the tiles in pixels, at least 16.
-
-    Returns:
-        Intercept and slope.
 
     Raises:
         ValueError: fewer than two seeds, or what `draw_tile` refuses.
     """
     if len(seeds) < 2:
         raise ValueError(f"seeds: expected at least 2, got {len(seeds)}")
-    severities = np.linspace(0.0, 1.0, len(seeds))
-    areas = [
-        measure(draw_tile(seed, float(severity), size)).area_fraction
-        for seed, severity in zip(seeds, severities, strict=True)
-    ]
-    slope, intercept = np.polyfit(np.sqrt(areas), severities, 1)
+    severities = np.linspace(0.0, 1.0, len(seeds)).tolist()
+    tiles = (draw_tile(*drawn, size) for drawn in zip(seeds, severities, strict=True))
+    roots = [np.sqrt(measure(tile).area_fraction) for tile in tiles]
+    slope, intercept = np.polyfit(roots, severities, 1)
     return float(intercept), float(slope)

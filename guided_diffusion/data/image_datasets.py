@@ -6,6 +6,7 @@ n ranks with batches of b see together what one process with batches of n * b se
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,19 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ArgumentError, UserError, blame
 from ..runtime import dist_util
 from ..runtime.random_streams import Stream, generator
+from . import image_files
 from .augmentations import AUGMENTATIONS
 from .class_labels import class_of_each
-from .image_files import (
-    center_crop_arr,
-    halved,
-    list_image_files,
-    random_crop_arr,
-    scaled_side,
-    to_model_range,
-)
-from .image_folder import ImageFiles
-from .image_source import Batch
+from .image_files import center_crop_arr, random_crop_arr
+from .image_source import Batch, ImageFiles
 from .pictures import to_picture
+
+CACHE_BYTES = 2**30
 
 
 class ImageDataset(Dataset):
@@ -40,16 +36,15 @@ class ImageDataset(Dataset):
         resolution: side of the squares, pixels.
         image_paths: files of all ranks.
         classes: a label per file, or None.
-        shard: take every `num_shards`-th file from this one on.
-        num_shards: number of shards.
+        shard, num_shards: take every `num_shards`-th file from number `shard` on.
         random_crop: cut at random instead of the centre.
         random_flip: flip left-right half of the time.
         in_channels: 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
         augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
-        cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
-            the pictures at less than twice the largest size that is cut from. A file that changes
-            on disk afterwards is not looked at again.
+        cache: keep what is read, up to `CACHE_BYTES` of uint8: centre crops or, for random ones,
+            pictures at less than twice the largest size that is cut from. A file is not looked at
+            again when it changes.
     """
 
     def __init__(
@@ -99,16 +94,11 @@ class ImageDataset(Dataset):
         return AUGMENTATIONS[self.augment](tile, rng)
 
     def batch(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Batch:
-        """Return ([N, C, H, W] float32 in [-1, 1], conditions) of these images.
-
-        Args:
-            indices: of the images.
-            rngs: source of randomness for the augmentation of each.
-        """
+        """Return ([N, C, H, W] float32 in [-1, 1], conditions), each augmented by its own rng."""
         tiles = [self.tile(index, rng) for index, rng in zip(indices, rngs, strict=True)]
         conditions = [self.conditions(index) for index in indices]
         stacked = {k: th.from_numpy(np.stack([c[k] for c in conditions])) for k in conditions[0]}
-        return to_model_range(np.stack(tiles)), stacked
+        return image_files.to_model_range(np.stack(tiles)), stacked
 
     def check(self) -> None:
         """Open every image now: all on each rank if they are kept, otherwise each on one rank.
@@ -132,13 +122,8 @@ class ImageDataset(Dataset):
     def _crop(self, picture: Image.Image) -> np.ndarray:
         """Return what the tiles of an image are made of: its centre, or all to cut from."""
         if self.random_crop:
-            array = np.array(halved(picture, scaled_side(self.resolution)))
-        else:
-            array = center_crop_arr(picture, self.resolution)
-        return array.reshape(*array.shape[:2], self.in_channels)
-
-
-CACHE_BYTES = 2**30
+            return np.array(image_files.halved(picture, image_files.scaled_side(self.resolution)))
+        return center_crop_arr(picture, self.resolution)
 
 
 def load_data(
@@ -164,10 +149,7 @@ def load_data(
         image_size: side, pixels.
         class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
         deterministic: keep the order of the names instead of shuffling every pass.
-        random_crop: cut at random instead of the centre.
-        random_flip: flip left-right half of the time.
-        in_channels: 1 to 4, see `MODES`.
-        augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
+        random_crop, random_flip, in_channels, augment: see `ImageDataset`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.
         labels: what tells the class of an image, one of `LABEL_SOURCES`.
@@ -180,8 +162,8 @@ def load_data(
             so that a broken one shows before the first step.
     """
     with blame("data_dir"):
-        files = list_image_files(data_dir)
-    side = 2 * scaled_side(image_size) if random_crop else image_size
+        files = image_files.list_image_files(data_dir)
+    side = 2 * image_files.scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
         files,
@@ -210,9 +192,7 @@ def load_source_data_for_domain_translation(
 
     Args:
         batch_size: images per batch; the last one holds the rest.
-        image_size: side, pixels.
-        data_dir: folder, searched recursively.
-        in_channels: 1 to 4, see `MODES`.
+        image_size, data_dir, in_channels: see `load_data`.
         class_cond: add {"y": [N] int64}, the number that each file's name begins with: 260 for
             `260_1.PNG`.
 
@@ -223,7 +203,7 @@ def load_source_data_for_domain_translation(
         UserError: if the folder or a file cannot be used, or a name does not begin with a number.
     """
     with blame("data_dir"):
-        files = list_image_files(data_dir)
+        files = image_files.list_image_files(data_dir)
     files = [file for file in files if "translated" not in os.path.basename(file)]
     dataset = ImageDataset(
         image_size,
@@ -248,27 +228,32 @@ def _number_in_name(file: str) -> int:
 
 
 def _batches(
-    dataset: ImageDataset, batch_size: int, deterministic: bool, seed: int, step: int
+    dataset: ImageDataset, batch_size: int, deterministic: bool, seed: int, start_step: int
 ) -> Iterator[Batch]:
+    count = len(dataset)
+    for samples in samples_of_batches(batch_size, start_step):
+        order = np.mod(samples, count) if deterministic else shuffled(samples, count, seed)
+        rngs = [generator(seed, Stream.AUGMENTATION, sample) for sample in samples]
+        yield dataset.batch(order.tolist(), rngs)
+
+
+def samples_of_batches(batch_size: int, start_step: int) -> Iterator[range]:
+    """Yield the samples of this rank's batches, by their numbers in the whole run, for ever."""
     ranks, rank = dist_util.world_size(), dist_util.rank()
-    while True:
+    for step in itertools.count(start_step):
         first = (step * ranks + rank) * batch_size
-        samples = range(first, first + batch_size)
-        indices = [_index_of(sample, len(dataset), deterministic, seed) for sample in samples]
-        yield dataset.batch(
-            indices, [generator(seed, Stream.AUGMENTATION, sample) for sample in samples]
-        )
-        step += 1
+        yield range(first, first + batch_size)
 
 
-def _index_of(sample: int, count: int, deterministic: bool, seed: int) -> int:
-    epoch, position = divmod(sample, count)
-    if deterministic:
-        return position
-    return int(epoch_order(count, seed, epoch)[position])
+def shuffled(samples: range, count: int, seed: int) -> np.ndarray:
+    """Return which of `count` items each sample of a run is, each pass in an order of its own."""
+    passes, items = np.divmod(samples, count)
+    for number in np.unique(passes):
+        here = passes == number
+        items[here] = _order_of_pass(count, seed, int(number))[items[here]]
+    return items
 
 
 @functools.lru_cache(maxsize=8)
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order [count] in which a training goes through its data the `epoch`-th time."""
-    return generator(seed, Stream.DATA_ORDER, epoch).permutation(count)
+def _order_of_pass(count: int, seed: int, number: int) -> np.ndarray:
+    return generator(seed, Stream.DATA_ORDER, number).permutation(count)

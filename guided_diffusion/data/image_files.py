@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
+# What Pillow raises for files that are no images or are cut off.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -30,11 +32,8 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
     folder = Path(data_dir)
     if not str(data_dir) or not folder.is_dir():
         raise UserError(f"expected a folder of images, got {str(data_dir)!r}")
-    files = sorted(
-        str(path)
-        for path in _visible_files(folder)
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
+    found = (path for path in _visible_files(folder) if path.suffix.lower() in EXTENSIONS)
+    files = sorted(str(path) for path in found if path.is_file())
     if not files:
         raise UserError(f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})")
     for file in files:
@@ -42,6 +41,18 @@ def list_image_files(data_dir: str | os.PathLike) -> list[str]:
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
             raise UserError(f"expected file names of printable text, found {file!a}")
     return files
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # Neither a link back to a folder around it, nor the pictures of a run written in here.
+        skipped = real in seen or (place != str(folder) and Path(place, "args.json").exists())
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] != "." and not skipped]
+        yield from (Path(place, name) for name in names if name[0] != "." and not skipped)
 
 
 def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
@@ -61,24 +72,6 @@ def log_if_fewer(num_images: int, found: int, place: str) -> None:
         logger.log(f"--num_images {num_images}: there are only {found} in {place}, all are used")
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back to a folder around it
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [
-            name
-            for name in folders
-            # The pictures of a run that was written in here are no tiles.
-            if name[0] != "." and not Path(place, name, "args.json").exists()
-        ]
-        yield from (Path(place, name) for name in names if name[0] != ".")
-
-
 def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
     """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
 
@@ -89,30 +82,16 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
         raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
     try:
         with dist_util.open_bytes(path) as file:
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
             image.load()
-        return _in_8_bits(image).convert(MODES[in_channels])
+        if image.mode == "F":
+            raise ValueError("floating-point numbers of no known range")
+        if image.mode.startswith("I"):  # Pillow would clip 0..65535 at 255
+            grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+            image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        return image.convert(MODES[in_channels])
     except UNREADABLE as error:
         raise UserError(f"{path}: expected a readable image, got {error}") from None
-
-
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point numbers of no known range")
-    if not image.mode.startswith("I"):
-        return image
-    # Pillow would clip 0..65535 at 255.
-    grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
 
 
 def to_model_range(tiles: np.ndarray) -> th.Tensor:

@@ -1,15 +1,15 @@
-"""What images can be read from: the registry of formats, and how any of them is opened."""
+"""What images can be read from: a registry of formats, and functions that open any of them."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
-from .image_folder import ImageFolder
-from .image_source import KEPT_BYTES, ImageSource, patient_expression
+from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
 
-# Which paths a format takes, and how it opens one: (path, image_size, in_channels, labels).
+# Which paths a format takes, and what opens one: (path, image_size, in_channels, labels).
 # The first that takes a path has it.
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, int, int, str], ImageSource]], ...] = (
     (Path.is_dir, ImageFolder),
@@ -48,31 +48,29 @@ def open_images(
         if str(path) and takes(Path(path)):
             source = opened(Path(path), image_size, in_channels, labels)
             source.keep_bytes = keep_bytes
-            source.patient_in_name = patient_expression(patient) if patient else None
+            source.patient_in_name = _patient_expression(patient) if patient else None
             return source
     raise UserError(f"expected {expected}, got {str(path)!r}")
 
 
+def _patient_expression(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UserError(f"expected a regular expression, got {text!r} ({error})") from None
+    if pattern.groups != 1:
+        raise UserError(f"expected a regular expression with one group, got {text!r}")
+    return pattern
+
+
 def open_set(path: str | os.PathLike, image_size: int = 0) -> ImageSource:
-    """Open a set of RGB images to compare with another; they are read one time.
-
-    Args:
-        path: folder or .npz, with images or statistics of features.
-        image_size: side to resize and centre-crop to, pixels; 0: as they are.
-
-    Raises:
-        UserError: if there is nothing, no image, or images of several sizes to keep.
-    """
+    """Open a set of RGB images, or its statistics, to compare with another; see `open_images`."""
     expected = "an .npz file or a folder of images"
     return open_images(path, image_size, keep_bytes=0, expected=expected)
 
 
 def refuse_unequal_sizes(one: ImageSource, other: ImageSource) -> None:
-    """Stop if two sets of images have different sizes, which the networks would see.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Stop with a `UserError` if two sets differ in size, which the networks would see."""
     if len(one) and len(other) and one.size != other.size:
         expected, found = ("{}x{}".format(*images.size) for images in (one, other))
         raise UserError(

@@ -1,11 +1,11 @@
 """Images of one place by index: training, sampling, enlarging and evaluation read them from here.
 
-A format of images says how many there are, what each is called, its class, and how to open it. A
-format is one class (`ImageFolder`, `NpzImages`) and one entry in `image_formats`. What all have in
-common is here: tiles [H, W, C] uint8, patients, and a bounded memory of what was opened before.
+A format of images is a class that counts, names and opens them, and one entry in `image_formats`.
+Common to all are tiles [H, W, C] uint8, patients, and a bounded memory of what was opened before.
 """
 
 import copy
+import functools
 import os
 import re
 from abc import ABC, abstractmethod
@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..errors import UserError
 from ..runtime import dist_util, progress_bars
-from .image_files import center_crop_arr, to_model_range
+from . import image_files
+from .class_labels import class_of_each
 
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 Moments = tuple[np.ndarray, np.ndarray]  # mean [D], covariance [D, D]
@@ -38,22 +39,21 @@ class ImageSource(ABC):
         count: number of images.
         size: height and width of every tile, pixels.
         labels: number of each image's class; None: unknown.
-        patient_in_name: finds the patient in the name of a file, as its only group; None: patients
-            are unknown.
+        patient_in_name: finds the patient in a file's name, as its only group; None: unknown.
         moments: statistics of features that the file holds, by the distance that they are for.
-        crop: makes a tile [H, W, C] of an opened image; None: cut by `image_size`.
+        crop: makes a tile [H, W(, C)] uint8 of an opened image.
         kept: tiles that were opened before, by the names of their images.
-        keep_bytes: memory for more of them; when it is used up, other tiles are opened every time.
+        keep_bytes: memory for more of them; tiles beyond it are opened every time.
     """
 
     def __init__(self, path: str | os.PathLike, image_size: int, in_channels: int) -> None:
-        self.path, self.in_channels = Path(path), in_channels
-        self.image_size, self.size = image_size, (image_size, image_size)
-        self.count = 0
+        self.path, self.count, self.size = Path(path), 0, (image_size, image_size)
+        self.in_channels = in_channels
         self.labels: Sequence[int] | None = None
         self.patient_in_name: re.Pattern[str] | None = None
         self.moments: dict[str, Moments] = {}
-        self.crop: Callable[[Image.Image], np.ndarray] | None = None
+        centre = functools.partial(image_files.center_crop_arr, image_size=image_size)
+        self.crop: Callable[[Image.Image], np.ndarray] = centre if image_size else np.array
         self.kept: dict[str, np.ndarray] = {}
         self.keep_bytes = KEPT_BYTES
 
@@ -97,17 +97,12 @@ class ImageSource(ABC):
         name = self.name(index)
         if name in self.kept:
             return self.kept[name]
-        picture = self.picture(index)
-        tile = self.crop(picture) if self.crop else self._centre(picture)
+        tile = self.crop(self.picture(index))
+        tile = tile.reshape(*tile.shape[:2], self.in_channels)
         if tile.nbytes <= self.keep_bytes:
             self.keep_bytes -= tile.nbytes
             self.kept[name] = tile
         return tile
-
-    def _centre(self, picture: Image.Image) -> np.ndarray:
-        size = self.image_size
-        tile = center_crop_arr(picture, size) if size else np.array(picture)
-        return tile.reshape(*tile.shape[:2], self.in_channels)
 
     def tiles(self, indices: Sequence[int]) -> np.ndarray:
         """Return images of one size, [N, H, W, C] uint8."""
@@ -115,10 +110,9 @@ class ImageSource(ABC):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return ([N, C, H, W] float32 in [-1, 1], {"y": classes [N] int64} if they are known)."""
-        labels = {}
-        if self.labels is not None:
-            labels["y"] = th.tensor([self.label(index) for index in indices])
-        return to_model_range(self.tiles(indices)), labels
+        known = self.labels is not None
+        labels = {"y": th.tensor([self.label(index) for index in indices])} if known else {}
+        return image_files.to_model_range(self.tiles(indices)), labels
 
     def first(self, count: int) -> "ImageSource":
         """Return the first images alone, all of them for 0."""
@@ -137,16 +131,46 @@ class ImageSource(ABC):
         dist_util.everywhere(lambda: [self.tile(index).size for index in bar])
 
 
-def patient_expression(text: str) -> re.Pattern[str]:
-    """Return the regular expression that finds a patient in the name of a file.
+class ImageFiles(ImageSource):
+    """Image files in the order of a list."""
 
-    Raises:
-        UserError: unless it is one, with one group.
-    """
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UserError(f"expected a regular expression, got {text!r} ({error})") from None
-    if pattern.groups != 1:
-        raise UserError(f"expected a regular expression with one group, got {text!r}")
-    return pattern
+    def __init__(self, files: Sequence[str], image_size: int, in_channels: int = 3) -> None:
+        super().__init__("", image_size, in_channels)
+        self.files, self.count = files, len(files)
+
+    def name(self, index: int) -> str:
+        """Return the path of a file."""
+        return self.files[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """Open a whole image; see `ImageSource.picture`."""
+        return image_files.open_image(self.files[index], self.in_channels)
+
+
+class ImageFolder(ImageFiles):
+    """The images of a folder and of those below it, in order of path; see `open_images`."""
+
+    def __init__(self, path: Path, image_size: int, in_channels: int, labels: str) -> None:
+        super().__init__(image_files.list_image_files(path), image_size, in_channels)
+        self.path = path
+        if not image_size:
+            self.size = _common_size(self.files)
+        if labels:
+            self.labels = class_of_each(path, self.files, labels)
+
+
+def _common_size(files: Sequence[str]) -> tuple[int, int]:
+    first: tuple[int, int] | None = None
+    for file in files:
+        try:
+            with Image.open(file) as image:  # reads the header alone
+                size = image.height, image.width
+        except image_files.UNREADABLE as error:
+            raise UserError(f"{file}: expected a readable image, got {error}") from None
+        first = first or size
+        if size != first:
+            raise UserError(
+                f"{file}: expected {first[0]}x{first[1]} pixels as of {files[0]}, got "
+                f"{size[0]}x{size[1]}; give --image_size to bring all to one size"
+            )
+    return first or (0, 0)

@@ -33,12 +33,9 @@ def get_image_filenames_for_label(
     numbers = {words[0]: words[1] for words in _rows(folder, DEVKIT_NUMBERS, columns=2)}
     if synsets[label] not in numbers:
         raise UserError(f"{Path(folder, DEVKIT_NUMBERS)}: no line for {synsets[label]!r}")
-    labels = [words[0] for words in _rows(folder, VALIDATION_LABELS)]
-    return [
-        f"ILSVRC2012_val_{index:08d}.JPEG"
-        for index, number in enumerate(labels, 1)
-        if number == numbers[synsets[label]]
-    ]
+    rows = enumerate(_rows(folder, VALIDATION_LABELS), 1)
+    wanted = numbers[synsets[label]]
+    return [f"ILSVRC2012_val_{index:08d}.JPEG" for index, words in rows if words[0] == wanted]
 
 
 def _rows(folder: str | os.PathLike, name: str, columns: int = 1) -> Iterator[list[str]]:

@@ -1,8 +1,4 @@
-"""Small images that a super-resolution network enlarges: of training batches, and given ones.
-
-Small images are NCHW float32 in [-1, 1], as large ones are. In training they are the large ones
-averaged over areas.
-"""
+"""Small images that a super-resolution network enlarges, NCHW float32 in [-1, 1] as large ones."""
 
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -38,9 +34,9 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
 
     Args:
         path: folder, or .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
-        side: of the small images, pixels.
+        side: side of the small images, pixels.
         class_cond: whether the network needs their classes.
-        in_channels: channels that the network takes.
+        in_channels: channels that the network takes, 1 to 4.
 
     Raises:
         UserError: if there are none, or they do not fit the network.
@@ -54,7 +50,6 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
 
 
 def _refuse_npz(path: str, expected: tuple[int, ...]) -> None:
-    """Stop unless a file is an .npz of images [N, *expected]."""
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file.get("arr_0")

@@ -7,7 +7,6 @@ Statistics of upstream's reference batches may stand beside `arr_0` or in its pl
 
 import contextlib
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -35,18 +34,16 @@ def is_npz(path: Path) -> bool:
 class NpzImages(ImageSource):
     """The array arr_0 of an .npz, of 1, 3, 4 or `in_channels` channels; see `open_images`."""
 
-    def __init__(
-        self, path: str | os.PathLike, image_size: int = 0, in_channels: int = 3, labels: str = ""
-    ) -> None:
+    def __init__(self, path: Path, image_size: int, in_channels: int, labels: str) -> None:
         super().__init__(path, image_size, in_channels)
         self._shape: tuple[int, ...] = (0, 0, 0, 0)
         self._file: IO[bytes] = io.BytesIO()
-        with _one_line_errors(self.path), zipfile.ZipFile(self.path) as archive:
+        with _one_line_errors(path), zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-            self.moments = _read_moments(self.path, names)
+            self.moments = _read_moments(path, names)
             if "arr_0" in names:
                 self._file = archive.open("arr_0.npy")  # stays open when the archive is closed
-                self._shape = _read_shape(self._file, self.path, in_channels)
+                self._shape = _read_shape(self._file, path, in_channels)
             elif not self.moments:
                 found = ", ".join(sorted(names)) or "nothing"
                 raise UserError(f"{path}: expected an array arr_0 of images, got {found}")
@@ -54,7 +51,7 @@ class NpzImages(ImageSource):
         if not image_size:
             self.size = self._shape[1], self._shape[2]
         if labels:
-            self.labels = _read_classes(self.path, self.count)
+            self.labels = _read_classes(path, self.count)
 
     def name(self, index: int) -> str:
         """Return the path of the file and the index of an image in it."""
@@ -113,18 +110,17 @@ def _read_classes(path: Path, count: int) -> list[int]:
 def _read_moments(path: Path, names: set[str]) -> dict[str, Moments]:
     found = {}
     with np.load(path, allow_pickle=False) as arrays:
-        for distance, (mean, covariance) in STATISTICS.items():
-            if mean in names and covariance in names:
-                found[distance] = _checked(path, mean, arrays[mean], arrays[covariance])
+        for distance, pair in STATISTICS.items():
+            if not names.issuperset(pair):
+                continue
+            mean, covariance = (arrays[name] for name in pair)
+            fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
+            numbers = mean.dtype.kind == covariance.dtype.kind == "f"
+            if not (fits and numbers and np.isfinite(mean).all() and np.isfinite(covariance).all()):
+                raise UserError(
+                    f"{path}: expected {pair[0]} to be a finite mean [D] with its covariance "
+                    f"[D, D], got {list(mean.shape)} {mean.dtype} and {list(covariance.shape)} "
+                    f"{covariance.dtype}"
+                )
+            found[distance] = mean.astype(np.float64), covariance.astype(np.float64)
     return found
-
-
-def _checked(path: Path, name: str, mean: np.ndarray, covariance: np.ndarray) -> Moments:
-    fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-    numbers = mean.dtype.kind == covariance.dtype.kind == "f"
-    if fits and numbers and np.isfinite(mean).all() and np.isfinite(covariance).all():
-        return mean.astype(np.float64), covariance.astype(np.float64)
-    raise UserError(
-        f"{path}: expected {name} to be a finite mean [D] with its covariance [D, D], got "
-        f"{list(mean.shape)} {mean.dtype} and {list(covariance.shape)} {covariance.dtype}"
-    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from ..errors import UserError
 
@@ -28,12 +28,9 @@ def grid(
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
 ) -> Image.Image:
-    """Lay out rows of tiles [H, W, C] uint8, with an optional caption below each.
+    """Lay out rows of tiles [H, W, C] uint8 of one size, with an optional caption below each.
 
-    Args:
-        rows: tiles of one size.
-        captions: text per tile, or None.
-        scale: enlargement in whole pixels.
+    Tiles are enlarged to `scale` pixels for each of theirs.
     """
     height, width = (scale * side for side in rows[0][0].shape[:2])
     band = 14 if captions else 0
@@ -63,15 +60,11 @@ def scale_of(tile: np.ndarray) -> int:
 
 
 def read_tile(path: Path) -> np.ndarray:
-    """Return a picture that was written here, [H, W, C] uint8.
-
-    Raises:
-        UserError: if it was damaged since.
-    """
+    """Return a picture that was written here, [H, W, C] uint8; refuse one damaged since."""
     try:
         with Image.open(path) as picture:
             tile = np.array(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         raise UserError(
             f"{path}: expected a whole picture, got {error}; delete it, the same command makes it"
         ) from None

@@ -21,11 +21,7 @@ DOTS_PER_INCH = 100
 
 
 def figure_class() -> Any:
-    """Return matplotlib's Figure, which draws without a display.
-
-    Raises:
-        MissingExtraError: without matplotlib.
-    """
+    """Return matplotlib's Figure, which draws without a display, or raise MissingExtraError."""
     return require("matplotlib.figure", "plots").Figure
 
 
@@ -44,14 +40,15 @@ def scatter_row(
 
     Args:
         panels: title -> points [N, 2]; the same row is the same point in each.
-        path: of the PNG.
+        path: file of the PNG.
         colour: [N, 3], one for all, or None: by position in the first set.
     """
     first = next(iter(panels.values()))
     colour = colours(first) if colour is None else colour
     figure, axes = _row(len(panels))
     for axis, (title, points) in zip(axes, panels.items(), strict=True):
-        axis.scatter(*points.T, c=colour, s=_dot_area(len(points)), linewidths=0)
+        area = float(np.clip(2e4 / max(len(points), 1), 0.3, 12))  # square points
+        axis.scatter(*points.T, c=colour, s=area, linewidths=0)
         axis.set_title(title)
     _save(figure, path)
 
@@ -73,9 +70,8 @@ def curve_row(
 
     Args:
         panels: title -> (values at 1..T, {chooser: places of 1..T, or 0 for the start}).
-        path: of the PNG.
-        x_name: of the places.
-        y_name: of the values.
+        path: file of the PNG.
+        x_name, y_name: names of the places and of the values.
     """
     figure, axes = _row(len(panels))
     for axis, (title, (values, choosers)) in zip(axes, panels.items(), strict=True):
@@ -95,10 +91,6 @@ def _row(count: int) -> tuple[Any, Any]:
     for axis in axes:
         axis.set_aspect("equal", adjustable="datalim")
     return figure, axes
-
-
-def _dot_area(count: int) -> float:
-    return float(np.clip(2e4 / max(count, 1), 0.3, 12))  # square points
 
 
 def _save(figure: Any, path: str | os.PathLike) -> None:

@@ -20,16 +20,13 @@ import numpy as np
 import torch as th
 from torch.utils.data import Dataset
 
-from ..runtime import atomic_files, dist_util
+from ..runtime import atomic_files
 from ..runtime.random_streams import Stream, generator
 from . import plots
-from .image_datasets import epoch_order
+from .image_datasets import samples_of_batches, shuffled
 
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
 INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
-# Centres of up to five olympic curves, in units of fiftieths of a radius.
-OLYMPIC_RINGS = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) / 50
-OLYMPIC_SQUARES = np.array([(-150, 0), (0, 0), (150, 0), (-55, -50), (55, -50)]) / 50
 
 Rng = np.random.Generator | None
 
@@ -63,21 +60,8 @@ class BaseSampler:
         self.radii, self.centers = np.array(radii, np.float64), np.array(centers, np.float64)
         self.num_objects, self.width = len(self.radii), width
 
-    def sample(
-        self,
-        N: int,
-        *,
-        rng: Rng = None,  # noqa: N803 (upstream's name)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return normalised points, curve by curve and along each, and the curve of each point.
-
-        Args:
-            N: number of points.
-            rng: source of randomness.
-
-        Returns:
-            Points [N, 2] float64, and the index of each one's curve, [N] int64.
-        """
+    def sample(self, N: int, *, rng: Rng = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+        """Return normalised points [N, 2], curve by curve and along each, and their curves [N]."""
         unit, radius, which = self._draw(N, np.random if rng is None else rng)
         return normalize(unit * radius[:, None] + self.centers[which]), which
 
@@ -115,52 +99,40 @@ class SquareSampler(BaseSampler):
         return unit, self._radii(which, rng), which
 
 
-class ConcentricRingSampler(RingSampler):
-    """Circles about one centre.
-
-    Args:
-        radii: size of each circle, [K].
-        width: width of the bands, across.
-    """
+class _Concentric(BaseSampler):
+    """Curves about one centre, in bands of `width`, the size of each given, [K]."""
 
     def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
         super().__init__(radii, np.zeros((len(radii), 2)), width)
 
 
-class OlympicRingSampler(RingSampler):
-    """Up to five circles side by side: three in a row, then two below them.
+class _Olympic(BaseSampler):
+    """Up to five curves side by side: three in a row, then two below them."""
 
-    Args:
-        radii: size of each circle, [K].
-        width: width of the bands, across.
-    """
+    places: np.ndarray  # centres of the five curves, in units of a radius
 
     def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
-        super().__init__(radii, OLYMPIC_RINGS[: len(radii)], width)
+        super().__init__(radii, self.places[: len(radii)], width)
 
 
-class ConcentricSquareSampler(SquareSampler):
-    """Squares about one centre.
-
-    Args:
-        radii: half the side of each square, [K].
-        width: width of the bands, across.
-    """
-
-    def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
-        super().__init__(radii, np.zeros((len(radii), 2)), width)
+class ConcentricRingSampler(_Concentric, RingSampler):
+    """Circles about one centre."""
 
 
-class OlympicSquareSampler(SquareSampler):
-    """Up to five squares side by side: three in a row, then two below them.
+class OlympicRingSampler(_Olympic, RingSampler):
+    """Up to five circles side by side."""
 
-    Args:
-        radii: half the side of each square, [K].
-        width: width of the bands, across.
-    """
+    places = np.array([(-140, 0), (0, 0), (140, 0), (-55, -50), (55, -50)]) / 50
 
-    def __init__(self, radii: np.ndarray = np.ones(5), width: float = 0.5) -> None:  # noqa: B008
-        super().__init__(radii, OLYMPIC_SQUARES[: len(radii)], width)
+
+class ConcentricSquareSampler(_Concentric, SquareSampler):
+    """Squares about one centre."""
+
+
+class OlympicSquareSampler(_Olympic, SquareSampler):
+    """Up to five squares side by side."""
+
+    places = np.array([(-150, 0), (0, 0), (150, 0), (-55, -50), (55, -50)]) / 50
 
 
 def make_moons(
@@ -170,7 +142,7 @@ def make_moons(
     noise: float | None = None,
     random_state: int | np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return two interleaved half circles of radius 1, as scikit-learn's function of this name.
+    """Return points on two interleaved half circles of radius 1, as scikit-learn does.
 
     Args:
         n_samples: number of points.
@@ -227,13 +199,7 @@ _SAMPLERS = {
 
 
 class Synthetic2DDataset(Dataset):
-    """Points of one distribution, drawn once; item i is (point [2] float32, {}).
-
-    Args:
-        n_samples: number of points.
-        shape: the distribution.
-        rng: source of randomness.
-    """
+    """Points of one distribution, drawn once; item i is (point [2] float32, {})."""
 
     def __init__(self, n_samples: int, shape: Synthetic2DType, rng: Rng = None) -> None:
         self.n_samples, self.shape, self.shape_val = n_samples, shape, shape.value
@@ -270,25 +236,12 @@ def load_2d_data(
         ([batch_size, 2] float32, no conditions).
     """
     rng = generator(seed, Stream.TRAINING_POINTS, shape.value)
-    points = th.from_numpy(Synthetic2DDataset(n_samples, shape, rng).points)
+    points = th.from_numpy(draw_points(n_samples, shape, rng))
     if training:
-        yield from _shuffled_batches(points, batch_size, seed, start_step)
+        for samples in samples_of_batches(batch_size, start_step):
+            yield points[shuffled(samples, n_samples, seed)], {}
     else:
         yield from ((batch, {}) for batch in points.split(batch_size)[start_step:])
-
-
-def _shuffled_batches(
-    points: th.Tensor, batch_size: int, seed: int, start_step: int
-) -> Iterator[tuple[th.Tensor, dict]]:
-    step, ranks, rank, count = start_step, dist_util.world_size(), dist_util.rank(), len(points)
-    while True:
-        first = (step * ranks + rank) * batch_size
-        epochs, rows = np.divmod(np.arange(first, first + batch_size), count)
-        for epoch in np.unique(epochs):
-            this = epochs == epoch
-            rows[this] = epoch_order(count, seed, int(epoch))[rows[this]]
-        yield points[rows], {}
-        step += 1
 
 
 def scatter(
@@ -296,13 +249,7 @@ def scatter(
     filename: str | os.PathLike = "scatter.png",
     enable_color_interpolation: bool = True,
 ) -> None:
-    """Save a plot of points [N, 2].
-
-    Args:
-        points: what to plot.
-        filename: of the PNG.
-        enable_color_interpolation: colour each point by its position; otherwise all alike.
-    """
+    """Save a plot of points [N, 2] as PNG, coloured by position or all alike."""
     plots.scatter_row({"": points}, filename, None if enable_color_interpolation else "tab:blue")
 
 
@@ -313,8 +260,7 @@ def heatmap(points: np.ndarray, filename: str | os.PathLike = "heatmap.png") -> 
 
 def save_plots() -> None:
     """Save a heatmap and a scatter plot of each distribution into the folder synthetic_images."""
-    folder = Path("synthetic_images")
-    atomic_files.make_folder(folder)
+    atomic_files.make_folder(folder := Path("synthetic_images"))
     for shape in Synthetic2DType:
         points = draw_points(20000, shape, generator(0, Stream.TRAINING_POINTS, shape.value))
         heatmap(points, folder / f"{shape.value}_{shape}_Heatmap.png")

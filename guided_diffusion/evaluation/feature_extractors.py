@@ -4,9 +4,10 @@ Spatial features are 7 channels of a map, flattened with the channel running fas
 has them. Rows depend on their image alone (up to float rounding), not on the batch.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch as th
@@ -20,24 +21,19 @@ from ..runtime import dist_util, progress_bars
 from ..runtime.random_streams import Stream, generator
 from ..runtime.work_sharing import deal
 
+T = TypeVar("T")
+Job = TypeVar("Job")
 Rows = tuple[th.Tensor, th.Tensor]  # pooled [N, D] and spatial [N, S], float32 on the CPU
 SPATIAL_CHANNELS = 7
 
 
 class Extractor(Protocol):
-    """A network under evaluation's eyes.
+    """A network that turns images into rows of features."""
 
-    Attributes:
-        name: its `--features`.
-        comparable: whether its numbers can be compared with those of other programs.
-        note: what a reader of its numbers must know.
-        dims: length of a row by the distance that is computed from it.
-    """
-
-    name: str
-    comparable: bool
-    note: str
-    dims: dict[str, int]
+    name: str  # in `--features`
+    comparable: bool  # with the numbers of other programs
+    note: str  # for readers of its numbers
+    dims: dict[str, int]  # length of a row by the distance that is computed from it
 
     def __call__(self, images: np.ndarray) -> Rows:
         """Return the features of images [N, H, W, 3] uint8."""
@@ -99,7 +95,7 @@ class Inception:
                 f"network ({first_line(error)})"
             ) from None
         self.device, self.network = device, network.to(device)
-        # The first 7 channels of this block are those of its 1x1 branch, upstream's `mixed_6/conv`.
+        # The first 7 channels of this block come from its 1x1 branch, upstream's `mixed_6/conv`.
         self.network.Mixed_6d.register_forward_hook(self._keep)
 
     def _keep(self, module: th.nn.Module, inputs: Any, output: th.Tensor) -> None:
@@ -131,8 +127,7 @@ def create_extractor(name: str, weights: str, device: th.device) -> Extractor:
         raise ArgumentError("weights", "expected with --features inception, got it with small")
     if name == "small" or (name == "auto" and not weights and not _inception_is_at_hand()):
         return SmallNetwork(device)
-    kept = _kept_weights(_fidelity())
-    return Inception(Path(weights) if weights else dist_util.once(lambda: _fetch(kept)), device)
+    return Inception(Path(weights) if weights else dist_util.once(_fetch), device)
 
 
 def _fidelity() -> ModuleType:
@@ -142,24 +137,23 @@ def _fidelity() -> ModuleType:
         raise ArgumentError("features", f"torch-fidelity cannot be loaded ({error})") from None
 
 
-def _kept_weights(fidelity: ModuleType) -> Path:
-    return Path(th.hub.get_dir(), "checkpoints", fidelity.URL_INCEPTION_V3.rpartition("/")[2])
+def _kept_weights() -> Path:
+    return Path(th.hub.get_dir(), "checkpoints", _fidelity().URL_INCEPTION_V3.rpartition("/")[2])
 
 
 def _inception_is_at_hand() -> bool:
     try:
-        return _kept_weights(_fidelity()).is_file()
+        return _kept_weights().is_file()
     except UserError:
         return False
 
 
-def _fetch(path: Path) -> Path:
-    if path.is_file():
-        return path
-    url = _fidelity().URL_INCEPTION_V3
+def _fetch() -> Path:
+    path, url = _kept_weights(), _fidelity().URL_INCEPTION_V3
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        th.hub.download_url_to_file(url, str(path))
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            th.hub.download_url_to_file(url, str(path))
     except OSError as error:  # no network, no such page, a full disk
         raise ArgumentError(
             "weights",
@@ -174,21 +168,23 @@ def _fetch(path: Path) -> Path:
 def extract(images: ImageSource, extractor: Extractor, batch_size: int) -> Rows:
     """Return the features of all images, in their order, on every rank.
 
-    Args:
-        images: the set; images are read batch by batch, features are kept.
-        extractor: the network.
-        batch_size: images per forward and rank.
+    Images are read batch by batch; their features stay in memory, 33 kB an image with Inception.
     """
     if not len(images):  # a file of statistics alone
         return th.zeros(0, extractor.dims["fid"]), th.zeros(0, extractor.dims["sfid"])
     batches = deal(len(images), batch_size)
-    ranks = dist_util.world_size()
-    mine = batches[dist_util.rank() :: ranks]
-    bar = progress_bars.progress(
-        map(images.tiles, mine), total=len(mine), desc=images.path.name, unit="batch"
-    )
     # Tensor cores would round to 10 bits, which the small differences here do not survive.
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        parts = dist_util.Ranks().gather([extractor(tiles) for tiles in bar])
-    rows = [parts[index % ranks][index // ranks] for index in range(len(batches))]
-    return th.cat([pooled for pooled, _ in rows]), th.cat([spatial for _, spatial in rows])
+        rows = by_turns(
+            lambda batch: extractor(images.tiles(batch)), batches, images.path.name, "batch"
+        )
+    pooled, spatial = zip(*rows, strict=True)
+    return th.cat(pooled), th.cat(spatial)
+
+
+def by_turns(do: Callable[[Job], T], jobs: Sequence[Job], desc: str, unit: str) -> list[T]:
+    """Do jobs with a progress bar, which ranks take by turns; return all results on every rank."""
+    rank, ranks = dist_util.rank(), dist_util.world_size()
+    bar = progress_bars.progress(jobs[rank::ranks], desc=desc, unit=unit)
+    parts = dist_util.Ranks().gather([do(job) for job in bar])
+    return [parts[index % ranks][index // ranks] for index in range(len(jobs))]

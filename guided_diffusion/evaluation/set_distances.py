@@ -3,11 +3,11 @@
 Sums run in float64. The intervals come from random halves: a replicate draws half of the images
 of either set without putting any back, which spreads like a whole set drawn anew. (Images drawn
 twice, as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The
-replicates are moved onto the value of the whole sets, as their bias is that of half as many images.
+replicates are moved onto the value of the whole sets, since half as many images have a larger bias.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,40 +16,28 @@ import torch as th
 
 from ..data.image_source import ImageSource
 from ..errors import UserError
-from ..runtime import dist_util, progress_bars
 from ..runtime.random_streams import Stream, generator
-from .feature_extractors import Extractor, extract
+from .feature_extractors import Extractor, by_turns, extract
 
 FEW_IMAGES = 2048  # below it FID says more about the number of images than about the images
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size at most half of the smaller set
 CONFIDENCE = 95  # percent
 BLOCK = 2048  # rows of a matrix of pairs that are held at once
-RANGES = {
-    "kid": (-math.inf, math.inf),
-    "precision": (0, 1),
-    "recall": (0, 1),
-    "fid": (0, math.inf),
-    "sfid": (0, math.inf),
-}
+# What a metric can be; precision and recall are shares.
+RANGES = {"kid": (-math.inf, math.inf), "fid": (0, math.inf), "sfid": (0, math.inf)}
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution.
+    """A normal distribution of covariance factor.T @ factor."""
 
-    Attributes:
-        mean: [D].
-        factor: [R, D] of which factor.T @ factor is the covariance; R is below D where fewer
-            images than dimensions were seen.
-    """
-
-    mean: th.Tensor
-    factor: th.Tensor
+    mean: th.Tensor  # [D]
+    factor: th.Tensor  # [R, D]; R is below D where fewer images than dimensions were seen
 
     @classmethod
     def of_rows(cls, rows: th.Tensor) -> "Gaussian":
-        """Fit one to rows [N, D]; the covariance is the unbiased one."""
+        """Fit a normal distribution to rows [N, D], with the unbiased covariance."""
         mean = rows.mean(0)
         factor = (rows - mean) / math.sqrt(len(rows) - 1)
         if len(rows) <= rows.shape[1]:
@@ -58,7 +46,7 @@ class Gaussian:
 
     @classmethod
     def of_moments(cls, mean: th.Tensor, covariance: th.Tensor) -> "Gaussian":
-        """Return the one of a mean [D] and a covariance [D, D]."""
+        """Return the normal distribution with a mean [D] and a covariance [D, D]."""
         values, vectors = th.linalg.eigh(covariance)
         return cls(mean, values.clamp(min=0).sqrt()[:, None] * vectors.T)
 
@@ -102,23 +90,17 @@ def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]
     values = []
     for subset in range(SUBSETS):
         rng = generator(seed, Stream.KERNEL_DISTANCE, subset)
-        pair = (draw_rows(rows, size, rng) for rows in (reference, samples))
+        pair = (rows[rng.choice(len(rows), size, replace=False)] for rows in (reference, samples))
         values.append(polynomial_mmd(*pair))
     spread = float(np.std(values))
     return {"value": float(np.mean(values)), "std": spread, "subsets": SUBSETS, "size": size}
 
 
-def draw_rows(rows: th.Tensor, size: int, rng: np.random.Generator) -> th.Tensor:
-    """Return `size` different rows."""
-    chosen = rng.choice(len(rows), size, replace=False)
-    return rows[th.from_numpy(chosen).to(rows.device)]
-
-
 def precision_and_recall(reference: th.Tensor, samples: th.Tensor) -> tuple[float, float]:
     """Return the share of samples among the reference, and of the reference among the samples.
 
-    An image is among a set if it is no further from one of its images than that one's third
-    nearest neighbour in the set.
+    An image is among a set if an image of the set is as near to it as to the third nearest
+    neighbour of its own in the set, or nearer.
 
     Reference:
         Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2.
@@ -146,17 +128,11 @@ def _squared_distances(x: th.Tensor, y: th.Tensor) -> Iterator[th.Tensor]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a set of images.
+    """Features of a set of images, and distributions that came with the set in their place."""
 
-    Attributes:
-        pooled: features [N, D] of its images, float64.
-        spatial: features [N, S] of its images, float64.
-        given: distributions that came with the set, used instead of its images' for a distance.
-    """
-
-    pooled: th.Tensor
-    spatial: th.Tensor
-    given: Mapping[str, Gaussian] = field(default_factory=dict)
+    pooled: th.Tensor  # [N, D] float64
+    spatial: th.Tensor  # [N, S] float64
+    given: Mapping[str, Gaussian] = field(default_factory=dict)  # by distance
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -169,8 +145,7 @@ class Measured:
 
     def half(self, rng: np.random.Generator) -> "Measured":
         """Return the set with half of its images, drawn at random."""
-        chosen = th.from_numpy(rng.permutation(len(self))[: len(self) // 2])
-        chosen = chosen.to(self.pooled.device)
+        chosen = rng.permutation(len(self))[: len(self) // 2]
         return Measured(self.pooled[chosen], self.spatial[chosen], self.given)
 
 
@@ -178,8 +153,6 @@ def measure(
     images: ImageSource, extractor: Extractor, batch_size: int, device: th.device
 ) -> Measured:
     """Extract the features of a set; statistics of the file are taken where they fit.
-
-    Images are read batch by batch; their features stay in memory, 33 kB an image with Inception.
 
     Raises:
         UserError: if there are too few images, or statistics alone and none that fit.
@@ -218,11 +191,16 @@ def evaluate(
     results = {name: {"value": value} for name, value in _scores(reference, samples).items()}
     if "kid" in results:
         results["kid"] = kid(reference.pooled, samples.pooled, seed)
+
+    def scores_of_halves(index: int) -> dict[str, float]:
+        rng = generator(seed, Stream.INTERVALS, index)
+        return _scores(reference.half(rng), samples.half(rng))
+
     count = replicates if len(reference) or len(samples) else 0
-    drawn = _replicates(reference, samples, count, seed)
+    drawn = by_turns(scores_of_halves, range(count), "intervals", "half")
     for name, result in results.items():
-        values = np.array([scores[name] for scores in drawn])
-        result["interval"] = _interval(result["value"], values, RANGES[name]) if drawn else None
+        values, limits = [scores[name] for scores in drawn], RANGES.get(name, (0, 1))
+        result["interval"] = _interval(result["value"], values, limits) if drawn else None
     return results
 
 
@@ -239,33 +217,19 @@ def _scores(reference: Measured, samples: Measured) -> dict[str, float]:
     return found
 
 
-def _replicates(
-    reference: Measured, samples: Measured, count: int, seed: int
-) -> list[dict[str, float]]:
-    ranks = dist_util.world_size()
-    mine = range(dist_util.rank(), count, ranks)
-    scores = []
-    for index in progress_bars.progress(mine, desc="intervals", unit="half"):
-        rng = generator(seed, Stream.INTERVALS, index)
-        scores.append(_scores(reference.half(rng), samples.half(rng)))
-    parts = dist_util.Ranks().gather(scores)
-    return [parts[index % ranks][index // ranks] for index in range(count)]
-
-
-def _interval(value: float, drawn: np.ndarray, limits: tuple[float, float]) -> list[float]:
+def _interval(value: float, drawn: Sequence[float], limits: tuple[float, float]) -> list[float]:
     outside = (100 - CONFIDENCE) / 2
-    ends = np.percentile(drawn, [outside, 100 - outside]) - drawn.mean()
+    ends = np.percentile(drawn, [outside, 100 - outside]) - np.mean(drawn)
     return [float(np.clip(value + end, *limits)) for end in ends]
 
 
 def warnings_of(images: ImageSource, measured: Measured, extractor: Extractor) -> list[str]:
     """Return what a reader of FID and sFID must know about a set."""
-    said = []
-    for distance in images.moments.keys() - measured.given.keys():
-        said.append(
-            f"{images.path}: its {distance} statistics are of {len(images.moments[distance][0])} "
-            f"features, {extractor.name} has {extractor.dims[distance]}; taken from its images"
-        )
+    said = [
+        f"{images.path}: its {distance} statistics are of {len(images.moments[distance][0])} "
+        f"features, {extractor.name} has {extractor.dims[distance]}; taken from its images"
+        for distance in images.moments.keys() - measured.given.keys()
+    ]
     if not len(images):
         said.append(f"{images.path}: statistics alone; KID, precision and recall need images")
     elif len(images) < FEW_IMAGES and measured.given.keys() < {"fid", "sfid"}:
@@ -279,9 +243,9 @@ def warnings_of(images: ImageSource, measured: Measured, extractor: Extractor) -
 
 
 def psnr(images: th.Tensor, expected: th.Tensor) -> float:
-    """Return the peak signal-to-noise ratio of images in [-1, 1] in dB; inf where they are equal.
+    """Return the peak signal-to-noise ratio, dB, of images [N, C, H, W] together; inf if equal.
 
-    The mean squared error is that of all images [N, C, H, W] together, both clipped to [-1, 1].
+    Both are clipped to [-1, 1].
     """
     error = (images.clamp(-1, 1) - expected.clamp(-1, 1)).double().square().mean()
     return float(10 * th.log10(4 / error))

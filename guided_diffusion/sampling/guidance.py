@@ -25,9 +25,7 @@ from .settings import GuidanceSettings
 def classifier_gradient(classifier: Model, scale: float = 1.0) -> CondFn:
     """Return the cond_fn of a classifier, for the samplers of a diffusion.
 
-    Args:
-        classifier: maps noisy images and timesteps to logits.
-        scale: factor of the gradient; above 1 it trades variety for certainty of the class.
+    A scale above 1 trades variety for certainty of the class.
     """
 
     def cond_fn(x: th.Tensor, t: th.Tensor, y: th.Tensor) -> th.Tensor:
@@ -42,17 +40,11 @@ def classifier_gradient(classifier: Model, scale: float = 1.0) -> CondFn:
 
 @dataclass
 class Guided:
-    """A diffusion model, and the classifier that steers it if there is one.
-
-    Attributes:
-        domain: the diffusion model, class-conditional or not.
-        classifier: of noisy images; None: no guidance.
-        scale: of the guidance.
-    """
+    """A diffusion model, class-conditional or not, and the classifier that steers it if any."""
 
     domain: Domain
     classifier: Domain | None
-    scale: float = 1.0
+    scale: float = 1.0  # of the guidance
 
     @property
     def model(self) -> Model:
@@ -73,22 +65,18 @@ class Guided:
         return {
             f"{role}.{name}": value
             for role, network in networks.items()
-            if network is not None
+            if network
             for name, value in network.identity.items()
         }
 
     def check_classes(self, flag: str, classes: Sequence[int]) -> None:
-        """Check that the networks know the classes that they are asked for.
-
-        Raises:
-            UserError: naming the flag and the first class that one of them does not know.
-        """
+        """Refuse, under a flag, the first class that one of the networks does not know."""
+        last = self.num_classes - 1
         for number in classes:
-            if not 0 <= number < self.num_classes:
+            if not 0 <= number <= last:
                 raise ArgumentError(
                     flag,
-                    f"expected classes from 0 to {self.num_classes - 1}, which the "
-                    f"networks know, got {number}",
+                    f"expected classes from 0 to {last}, which the networks know, got {number}",
                 )
 
     @property
@@ -108,21 +96,15 @@ def load_guided(
 ) -> Guided:
     """Load a diffusion model and its classifier onto this rank's device.
 
-    Settings that were given go before those of the trainings; see `load_asked`.
-
-    Args:
-        model_path: checkpoint or training run folder of the diffusion model.
-        guidance: the classifier and the strength of the guidance.
-        network: settings of the diffusion model.
-        classifier: settings of the classifier.
-        process: settings of the process of both.
-        compile: whether the networks are compiled.
+    Settings that were given override the settings of the trainings; see `load_asked`. The process
+    is the same for both.
 
     Raises:
         UserError: if a file is missing, or the networks do not fit each other.
     """
     domain = load_asked(model_path, network, process, compile=compile)
-    if not guidance.classifier_path:
+    path, own = guidance.classifier_path, domain.args
+    if not path:
         if domain.network.class_cond:
             return Guided(domain, None)
         raise ArgumentError(
@@ -130,31 +112,14 @@ def load_guided(
             "expected a classifier, or a class-conditional --model_path; "
             f"{domain.origin} knows no classes",
         )
-    judge = load_asked(
-        guidance.classifier_path,
-        classifier,
-        process,
-        kind=CLASSIFIER,
-        compile=compile,
-        # A classifier without a record of its own is one made for this diffusion model.
-        assumed=domain.args,
-    )
-    _refuse_unequal(judge, domain)
-    return Guided(domain, judge, guidance.classifier_scale)
-
-
-def _refuse_unequal(classifier: Domain, domain: Domain) -> None:
-    for flag in (
-        "image_size",
-        "in_channels",
-        "diffusion_steps",
-        "noise_schedule",
-        "rescale_timesteps",
-    ):
-        values = classifier.args[flag], domain.args[flag]
-        if values[0] != values[1]:
+    # A classifier without a record of its own is one made for this diffusion model.
+    judge = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
+    same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
+    for flag in same:
+        if judge.args[flag] != own[flag]:
             raise ArgumentError(
                 flag,
-                f"classifier and diffusion model need the same; {classifier.origin} has "
-                f"{values[0]!r}, {domain.origin} has {values[1]!r}",
+                f"classifier and diffusion model need the same; {judge.origin} has "
+                f"{judge.args[flag]!r}, {domain.origin} has {own[flag]!r}",
             )
+    return Guided(domain, judge, guidance.classifier_scale)

@@ -1,7 +1,7 @@
 """How likely a model finds images: a bound on their bits per dimension, and its terms.
 
-Bits per dimension are those of the 8-bit values of pixels and channels. A bound is the sum of one
-term per timestep and of the prior's, each estimated with one draw of noise per image.
+A dimension is the 8-bit value of one pixel and channel. A bound is the sum of one term per timestep
+and of the prior's, each estimated with one draw of noise per image.
 """
 
 import math
@@ -36,23 +36,21 @@ def measure(
     Args:
         domain: the model.
         images: as the model takes them.
-        indices: which of them.
-        seed: of the noise.
+        indices: places of n of them.
+        seed: base seed of the noise.
         clip_denoised: limit the images that the network predicts to [-1, 1].
         precision: "fp32" or "bf16" arithmetic of the network.
 
     Returns:
-        of `GaussianDiffusion.calc_bpd_loop`: `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T]
-        from the noisiest timestep to the cleanest.
+        `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T] from the noisiest timestep to the
+        cleanest, as `GaussianDiffusion.calc_bpd_loop` has them.
     """
     batch, conditions = images.batch(indices)
     noise = ImageNoise(seed, indices, Stream.LIKELIHOOD_NOISE)
     with execution.autocast(domain.device, precision):
+        known = {name: value.to(domain.device) for name, value in conditions.items()}
         found = domain.diffusion.drawing(noise).calc_bpd_loop(
-            domain.model,
-            batch.to(domain.device),
-            clip_denoised,
-            {name: value.to(domain.device) for name, value in conditions.items()},
+            domain.model, batch.to(domain.device), clip_denoised, known
         )
     return {name: value.float().cpu().numpy() for name, value in found.items()}
 

@@ -1,7 +1,7 @@
 """New images on disk while they are drawn: upstream's .npz, from a file that all ranks share.
 
 Images are [N, H, W, C] uint8. A killed run leaves what is finished; the same command draws only
-what is missing (see `records`).
+what is missing (see `partial_results`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +15,7 @@ from ..config.network_settings import NUM_CLASSES
 from ..data.pictures import square_grid, to_uint8
 from ..diffusion.reverse_process import CondFn, Kwargs, Model
 from ..models.domains import Domain
-from ..runtime import (
-    atomic_files,
-    dist_util,
-    execution,
-    logger,
-    partial_results,
-    run_folder,
-)
+from ..runtime import atomic_files, dist_util, execution, logger, partial_results, run_folder
 from ..runtime.random_streams import ImageNoise, Stream, generator
 from .settings import SampleSettings
 
@@ -67,19 +60,15 @@ def stream(
     )
     path = folder / f"{name}.npz"
     if dist_util.rank() == 0:
-        _save(path, drawn["image"], labels)
+        images = drawn["image"]
+        with atomic_files.atomic_write(path) as file:
+            np.savez(file, images, *([labels(range(len(images)))] if labels else []))
+        with atomic_files.atomic_write(folder / "samples.png") as file:
+            square_grid(images[:GRID_IMAGES]).save(file, "png")
+        logger.log(f"saved {path}")
         partial.unlink()
     dist_util.barrier()
     return path
-
-
-def _save(path: Path, images: np.ndarray, labels: Labels | None) -> None:
-    arrays = [images] if labels is None else [images, labels(range(len(images)))]
-    with atomic_files.atomic_write(path) as file:
-        np.savez(file, *arrays)
-    with atomic_files.atomic_write(path.with_name("samples.png")) as file:
-        square_grid(images[:GRID_IMAGES]).save(file, "png")
-    logger.log(f"saved {path}")
 
 
 def draw(
@@ -95,7 +84,7 @@ def draw(
     model_kwargs: Kwargs = None,
     purpose: Stream = Stream.IMAGE_NOISE,
 ) -> th.Tensor:
-    """Draw images of which each depends on the seed and its own index alone.
+    """Draw images, each from noise that depends on the seed and its own index alone.
 
     Args:
         domain: the diffusion model.
@@ -104,7 +93,7 @@ def draw(
         sample: sampler, and whether implied clean images are limited to [-1, 1].
         seed: base seed.
         precision: "fp32", "bf16" or "auto", arithmetic of the network.
-        model: what is asked in place of the domain's network; None: that.
+        model: replacement of the domain's network.
         cond_fn: gradient of log p(y | x) to steer by.
         model_kwargs: further keywords of the network and of cond_fn, on its device.
         purpose: random stream of the noise.

@@ -18,7 +18,7 @@ from support.cli import (
     succeed,
 )
 
-from guided_diffusion.data import image_folder
+from guided_diffusion.data import image_files
 from guided_diffusion.generation import export
 from guided_diffusion.models import domains
 from guided_diffusion.translation import walks
@@ -143,9 +143,9 @@ def test_the_page_shows_every_picture_of_both_directions_and_nothing_from_elsewh
 
 
 def test_every_source_image_is_opened_once(flags, tmp_path, monkeypatch):
-    opened, original = [], image_folder.open_image
+    opened, original = [], image_files.open_image
     monkeypatch.setattr(
-        image_folder, "open_image", lambda file, *rest: opened.append(file) or original(file, *rest)
+        image_files, "open_image", lambda file, *rest: opened.append(file) or original(file, *rest)
     )
     succeed(SEQUENCES, *flags, "--out_dir", tmp_path / "run")
     assert len(opened) == len(set(opened)) == sum(count for *_, count in ENDS)

@@ -15,7 +15,7 @@ from PIL import Image
 from guided_diffusion import dist_util, image_datasets
 from guided_diffusion.data import class_labels, image_files
 from guided_diffusion.data.augmentations import AUGMENTATIONS
-from guided_diffusion.data.image_folder import ImageFiles
+from guided_diffusion.data.image_source import ImageFiles
 from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import ImageDataset, load_data
 

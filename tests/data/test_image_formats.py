@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from support.cli import draw_images, picture
 
-from guided_diffusion.data.image_folder import ImageFiles
 from guided_diffusion.data.image_formats import open_set, refuse_unequal_sizes
+from guided_diffusion.data.image_source import ImageFiles
 from guided_diffusion.errors import UserError, blame
 
 

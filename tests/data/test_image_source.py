@@ -9,10 +9,9 @@ from PIL import Image
 from support.cli import draw_images, picture
 
 from guided_diffusion import dist_util
-from guided_diffusion.data import image_folder, image_formats
-from guided_diffusion.data.image_folder import ImageFiles
+from guided_diffusion.data import image_files, image_formats
 from guided_diffusion.data.image_formats import open_images
-from guided_diffusion.data.image_source import ImageSource
+from guided_diffusion.data.image_source import ImageFiles, ImageSource
 from guided_diffusion.errors import UserError, blame
 
 
@@ -39,9 +38,9 @@ class Squares(ImageSource):
 def opened(monkeypatch):
     """The files that are opened from now on."""
     found = []
-    original = image_folder.open_image
+    original = image_files.open_image
     monkeypatch.setattr(
-        image_folder, "open_image", lambda file, *rest: found.append(file) or original(file, *rest)
+        image_files, "open_image", lambda file, *rest: found.append(file) or original(file, *rest)
     )
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.cli import picture, working_directory
 
-from guided_diffusion import synthetic_datasets
+from guided_diffusion import dist_util, synthetic_datasets
 from guided_diffusion.data import plots
 from guided_diffusion.errors import MissingExtraError
 from guided_diffusion.synthetic_datasets import Synthetic2DType, load_2d_data
@@ -183,10 +183,10 @@ def test_batches_go_round_all_points_in_a_new_order_each_time():
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_batches_of_one_process(monkeypatch, ranks):
     whole = next(load_2d_data(12, Synthetic2DType.MOONS, n_samples=50, start_step=1))[0]
-    monkeypatch.setattr(synthetic_datasets.dist_util, "world_size", lambda: ranks)
+    monkeypatch.setattr(dist_util, "world_size", lambda: ranks)
     parts = []
     for rank in range(ranks):
-        monkeypatch.setattr(synthetic_datasets.dist_util, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(dist_util, "rank", lambda rank=rank: rank)
         data = load_2d_data(12 // ranks, Synthetic2DType.MOONS, n_samples=50, start_step=1)
         parts.append(next(data)[0])
     assert np.array_equal(np.concatenate(parts), whole)
