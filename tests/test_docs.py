@@ -1,28 +1,23 @@
 """README and docs: commands parse, links lead somewhere, examples of Python run."""
 
-import argparse
 import re
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from unittest import mock
 from urllib.parse import unquote
 
 import pytest
 from support.cli import ROOT, load_script, working_directory
 
+from guided_diffusion import logger
 from guided_diffusion.commands import flag_table
+from guided_diffusion.commands.launcher import SHORT_NAMES
+from guided_diffusion.runtime.command import Command
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "assets" / "demo" / "README.md"]
-TO_COME = [ROOT / "docs" / "flags.md"]  # generated from the settings
-SHORT_NAMES = {
-    "train": "image_train",
-    "sample": "image_sample",
-    "sequences": "frequency_generating_m_samples",
-}
 BASH = shutil.which("bash")
 # With nowhere to look for programs, bash hands every command of a block to this function.
 RECORDER = r"""
@@ -65,30 +60,20 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
-class Asked(Exception):
-    """A command has come as far as asking a parser to read words."""
-
-
-def parser_of(name: str, arguments: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
-    """Return the parser that a command would use, and the words that it would give to it."""
-
-    def stop(parser, words=None, namespace=None):
-        raise Asked(parser, words)
-
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
-        try:
-            load_script(name).main(arguments)
-        except Asked as asked:
-            return asked.args
-    raise AssertionError(f"{name} asked no parser")
+def command_of(name: str, words: list[str]) -> tuple[Command, list[str]]:
+    """Return a command, and the words that it parses."""
+    module = load_script(name)
+    if name == "benchmark":
+        measurement, words = module.chosen(words)
+        return module.MEASUREMENTS[measurement].command(), words
+    return module.main, words
 
 
 @cache
 def all_flags() -> set[str]:
     """Return the flags of all commands."""
-    lines = [(path.stem, []) for path in (ROOT / "scripts").glob("*.py")]
-    lines += [("benchmark", [name]) for name in load_script("benchmark").MEASUREMENTS]
-    return {flag for line in lines for flag in parser_of(*line)[0]._option_string_actions}
+    parsers = [command.parser() for _, command in flag_table.commands()]
+    return {flag for parser in parsers for flag in parser._option_string_actions}
 
 
 def anchors(page: Path) -> set[str]:
@@ -107,8 +92,8 @@ def test_every_command_parses(page, tmp_path):
     for block in blocks(page, "bash"):
         for words in commands(block, tmp_path):
             if found := ours(words):
-                parser, arguments = parser_of(*found)
-                parser.parse_args(arguments)  # exits with the reason where it cannot
+                command, arguments = command_of(*found)
+                command.parse(arguments)  # exits with the reason where it cannot
             elif "pytest" in words:
                 assert [
                     w for w in words if w.startswith("tests/") and not (ROOT / w).exists()
@@ -148,7 +133,7 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, anchor = unquote(link).partition("#")
         target = page.parent / path if path else page
-        assert target.exists() or target in TO_COME, link
+        assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 
@@ -160,6 +145,7 @@ def test_the_examples_of_python_run(page, tmp_path):
     with working_directory(tmp_path):
         for block in blocks(page, "python"):
             exec(compile(block, str(page), "exec"), names)
+    logger.reset()  # examples configure it
 
 
 def test_the_page_of_flags_is_current():

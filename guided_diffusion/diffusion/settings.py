@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..config.settings import Settings, setting
+from .gaussian_diffusion import LossType
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,3 +21,10 @@ class ProcessSettings(Settings):
     predict_xstart: bool = setting(False, "the network predicts the clean image, not the noise")
     rescale_timesteps: bool = setting(False, "scale timesteps to 0..1000 before the network")
     rescale_learned_sigmas: bool = setting(False, "rescale the variational term of learned sigmas")
+
+    @property
+    def loss_type(self) -> LossType:
+        """What training minimises."""
+        if self.use_kl:
+            return LossType.RESCALED_KL
+        return LossType.RESCALED_MSE if self.rescale_learned_sigmas else LossType.MSE

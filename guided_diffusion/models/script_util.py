@@ -171,11 +171,6 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
         ArgumentError: if the schedule has not so few steps, or the respacing asks for more steps
             than there are.
     """
-    if process.use_kl:
-        loss_type = gd.LossType.RESCALED_KL
-    else:
-        rescaled = process.rescale_learned_sigmas
-        loss_type = gd.LossType.RESCALED_MSE if rescaled else gd.LossType.MSE
     if process.learn_sigma:
         var_type = gd.ModelVarType.LEARNED_RANGE
     else:
@@ -194,7 +189,7 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
         betas=betas,
         model_mean_type=gd.ModelMeanType.START_X if start else gd.ModelMeanType.EPSILON,
         model_var_type=var_type,
-        loss_type=loss_type,
+        loss_type=process.loss_type,
         rescale_timesteps=process.rescale_timesteps,
     )
 
