@@ -19,7 +19,6 @@ from ..errors import ArgumentError, UserError, blame
 from ..runtime import dist_util
 from ..runtime.random_streams import Stream, generator
 from .augmentations import AUGMENTATIONS
-from .class_labels import class_of_each
 from .image_files import (
     center_crop_arr,
     halved,
@@ -29,7 +28,8 @@ from .image_files import (
     to_model_range,
 )
 from .image_folder import ImageFiles
-from .image_source import Batch
+from .image_formats import open_images
+from .image_source import Batch, ImageSource
 from .pictures import to_picture
 
 
@@ -50,6 +50,7 @@ class ImageDataset(Dataset):
         cache: keep what is read, as uint8 up to `CACHE_BYTES`: centre crops or, for random ones,
             the pictures at less than twice the largest size that is cut from. A file that changes
             on disk afterwards is not looked at again.
+        source: what opens the images; None: they are files.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ImageDataset(Dataset):
         filepaths: Sequence[str] | None = None,
         augment: str | None = None,
         cache: bool = False,
+        source: ImageSource | None = None,
     ) -> None:
         self.resolution = resolution
         self.local_images = list(image_paths)[shard::num_shards]
@@ -76,7 +78,9 @@ class ImageDataset(Dataset):
         if self.augment not in AUGMENTATIONS:
             expected = tuple(AUGMENTATIONS)
             raise ArgumentError("augment", f"expected one of {expected}, got {augment!r}")
-        self.source = ImageFiles(self.local_images, resolution, in_channels)
+        if source is None:
+            source = ImageFiles(self.local_images, resolution, in_channels)
+        self.source = source
         self.source.crop = self._crop
         self.source.keep_bytes = CACHE_BYTES if cache else 0
         self.cache = self.source.kept if cache else None
@@ -91,7 +95,8 @@ class ImageDataset(Dataset):
 
     def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Return one augmented tile, [H, W, C] uint8, with numbers drawn from `rng`."""
-        self.source.files = self.local_images  # others, perhaps, than at the start
+        if isinstance(self.source, ImageFiles):
+            self.source.files = self.local_images  # others, perhaps, than at the start
         tile = self.source.tile(index)
         if self.random_crop:
             tile = random_crop_arr(to_picture(tile), self.resolution, rng=rng)
@@ -159,7 +164,7 @@ def load_data(
     """Yield training batches of this rank for ever.
 
     Args:
-        data_dir: folder, searched recursively.
+        data_dir: folder, searched recursively, or file of images.
         batch_size: images per batch and rank.
         image_size: side, pixels.
         class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
@@ -180,17 +185,19 @@ def load_data(
             so that a broken one shows before the first step.
     """
     with blame("data_dir"):
-        files = list_image_files(data_dir)
+        own = labels if class_cond else ""
+        images = open_images(data_dir, image_size, in_channels, labels=own)
     side = 2 * scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
-        files,
-        classes=class_of_each(data_dir, files, labels) if class_cond else None,
+        [images.name(index) for index in range(len(images))],
+        classes=images.labels,
         random_crop=random_crop,
         random_flip=random_flip,
         in_channels=in_channels,
         augment=augment,
-        cache=len(files) * side**2 * in_channels <= CACHE_BYTES,
+        cache=len(images) * side**2 * in_channels <= CACHE_BYTES,
+        source=images,
     )
     dataset.check()
     return _batches(dataset, batch_size, deterministic, seed, start_step)

@@ -307,7 +307,8 @@ create_gaussian_diffusion = face(
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
-    return {k: v for k, v in defaults(ProcessSettings).items() if k != "sigma_small"}
+    known = defaults(ProcessSettings)
+    return {name: known[name] for name in f"learn_sigma {_PROCESS}".split()}
 
 
 def classifier_defaults() -> dict[str, Any]:

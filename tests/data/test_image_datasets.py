@@ -16,6 +16,7 @@ from guided_diffusion import dist_util, image_datasets
 from guided_diffusion.data import class_labels, image_files
 from guided_diffusion.data.augmentations import AUGMENTATIONS
 from guided_diffusion.data.image_folder import ImageFiles
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import ImageDataset, load_data
 
@@ -413,6 +414,19 @@ def test_classes_are_logged_and_written_and_a_changed_number_is_refused(tmp_path
     with pytest.raises(UserError, match="data_dir: .* 'bear' was None, is 0"):
         record(tmp_path, tmp_path / "data", "folder")
     assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
+
+
+@pytest.mark.parametrize("flags", [{}, {"random_crop": True, "augment": "dihedral"}])
+def test_an_npz_trains_like_the_folder_of_its_images(noise_folder, tmp_path, flags):
+    source = open_images(noise_folder, 8)
+    np.savez(tmp_path / "images.npz", arr_0=source.tiles(range(len(source))))
+    streams = [
+        load_data(data_dir=str(place), batch_size=3, image_size=8, **flags)
+        for place in (noise_folder, tmp_path / "images.npz")
+    ]
+    for _ in range(4):
+        one, other = (next(stream) for stream in streams)
+        assert torch.equal(one[0], other[0]) and one[1] == other[1] == {}
 
 
 def test_deterministic_data_keeps_the_order_of_names(folders):
