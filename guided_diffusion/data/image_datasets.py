@@ -21,9 +21,9 @@ from ..runtime import dist_util
 from ..runtime.random_streams import Stream, generator
 from . import image_files
 from .augmentations import AUGMENTATIONS
-from .class_labels import class_of_each
 from .image_files import center_crop_arr, random_crop_arr
-from .image_source import Batch, ImageFiles
+from .image_formats import open_images
+from .image_source import Batch, ImageFiles, ImageSource
 from .pictures import to_picture
 
 CACHE_BYTES = 2**30
@@ -45,6 +45,7 @@ class ImageDataset(Dataset):
         cache: keep what is read, up to `CACHE_BYTES` of uint8: centre crops or, for random ones,
             pictures at less than twice the largest size that is cut from. A file is not looked at
             again when it changes.
+        source: what opens the images; None: they are files.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ImageDataset(Dataset):
         filepaths: Sequence[str] | None = None,
         augment: str | None = None,
         cache: bool = False,
+        source: ImageSource | None = None,
     ) -> None:
         self.resolution = resolution
         self.local_images = list(image_paths)[shard::num_shards]
@@ -71,7 +73,7 @@ class ImageDataset(Dataset):
         if self.augment not in AUGMENTATIONS:
             expected = tuple(AUGMENTATIONS)
             raise ArgumentError("augment", f"expected one of {expected}, got {augment!r}")
-        self.source = ImageFiles(self.local_images, resolution, in_channels)
+        self.source = source or ImageFiles(self.local_images, resolution, in_channels)
         self.source.crop = self._crop
         self.source.keep_bytes = CACHE_BYTES if cache else 0
         self.cache = self.source.kept if cache else None
@@ -86,7 +88,8 @@ class ImageDataset(Dataset):
 
     def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Return one augmented tile, [H, W, C] uint8, with numbers drawn from `rng`."""
-        self.source.files = self.local_images  # others, perhaps, than at the start
+        if isinstance(self.source, ImageFiles):
+            self.source.files = self.local_images  # others, perhaps, than at the start
         tile = self.source.tile(index)
         if self.random_crop:
             tile = random_crop_arr(to_picture(tile), self.resolution, rng=rng)
@@ -144,7 +147,7 @@ def load_data(
     """Yield training batches of this rank for ever.
 
     Args:
-        data_dir: folder, searched recursively.
+        data_dir: folder, searched recursively, or file of images.
         batch_size: images per batch and rank.
         image_size: side, pixels.
         class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
@@ -162,17 +165,19 @@ def load_data(
             so that a broken one shows before the first step.
     """
     with blame("data_dir"):
-        files = image_files.list_image_files(data_dir)
+        own = labels if class_cond else ""
+        images = open_images(data_dir, image_size, in_channels, labels=own)
     side = 2 * image_files.scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
-        files,
-        classes=class_of_each(data_dir, files, labels) if class_cond else None,
+        [images.name(index) for index in range(len(images))],
+        classes=images.labels,
         random_crop=random_crop,
         random_flip=random_flip,
         in_channels=in_channels,
         augment=augment,
-        cache=len(files) * side**2 * in_channels <= CACHE_BYTES,
+        cache=len(images) * side**2 * in_channels <= CACHE_BYTES,
+        source=images,
     )
     dataset.check()
     return _batches(dataset, batch_size, deterministic, seed, start_step)
