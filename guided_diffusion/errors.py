@@ -46,15 +46,9 @@ class MissingExtraError(UserError, ImportError):
 
 @contextlib.contextmanager
 def blame(name: str) -> Iterator[None]:
-    """Report mistakes inside the block under the argument that they came from.
+    """Report mistakes inside the block under the name of the argument that they came from.
 
-    A mistake that already names an argument keeps its name.
-
-    Args:
-        name: name of the argument, without dashes.
-
-    Raises:
-        ArgumentError: in place of a `UserError` that names no argument.
+    An `ArgumentError` takes the place of each `UserError` that names no argument yet.
     """
     try:
         yield
@@ -65,20 +59,11 @@ def blame(name: str) -> Iterator[None]:
 
 
 def require(module: str, extra: str) -> Any:
-    """Import a module that an extra of this package installs.
-
-    Args:
-        module: full name of the module.
-        extra: name of the extra.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
+    """Import a module that an extra of this package installs, or raise `MissingExtraError`."""
     package = module.partition(".")[0]
     try:
         importlib.import_module(package)  # parts that are loaded would be found without it
         return importlib.import_module(module)
     except ImportError:
-        raise MissingExtraError(
-            f"this needs {package}: pip install 'guided-diffusion-add[{extra}]'"
-        ) from None
+        command = f"pip install 'guided-diffusion-add[{extra}]'"
+        raise MissingExtraError(f"this needs {package}: {command}") from None

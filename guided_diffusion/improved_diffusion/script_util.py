@@ -16,47 +16,32 @@ from ..models.script_util import build, build_network, create_gaussian_diffusion
 from ..networks.unet import SuperResModel, UNetModel
 from ..script_util import NUM_CLASSES, add_dict_to_argparser, args_to_dict, str2bool
 
-_HEADS = "num_heads num_heads_upsample attention_resolutions dropout"
-_PROCESS = (
-    "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
-    "rescale_learned_sigmas"
-)
 _SIZES = "num_channels num_res_blocks"
+_REST = (
+    f"{_SIZES} num_heads num_heads_upsample attention_resolutions dropout diffusion_steps "
+    "noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
+    "rescale_learned_sigmas use_checkpoint use_scale_shift_norm"
+)
 _ALONE = (
     f"{_SIZES} learn_sigma class_cond use_checkpoint attention_resolutions num_heads "
     "num_heads_upsample use_scale_shift_norm dropout"
 )
 
+_doc = "Build the network of images and its process."
+_names = f"image_size class_cond learn_sigma sigma_small {_REST}"
 create_model_and_diffusion = face(
-    "create_model_and_diffusion",
-    "Build the network of images and its process.",
-    build,
-    (ModelSettings, ProcessSettings),
-    f"image_size class_cond learn_sigma sigma_small {_SIZES} {_HEADS} {_PROCESS} use_checkpoint "
-    "use_scale_shift_norm",
+    "create_model_and_diffusion", _doc, build, (ModelSettings, ProcessSettings), _names
 )
-create_model = face(
-    "create_model",
-    "Build the network of images.",
-    build_network,
-    (ModelSettings,),
-    f"image_size {_ALONE}",
-)
+_doc, _names = "Build the network of images.", f"image_size {_ALONE}"
+create_model = face("create_model", _doc, build_network, (ModelSettings,), _names)
+_doc = "Build the super-resolution network and its process."
+_names = f"large_size small_size class_cond learn_sigma {_REST}"
 sr_create_model_and_diffusion = face(
-    "sr_create_model_and_diffusion",
-    "Build the super-resolution network and its process.",
-    build,
-    (SuperResSettings, ProcessSettings),
-    f"large_size small_size class_cond learn_sigma {_SIZES} {_HEADS} {_PROCESS} use_checkpoint "
-    "use_scale_shift_norm",
+    "sr_create_model_and_diffusion", _doc, build, (SuperResSettings, ProcessSettings), _names
 )
-sr_create_model = face(
-    "sr_create_model",
-    "Build the super-resolution network; `small_size` is the side of its low_res input.",
-    build_network,
-    (SuperResSettings,),
-    f"large_size small_size {_ALONE}",
-)
+_doc = "Build the super-resolution network; `small_size` is the side of its low_res input."
+_names = f"large_size small_size {_ALONE}"
+sr_create_model = face("sr_create_model", _doc, build_network, (SuperResSettings,), _names)
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:

@@ -118,6 +118,7 @@ class _OrderedAttention(nn.Module):
     """Attention [N, 3 * H * D, T] -> [N, H * D, T], with the channel order of the subclass."""
 
     order: ClassVar[QKVOrder]
+    count_flops = staticmethod(count_flops_attn)
 
     def __init__(self, n_heads: int) -> None:
         super().__init__()
@@ -125,11 +126,6 @@ class _OrderedAttention(nn.Module):
 
     def forward(self, qkv: Tensor, _spatial: Sequence[int] = ()) -> Tensor:
         return merge_heads(attend(*split_heads(qkv, self.n_heads, self.order)))
-
-    @staticmethod
-    def count_flops(model: nn.Module, _x: Any, y: Tensor | Sequence[Tensor]) -> None:
-        """See `count_flops_attn`."""
-        count_flops_attn(model, _x, y)
 
 
 class QKVAttentionLegacy(_OrderedAttention):

@@ -34,19 +34,13 @@ def suits(x: Tensor) -> bool:
     )
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+class GroupNorm(torch.autograd.Function):
     """Normalise each group of channels of each image, to the same dtype and layout.
 
-    Args:
-        x: [N, C, H, W] for which `suits` holds.
-        groups: G, a divisor of C.
-        weight, bias: float32 [C].
-        eps: number that is added to the variance.
+    Call `apply(x, groups, weight, bias, eps)` for an x that `suits`, with weight and bias in
+    float32 [C]; eps is added to the variance.
     """
-    return _GroupNorm.apply(x, groups, weight, bias, eps)
 
-
-class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Any:
         n, c, h, w = x.shape

@@ -43,7 +43,7 @@ class GroupNorm32(nn.GroupNorm):
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         if group_norm.suits(x) and weight is not None:
-            return group_norm.group_norm(x, self.num_groups, weight, bias, self.eps)
+            return group_norm.GroupNorm.apply(x, self.num_groups, weight, bias, self.eps)
         # The CPU kernel itself takes float32 statistics of a half-precision x, to the same bits.
         wide = x if x.is_cpu and x.dtype in group_norm.HALVES else x.float()
         # Not F.group_norm, which refuses a single point with one channel to a group.
@@ -160,20 +160,18 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000) -
 def checkpoint(
     func: Callable[..., Any], inputs: Sequence[Any], params: Iterable[Tensor], flag: bool
 ) -> Any:
-    """Call a function, if asked for so that its activations are recomputed in the backward pass.
+    """Call a function on inputs; with `flag`, recompute its activations in the backward pass.
+
+    The random state is restored when the function is called again.
 
     Args:
-        func: function to call; the random state is restored when it is called again.
-        inputs: positional arguments of func.
-        params: parameters that func uses. Kept for upstream's signature: the recomputation runs
-            through autograd and finds them by itself.
-        flag: save memory by computing the activations twice.
+        params: no effect; upstream's names the parameters of func, which autograd finds by itself.
 
     Reference: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    if not flag:
-        return func(*inputs)
-    return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
+    if flag:
+        return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
+    return func(*inputs)
 
 
 class CheckpointFunction(torch.autograd.Function):
