@@ -70,8 +70,7 @@ class ForwardProcess:
     Raises:
         ValueError: if betas is not such an array.
 
-    Reference:
-        DDPM, arXiv:2006.11239, section 2.
+    Reference: DDPM, arXiv:2006.11239, section 2.
     """
 
     def __init__(self, betas: np.ndarray | Sequence[float]) -> None:
@@ -120,8 +119,7 @@ class ForwardProcess:
     def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean, variance and log-variance of q(x_t | x_0), each in the shape of x_start.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eq. 4.
+        Reference: DDPM, arXiv:2006.11239, eq. 4.
         """
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
         variance = self._at("one_minus_alphas_cumprod", t, x_start)
@@ -133,8 +131,7 @@ class ForwardProcess:
         Raises:
             ValueError: if the noise has another shape.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eq. 4.
+        Reference: DDPM, arXiv:2006.11239, eq. 4.
         """
         if noise is None:
             noise = torch.randn_like(x_start)
@@ -154,8 +151,7 @@ class ForwardProcess:
         Raises:
             ValueError: if the two shapes differ.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eqs. 6 and 7.
+        Reference: DDPM, arXiv:2006.11239, eqs. 6 and 7.
         """
         check_same_shape("x_start", x_start, x_t)
         mean = self._at("posterior_mean_coef1", t, x_t) * x_start

@@ -54,8 +54,7 @@ class GaussianDiffusion(Trajectories):
     Raises:
         ValueError: if betas is not such an array.
 
-    Reference:
-        DDPM, arXiv:2006.11239; arXiv:2102.09672; arXiv:2105.05233.
+    Reference: DDPM, arXiv:2006.11239; arXiv:2102.09672; arXiv:2105.05233.
     """
 
     def __init__(
@@ -89,8 +88,7 @@ class GaussianDiffusion(Trajectories):
         Raises:
             ValueError: if the noise, t or the network's output has the wrong shape.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eq. 14; hybrid loss arXiv:2102.09672, eq. 16.
+        Reference: DDPM, arXiv:2006.11239, eq. 14; hybrid loss arXiv:2102.09672, eq. 16.
         """
         if noise is None:
             noise = torch.randn_like(x_start)
@@ -130,8 +128,7 @@ class GaussianDiffusion(Trajectories):
             `output` [N], the KL of the reverse move or, at t = 0, the negative log-likelihood
             of the 8-bit image; and `pred_xstart` in the shape of x_t.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
+        Reference: DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
         """
         true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
         out = self.p_mean_variance(model, x_t, t, clip_denoised, model_kwargs=model_kwargs)
@@ -165,8 +162,7 @@ class GaussianDiffusion(Trajectories):
             `xstart_mse` of the clean image and `mse` of the noise [N, T], from t = T - 1 in column
             0 to t = 0 in the last.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eq. 5.
+        Reference: DDPM, arXiv:2006.11239, eq. 5.
         """
         terms: dict[str, list[Tensor]] = {"vb": [], "xstart_mse": [], "mse": []}
         for index in reversed(range(self.num_timesteps)):

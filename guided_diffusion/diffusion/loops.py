@@ -242,8 +242,7 @@ class Trajectories(Sampler):
         Returns:
             T magnitudes, noisiest state first: entry k was measured after T - k moves.
 
-        Reference:
-            ADD's `fourier_frequency_list_loop`.
+        Reference: ADD's `fourier_frequency_list_loop`.
         """
         # One copy to the host at the end: a float per move would wait for the device each time.
         magnitudes = torch.cat([reference_magnitude(out["sample"][:1]) for out in walk])

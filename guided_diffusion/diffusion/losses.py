@@ -59,8 +59,7 @@ def discretized_gaussian_log_likelihood(x: Tensor, *, means: Tensor, log_scales:
     Raises:
         ValueError: if the three shapes differ.
 
-    Reference:
-        DDPM, arXiv:2006.11239, eq. 13.
+    Reference: DDPM, arXiv:2006.11239, eq. 13.
     """
     if not x.shape == means.shape == log_scales.shape:
         raise ValueError(

@@ -54,8 +54,7 @@ class Sampler(ReverseProcess):
     ) -> Moments:
         """Draw x_{t-1} from p(x_{t-1} | x_t), with noise from `noise_like`; with none where t is 0.
 
-        Reference:
-            DDPM, arXiv:2006.11239, algorithm 2; guidance see `condition_mean`.
+        Reference: DDPM, arXiv:2006.11239, algorithm 2; guidance see `condition_mean`.
         """
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         noise = self.noise_like(x)
@@ -85,8 +84,7 @@ class Sampler(ReverseProcess):
         Args:
             eta: share of fresh noise; 0 is deterministic, 1 is ancestral.
 
-        Reference:
-            DDIM, arXiv:2010.02502, eqs. 12 and 16; guidance see `condition_score`.
+        Reference: DDIM, arXiv:2010.02502, eqs. 12 and 16; guidance see `condition_score`.
         """
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         if cond_fn is not None:
@@ -109,8 +107,7 @@ class Sampler(ReverseProcess):
         Raises:
             ValueError: if eta is not 0: only the deterministic process can be run backwards.
 
-        Reference:
-            DDIM, arXiv:2010.02502, eqs. 12 and 14; guided by DDIB, arXiv:2203.08382.
+        Reference: DDIM, arXiv:2010.02502, eqs. 12 and 14; guided by DDIB, arXiv:2203.08382.
         """
         if eta != 0.0:
             raise ValueError(f"encoding with DDIM: expected eta = 0, found eta = {eta}")

@@ -114,8 +114,7 @@ class LossSecondMomentResampler(LossAwareSampler):
         history_per_term: number of losses to remember per timestep.
         uniform_prob: share of draws that stays uniform, so that every timestep is drawn at times.
 
-    Reference:
-        arXiv:2102.09672, eq. 18.
+    Reference: arXiv:2102.09672, eq. 18.
     """
 
     def __init__(

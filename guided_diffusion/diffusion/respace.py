@@ -66,8 +66,7 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
         ValueError: if a section has fewer timesteps than are to be kept, no stride gives N, nothing
             would be kept, or the text does not parse.
 
-    Reference:
-        arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
+    Reference: arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
     """
     if not isinstance(section_counts, str):
         counts = list(section_counts)
@@ -156,7 +155,6 @@ class _WrappedModel:
     """Network (or cond_fn) that is called with the timesteps of a respaced process.
 
     Args:
-        model: the network.
         timestep_map: original timestep of each timestep of the respaced process, rising.
         rescale_timesteps: hand t * 1000 / T to the network instead of t.
         original_num_steps: number of timesteps of the original process, T.

@@ -156,8 +156,7 @@ class ReverseProcess(ForwardProcess):
         Raises:
             ValueError: if t or the network's output has the wrong shape.
 
-        Reference:
-            DDPM, arXiv:2006.11239, eqs. 7, 11 and 15; variance arXiv:2102.09672, eq. 15.
+        Reference: DDPM, arXiv:2006.11239, eqs. 7, 11 and 15; variance arXiv:2102.09672, eq. 15.
         """
         mean, var_half = self._run_model(model, x, t, model_kwargs)
         variance, log_variance = self._model_variance(var_half, x, t)
@@ -204,8 +203,7 @@ class ReverseProcess(ForwardProcess):
         Returns:
             The new mean, in the shape of x.
 
-        Reference:
-            Sohl-Dickstein et al., arXiv:1503.03585; arXiv:2105.05233, algorithm 1.
+        Reference: Sohl-Dickstein et al., arXiv:1503.03585; arXiv:2105.05233, algorithm 1.
         """
         gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
@@ -221,8 +219,7 @@ class ReverseProcess(ForwardProcess):
         Returns:
             A copy of p_mean_var with the new `pred_xstart` and `mean`.
 
-        Reference:
-            arXiv:2105.05233, algorithm 2, after Song et al., arXiv:2011.13456.
+        Reference: arXiv:2105.05233, algorithm 2, after Song et al., arXiv:2011.13456.
         """
         gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         eps = self._predict_eps_from_xstart(x, t, p_mean_var["pred_xstart"])

@@ -36,8 +36,7 @@ def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) ->
     Raises:
         ValueError: for another name, or T below 1.
 
-    Reference:
-        Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
+    Reference: Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
     """
     if num_diffusion_timesteps < 1:
         raise ValueError(f"expected at least 1 diffusion step, found {num_diffusion_timesteps}")
@@ -63,8 +62,7 @@ def betas_for_alpha_bar(
     Returns:
         Float64 array of shape [T]: 1 - alpha_bar((t + 1) / T) / alpha_bar(t / T), limited.
 
-    Reference:
-        arXiv:2102.09672, section 3.2.
+    Reference: arXiv:2102.09672, section 3.2.
     """
     edges = np.arange(num_diffusion_timesteps + 1) / num_diffusion_timesteps
     levels = np.array([alpha_bar(float(u)) for u in edges], dtype=np.float64)
@@ -126,8 +124,6 @@ def betas_of_flags(
     """Compute the betas [T] of a schedule that a user asks for.
 
     Args:
-        noise_schedule: name of the schedule.
-        steps: number of diffusion steps, T.
         name: name of the argument `steps`, for messages.
         pure_noise: whether the last level may be pure noise (beta = 1), as that of the linear
             schedule of 20 steps is. Upstream accepts it, but nothing can be predicted there.

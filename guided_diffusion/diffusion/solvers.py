@@ -56,8 +56,7 @@ def ddim_sigma(level_cur: Level, level_next: Level, eta: float) -> Tensor:
     Returns:
         Float64 tensor of the levels' common shape.
 
-    Reference:
-        DDIM, arXiv:2010.02502, eq. 16.
+    Reference: DDIM, arXiv:2010.02502, eq. 16.
     """
     cur, nxt = _as_float64(level_cur, level_next)
     return eta * torch.sqrt((1.0 - nxt) / (1.0 - cur)) * torch.sqrt(1.0 - cur / nxt)
@@ -91,8 +90,7 @@ def ddim_step(
     Raises:
         ValueError: if a level given as a number is outside [0, 1].
 
-    Reference:
-        DDIM, arXiv:2010.02502, eq. 12.
+    Reference: DDIM, arXiv:2010.02502, eq. 12.
     """
     cur, nxt, sd = _as_float64(level_cur, level_next, sigma)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -176,8 +174,7 @@ class DDIM(Multistep):
 
     Its encodings can mirror its decodings, see `translation.moves`.
 
-    Reference:
-        DDIM, arXiv:2010.02502, eq. 12.
+    Reference: DDIM, arXiv:2010.02502, eq. 12.
     """
 
     def __init__(self, order: int = 1, predicts: str = "data") -> None:
@@ -202,19 +199,11 @@ def _clean(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
     return _per_image(level.rsqrt(), x) * x - _per_image(torch.sqrt(1 / level - 1), x) * eps
 
 
-def _noise(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
-    return eps
-
-
 # Name of a prediction -> the prediction from (x, level, eps), and its share of the variance of x.
 PREDICTED: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
     "data": (_clean, lambda level: level),
-    "noise": (_noise, lambda level: 1.0 - level),
+    "noise": (lambda x, level, eps: eps, lambda level: 1.0 - level),
 }
-
-
-def _log_snr(level: Tensor) -> Tensor:
-    return 0.5 * (torch.log(level) - torch.log1p(-level))
 
 
 def _difference_weights(cur: Tensor, nxt: Tensor, *before: Tensor) -> list[Tensor]:
@@ -225,7 +214,8 @@ def _difference_weights(cur: Tensor, nxt: Tensor, *before: Tensor) -> list[Tenso
     """
     if not before:
         return []
-    here, there, *past = (_log_snr(level) for level in (cur, nxt, *before))
+    half_log_snrs = (0.5 * (torch.log(a) - torch.log1p(-a)) for a in (cur, nxt, *before))
+    here, there, *past = half_log_snrs
     h, gap = there - here, here - past[0]
     first = h + torch.expm1(-h)  # the integral of u, over exp(h): u counts from the present level
     weights = [torch.sqrt(nxt) * first / gap]
