@@ -82,11 +82,7 @@ class ForwardProcess:
             raise ValueError(f"betas: expected values in (0, 1], found {found}")
         self.num_timesteps = len(betas)
         self._tables: dict[str, DeviceTable] = {}
-        self._set_marginals()
-        self._set_posterior()
-
-    def _set_marginals(self) -> None:
-        self.alphas_cumprod = alphas_cumprod = np.cumprod(1.0 - self.betas)
+        self.alphas_cumprod = alphas_cumprod = np.cumprod(1.0 - betas)
         self.alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
         self.alphas_cumprod_next = np.append(alphas_cumprod[1:], 0.0)
         self.sqrt_alphas_cumprod = np.sqrt(alphas_cumprod)
@@ -95,9 +91,7 @@ class ForwardProcess:
         self.log_one_minus_alphas_cumprod = np.log(1.0 - alphas_cumprod)
         self.sqrt_recip_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod)
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
-
-    def _set_posterior(self) -> None:
-        """Set the tables of q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7."""
+        # q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7.
         prev, rest = self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
         self.posterior_variance = self.betas * (1.0 - prev) / rest
         # The variance at t = 0 is zero; instead of its logarithm stands the one of t = 1.
