@@ -12,6 +12,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..benchmark import (
@@ -30,48 +31,55 @@ from ..runtime.command import STARTS_ANEW, Command, reported
 Record = dict[str, Any]
 
 
-def measuring(measure: Callable[..., Record], table: Callable[[Record], list[str]]) -> Command:
-    """Return the command of a measurement.
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement: what makes its record, and what is printed of that."""
 
-    Args:
-        measure: takes settings, returns a record.
-        table: makes the lines to print of a record.
-    """
+    measure: Callable[..., Record]
+    table: Callable[[Record], list[str]]
 
-    @functools.wraps(measure)
-    def body(*settings: Settings) -> None:
-        # Measure, and print the table.
-        out = settings[0].values()["out"]
-        atomic_files.refuse_unwritable(out, replacing=False)
-        record = measure(*settings)
-        print("\n".join(table(record)), flush=True)
+    def command(self) -> Command:
+        """Return the command that makes the measurement."""
 
-        # Keep the numbers.
-        if out:
-            with open(out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            logger.log(f"appended to {out}")
+        @functools.wraps(self.measure)
+        def body(*settings: Settings) -> None:
+            # Measure, and print the table.
+            out = settings[0].values()["out"]
+            atomic_files.refuse_unwritable(out, replacing=False)
+            record = self.measure(*settings)
+            print("\n".join(self.table(record)), flush=True)
 
-    return Command(body, interrupted=STARTS_ANEW, description=__doc__)
+            # Keep the numbers.
+            if out:
+                with open(out, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                logger.log(f"appended to {out}")
+
+        return Command(body, interrupted=STARTS_ANEW, description=__doc__)
 
 
 MEASUREMENTS = {
-    "sequence": measuring(sequence_timing.sequence, timing.lines),
-    "train": measuring(network_timing.train, timing.lines),
-    "forward": measuring(network_timing.forward, timing.lines),
-    "scaling": measuring(scaling.scaling, scaling.lines),
-    "neighbours": measuring(neighbours.neighbours, neighbours.lines),
-    "quality": measuring(solver_accuracy.quality, solver_accuracy.lines),
+    "sequence": Measurement(sequence_timing.sequence, timing.lines),
+    "train": Measurement(network_timing.train, timing.lines),
+    "forward": Measurement(network_timing.forward, timing.lines),
+    "scaling": Measurement(scaling.scaling, scaling.lines),
+    "neighbours": Measurement(neighbours.neighbours, neighbours.lines),
+    "quality": Measurement(solver_accuracy.quality, solver_accuracy.lines),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; by default with the words of the command line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    named = bool(words) and not words[0].startswith("--")
-    name = words.pop(0) if named else "quality"
     with reported(STARTS_ANEW):
-        if name not in MEASUREMENTS:
-            names = ", ".join(MEASUREMENTS)
-            raise UserError(f"benchmark: expected one of {names} or no name, got {name!r}")
-    MEASUREMENTS[name](words)
+        name, words = chosen(sys.argv[1:] if argv is None else argv)
+    MEASUREMENTS[name].command()(words)
+
+
+def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of the measurement, and the words that follow it."""
+    if not argv or argv[0].startswith("--"):
+        return "quality", list(argv)
+    if argv[0] not in MEASUREMENTS:
+        names = ", ".join(MEASUREMENTS)
+        raise UserError(f"benchmark: expected one of {names} or no name, got {argv[0]!r}")
+    return argv[0], list(argv[1:])

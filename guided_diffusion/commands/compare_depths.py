@@ -17,11 +17,11 @@ from ..generation import demo
 from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
+from ..translation import walks
 from ..translation.depth_policies import POLICIES
 from ..translation.predictor import Predictor
 from ..translation.sequences import refuse_unequal
 from ..translation.settings import DepthSettings, WalkSettings
-from ..translation.walks import decode, encode
 
 
 @command(interrupted=STARTS_ANEW)
@@ -50,7 +50,7 @@ def main(asked: CompareDepthsSettings) -> None:
 
     # Encode every image once, and decode it from the depths of each policy.
     encoder = Predictor(source, priority="global")
-    trajectory, features = encode(encoder, images, walk, watch=progress_bars.inner_progress)
+    trajectory, features = walks.encode(encoder, images, walk, watch=progress_bars.inner_progress)
     chosen = [
         (i, name, policy.choose(curve))
         for i, curve in enumerate(features)
@@ -59,7 +59,7 @@ def main(asked: CompareDepthsSettings) -> None:
     depths = [depth for *_, found in chosen for depth in found.values]
     latents = torch.cat([trajectory.at(i, found.values) for i, _, found in chosen])
     decoder = Predictor(target, priority="local")
-    decoded = decode(decoder, latents, depths, walk, progress_bars.inner_progress)
+    decoded = walks.decode(decoder, latents, depths, walk, progress_bars.inner_progress)
 
     # Draw a row for each image and policy: the source image and its sequence.
     rows, captions = [], []

@@ -30,7 +30,7 @@ def commands() -> Iterator[tuple[str, Command]]:
             yield short.get(name, name), module.main
         else:
             for kind, measurement in module.MEASUREMENTS.items():
-                yield f"{name} {kind}", measurement
+                yield f"{name} {kind}", measurement.command()
 
 
 def page() -> str:

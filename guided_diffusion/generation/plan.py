@@ -11,6 +11,8 @@ from ..errors import ArgumentError
 from .settings import SequenceSettings
 
 OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
+# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
+ORDER = {"source": True, "target": False}
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ def _two(asked: SequenceSettings) -> list[Stage]:
     for role, place in (("source", "data_dir"), ("target", "target_data_dir")):
         model = f"{role}_model"
         name, run, folder = (getattr(asked, setting) for setting in (role, model, place))
-        # The channel order that ADD reads a checkpoint of this role in.
-        assumed = {"use_new_attention_order": role == "source"}
+        assumed = {"use_new_attention_order": ORDER[role]}
         stages.append(Stage(name, run, folder, place, model, assumed))
     return stages
 

@@ -15,7 +15,7 @@ def all_commands() -> dict[str, Command]:
     for place in pkgutil.iter_modules(commands.__path__):
         module = load_script(place.name)
         for name, measurement in getattr(module, "MEASUREMENTS", {}).items():
-            found[f"benchmark {name}"] = measurement
+            found[f"benchmark {name}"] = measurement.command()
         if isinstance(getattr(module, "main", None), Command):
             found[module.main.name] = module.main
     return found
