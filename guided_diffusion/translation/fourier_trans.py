@@ -36,5 +36,5 @@ def get_adaptive_list(total_list: MutableSequence[float], amount: int) -> list[i
     before = values.copy()
     found = search_levels(values, amount)
     for index in np.flatnonzero(values != before):
-        total_list[index] = 0
+        total_list[int(index)] = 0
     return list(found.values)

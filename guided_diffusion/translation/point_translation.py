@@ -142,7 +142,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], titles: Sequence[str]) ->
     """Save sets of points as PATH.npz, and as a row of plots in PATH.png (rank 0)."""
     if dist_util.rank() == 0:
         with atomic_files.atomic_write(path.with_suffix(".npz")) as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         panels = dict(zip(titles, arrays.values(), strict=True))
         plots.scatter_row(panels, path.with_suffix(".png"))
         logger.log(f"saved {path}.npz and {path}.png")

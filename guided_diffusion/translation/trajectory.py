@@ -75,4 +75,4 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     elsewhere = ", or let TMPDIR name a folder with more"
     with blame("trajectory_memory"):
         file = atomic_files.reserve(tempfile.TemporaryFile(), size, elsewhere)
-    return np.memmap(file, np.float32, "r+", shape=shape)
+    return np.memmap(file, dtype=np.float32, mode="r+", shape=tuple(shape))
