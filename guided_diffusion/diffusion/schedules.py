@@ -25,30 +25,6 @@ def _cosine_alpha_bar(u: float) -> float:
     return math.cos((u + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
 
 
-def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """Compute the betas [T] of a schedule by its name.
-
-    Args:
-        schedule_name: `linear` (its ends scale with 1000 / T, so that every T reaches the same
-            final level) or `cosine`.
-        num_diffusion_timesteps: T, at least 1.
-
-    Raises:
-        ValueError: for another name, or T below 1.
-
-    Reference: Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
-    """
-    if num_diffusion_timesteps < 1:
-        raise ValueError(f"expected at least 1 diffusion step, found {num_diffusion_timesteps}")
-    if schedule_name == "linear":
-        scale = _LINEAR_STEPS / num_diffusion_timesteps
-        ends = scale * _LINEAR_FIRST, scale * _LINEAR_LAST
-        return np.linspace(*ends, num_diffusion_timesteps, dtype=np.float64)
-    if schedule_name == "cosine":
-        return betas_for_alpha_bar(num_diffusion_timesteps, _cosine_alpha_bar)
-    raise ValueError(f"noise schedule: expected 'linear' or 'cosine', found {schedule_name!r}")
-
-
 def betas_for_alpha_bar(
     num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
 ) -> np.ndarray:
@@ -67,6 +43,34 @@ def betas_for_alpha_bar(
     edges = np.arange(num_diffusion_timesteps + 1) / num_diffusion_timesteps
     levels = np.array([alpha_bar(float(u)) for u in edges], dtype=np.float64)
     return np.minimum(1.0 - levels[1:] / levels[:-1], max_beta)
+
+
+def _linear(steps: int) -> np.ndarray:
+    """Compute betas whose ends scale with 1000 / T, so that every T reaches the same last level."""
+    scale = _LINEAR_STEPS / steps
+    return np.linspace(scale * _LINEAR_FIRST, scale * _LINEAR_LAST, steps, dtype=np.float64)
+
+
+# Name of a schedule -> its betas [T] for T steps. Linear: DDPM, arXiv:2006.11239, section 4; cosine:
+# arXiv:2102.09672, eq. 17.
+SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
+    "linear": _linear,
+    "cosine": lambda steps: betas_for_alpha_bar(steps, _cosine_alpha_bar),
+}
+
+
+def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
+    """Compute the betas [T] of a schedule by its name, one of `SCHEDULES`.
+
+    Raises:
+        ValueError: for another name, or T below 1.
+    """
+    if num_diffusion_timesteps < 1:
+        raise ValueError(f"expected at least 1 diffusion step, found {num_diffusion_timesteps}")
+    if schedule_name not in SCHEDULES:
+        known = " or ".join(map(repr, SCHEDULES))
+        raise ValueError(f"noise schedule: expected {known}, found {schedule_name!r}")
+    return SCHEDULES[schedule_name](num_diffusion_timesteps)
 
 
 # Name of a grid -> the rising measure [T] in which it is even, from the timesteps t [T] and the

@@ -4,6 +4,7 @@ import dataclasses
 
 from ..config.settings import Settings, setting
 from .gaussian_diffusion import LossType
+from .schedules import SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ProcessSettings(Settings):
         False, "variance of a step, where not learned: that of the posterior; False: beta"
     )
     diffusion_steps: int = setting(1000, "noise levels of the process in training", minimum=1)
-    noise_schedule: str = setting("linear", "how noise grows", choices=("linear", "cosine"))
+    noise_schedule: str = setting("linear", "how noise grows with the timestep", choices=SCHEDULES)
     timestep_respacing: str = setting("", "steps to visit: N, ddimN or a,b,c; empty: all")
     use_kl: bool = setting(False, "train on the variational bound")
     predict_xstart: bool = setting(False, "the network predicts the clean image, not the noise")

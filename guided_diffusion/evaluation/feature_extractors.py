@@ -112,11 +112,14 @@ def _channels_last_rows(maps: th.Tensor) -> th.Tensor:
     return maps.permute(0, 2, 3, 1).flatten(1).cpu()
 
 
+EXTRACTORS = ("auto", "inception", "small")
+
+
 def create_extractor(name: str, weights: str, device: th.device) -> Extractor:
     """Return the network of a `--features`; `auto` is Inception where it is at hand.
 
     Args:
-        name: "auto", "inception" or "small".
+        name: one of `EXTRACTORS`.
         weights: file of Inception's weights; empty: where torch-fidelity keeps them.
         device: where it computes.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from ..config.settings import setting
 from ..runtime.settings import DeviceSettings, SeedSettings
+from .feature_extractors import EXTRACTORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class EvaluateSettings(SeedSettings, DeviceSettings):
         "auto",
         "network that sees the images: inception; small: fixed random weights, for a quick look; "
         "auto: inception where it is installed with its weights, else small",
-        choices=("auto", "inception", "small"),
+        choices=EXTRACTORS,
     )
     weights: str = setting(
         "", "file of Inception's weights; empty: where torch-fidelity keeps them"
