@@ -51,8 +51,8 @@ def _linear(steps: int) -> np.ndarray:
     return np.linspace(scale * _LINEAR_FIRST, scale * _LINEAR_LAST, steps, dtype=np.float64)
 
 
-# Name of a schedule -> its betas [T] for T steps. Linear: DDPM, arXiv:2006.11239, section 4; cosine:
-# arXiv:2102.09672, eq. 17.
+# Name of a schedule -> its betas [T] for T steps.
+# Linear: DDPM, arXiv:2006.11239, section 4. Cosine: arXiv:2102.09672, eq. 17.
 SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "linear": _linear,
     "cosine": lambda steps: betas_for_alpha_bar(steps, _cosine_alpha_bar),
