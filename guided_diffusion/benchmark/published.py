@@ -29,7 +29,7 @@ from ..translation import depth_policies
 
 
 def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
-    """`attention.attend` without a fused kernel: all weights [N, H, T, T] are written out.
+    """Do as `attention.attend` without a fused kernel: all weights [N, H, T, T] are written out.
 
     Queries and keys are scaled by D^(-1/4) each, and the softmax is taken in float32.
     """
@@ -41,12 +41,12 @@ def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = No
 
 
 def silu(_: nn.SiLU, x: th.Tensor) -> th.Tensor:
-    """`nn.SiLU.forward` without a fused kernel."""
+    """Do as `nn.SiLU.forward` without a fused kernel."""
     return x * th.sigmoid(x)
 
 
 def convolve_doubled(conv: th.nn.Module, x: th.Tensor) -> th.Tensor:
-    """`upsampling.convolve_doubled` in two steps."""
+    """Do as `upsampling.convolve_doubled` in two steps."""
     return conv(upsampling.double(x))
 
 
@@ -83,10 +83,10 @@ def arithmetic(*models: th.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Made:
-    """What the published procedure made of one image.
+    """A sequence by the published procedure.
 
     Attributes:
-        depths: of the images.
+        depths: depth of each image.
         images: [amount, C, H, W], not clipped.
         forwards: network evaluations.
     """
@@ -117,55 +117,26 @@ def sequence(
     """Make the sequence of one image; call it inside `arithmetic`.
 
     Args:
-        source: encodes.
-        target: decodes.
+        source: domain that encodes.
+        target: domain that decodes.
         image: [1, C, H, W] in [-1, 1].
         amount: number of depths.
-        depths: rising, to take in place of those that the search finds.
+        depths: rising depths to decode from; None: search them.
     """
     encoder, decoder = _Counted(source.model), _Counted(target.model)
-    start = image.to(source.device)
-    features = _features(source, encoder, start).numpy()
+    options = {"clip_denoised": False, "device": source.device}
+    state, reached, images = image.to(source.device), 0, []
+    walk = source.diffusion.ddim_reverse_sample_loop_progressive(encoder, state, **options)
+    # As published: each feature is read on the host at once, also where the depths are given.
+    features = th.cat([magnitude_bins(out["sample"]).cpu() for out in walk]).numpy()  # [T, K]
     depths = depths or depth_policies.add(features, amount).values
-    images = []
-    for latent, d in zip(_latents(source, encoder, start, depths), depths, strict=True):
-        images.append(
-            target.diffusion.ddim_sample_loop(
-                decoder,
-                latent.shape,
-                latent,
-                clip_denoised=False,
-                device=target.device,
-                diffway_end=d,
-            )
-        )
-    return Made(depths, th.cat(images).cpu(), encoder.forwards + decoder.forwards)
-
-
-def _features(source: Domain, encoder: _Counted, image: th.Tensor) -> th.Tensor:
-    """Features [T, K] of the whole encoding, each read on the host when it is there."""
-    walk = source.diffusion.ddim_reverse_sample_loop_progressive(
-        encoder, image, clip_denoised=False, device=source.device
-    )
-    return th.cat([magnitude_bins(out["sample"]).cpu() for out in walk])
-
-
-def _latents(
-    source: Domain, encoder: _Counted, image: th.Tensor, depths: Sequence[int]
-) -> Iterator[th.Tensor]:
-    """The states at rising depths, of an encoding that goes no further than the deepest."""
-    reached = 0
     for d in depths:
-        image = source.diffusion.ddim_reverse_sample_loop(
-            encoder,
-            image,
-            clip_denoised=False,
-            device=source.device,
-            diffway_start=reached,
-            diffway_end=d,
-        )
+        part = options | {"diffway_start": reached, "diffway_end": d}
+        state = source.diffusion.ddim_reverse_sample_loop(encoder, state, **part)
+        part = options | {"diffway_end": d}
+        images.append(target.diffusion.ddim_sample_loop(decoder, state.shape, state, **part))
         reached = d
-        yield image
+    return Made(depths, th.cat(images).cpu(), encoder.forwards + decoder.forwards)
 
 
 def count_forwards(depths: Sequence[int], levels: int) -> int:
@@ -179,7 +150,7 @@ def batches(dataset: ImageDataset, batch_size: int) -> Iterator[th.Tensor]:
     A process of its own decodes ahead of the training, as published.
 
     Args:
-        dataset: without a cache.
+        dataset: images, without a cache.
         batch_size: N, at most the length of the dataset.
     """
     # Kept from pass to pass: a folder of few pictures would else pay for its start all the time.
@@ -217,22 +188,14 @@ def train(
         t, weights = sampler.sample(len(images), images.device)
         losses = diffusion.training_losses(model, images, t)
         (losses["loss"] * weights).mean().backward()
-        _log_losses(diffusion, t, losses)
-        _log_norms(parameters)
+        for name, values in losses.items():
+            logger.logkv_mean(name, values.mean().item())
+            for at, value in zip(t.cpu().tolist(), values.detach().cpu().tolist(), strict=True):
+                logger.logkv_mean(f"{name}_q{4 * at // diffusion.num_timesteps}", value)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        for name, tensors in {"grad_norm": grads, "param_norm": parameters}.items():
+            logger.logkv_mean(name, sum(x.norm().item() ** 2 for x in tensors) ** 0.5)
         optimizer.step()
         for average, parameter in zip(averages, parameters, strict=True):
             average.mul_(ema_rate).add_(parameter.detach(), alpha=1 - ema_rate)
         yield step
-
-
-def _log_losses(diffusion: GaussianDiffusion, t: th.Tensor, losses: dict[str, th.Tensor]) -> None:
-    for name, values in losses.items():
-        logger.logkv_mean(name, values.mean().item())
-        for step, value in zip(t.cpu().tolist(), values.detach().cpu().tolist(), strict=True):
-            logger.logkv_mean(f"{name}_q{4 * step // diffusion.num_timesteps}", value)
-
-
-def _log_norms(parameters: Sequence[th.nn.Parameter]) -> None:
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for name, tensors in {"grad_norm": grads, "param_norm": parameters}.items():
-        logger.logkv_mean(name, sum(x.norm().item() ** 2 for x in tensors) ** 0.5)

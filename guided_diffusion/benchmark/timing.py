@@ -1,8 +1,8 @@
 """Measuring time and memory so that two ways of doing one thing can be compared.
 
-Contestants are run in turn, A B A B, in one process, so that what disturbs the machine disturbs
-all of them; what counts is the ratio within a round, with the least and the largest of all rounds.
-Times are seconds of the wall clock, and a device is waited for before the clock is read.
+Contestants run in turn, A B A B, so that what disturbs the machine disturbs all of them; what
+counts is the ratio within a round: its median, least and largest over the rounds. Times are
+seconds of the wall clock, which is read when the device has finished.
 """
 
 import contextlib
@@ -51,19 +51,18 @@ def interleaved(
     contestants: Mapping[str, Callable[[], Timed]], rounds: int
 ) -> dict[str, list[Timed]]:
     """Run every contestant once a round; return the runs of each, [rounds]."""
-    found: dict[str, list[Timed]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            found[name].append(contestant())
-    return found
+    turns = [
+        {name: contestant() for name, contestant in contestants.items()} for _ in range(rounds)
+    ]
+    return {name: [turn[name] for turn in turns] for name in contestants}
 
 
 def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> dict[str, float]:
     """Run something once under torch's profiler.
 
     Returns:
-        {operator: share of the whole time} of the `most` that took longest, without the operators
-        that they call; the largest first.
+        {operator: share of the whole time} for the `most` that took longest, the largest first;
+        an operator's time leaves out the operators that it calls.
     """
     with th.profiler.profile() as seen:
         timed(action, device)
@@ -75,13 +74,13 @@ def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> di
 
 
 def ratios(baseline: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """Return least, median and largest of how many times quicker `other` was, over the rounds."""
+    """Return the ratio of seconds, baseline over other, in each round: least, median, largest."""
     each = [b / o for b, o in zip(baseline, other, strict=True)]
     return {"min": min(each), "median": statistics.median(each), "max": max(each)}
 
 
 def affordable(asked: TimingSettings, once: float, left: float, most: int) -> int:
-    """Return how many repeats a round can have within the budget, at least one.
+    """Return the number of repeats in a round that the budget affords, at least one.
 
     Args:
         asked: budget and rounds.
@@ -104,8 +103,8 @@ def compared(
 
     Args:
         runs: runs of all contestants.
-        name: name of this contestant.
-        forwards: network evaluations of one whole run of it.
+        name: name of the contestant.
+        forwards: network evaluations of one whole run.
         flops: FLOPs of one evaluation.
         peak: FLOP/s of a product of matrices in its precision.
         scales: factor for the seconds of each contestant; None: 1.
@@ -126,7 +125,7 @@ def compared(
 def record(
     kind: str, asked: TimingSettings, start: float, peaks: dict[str, float], rows: list[dict]
 ) -> dict[str, Any]:
-    """Return what to keep of a measurement that began at `start`; `rows` are its contestants'."""
+    """Return what to keep of a measurement that began at `start`, with a row per contestant."""
     return {
         "measurement": kind,
         "against": asked.against,
@@ -159,8 +158,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    least, middle, most = (row["ratio"][key] for key in ("min", "median", "max"))
-    each = 1000 * row["median"] / row["forwards"]
+    each, ratio = 1000 * row["median"] / row["forwards"], "{median:7.2f} ({min:.2f} to {max:.2f})"
     batch = f", {row['batch_size']} images" if "batch_size" in row else ""
     end = f"  extrapolated from {row['forwards_timed']}" if row.get("extrapolated") else ""
     if "operators" in row:
@@ -168,7 +166,7 @@ def _line(row: Mapping[str, Any]) -> str:
         end += f"\n    its time: {', '.join(shares)}"
     return (
         f"{row['name'] + batch:32s} {row['median']:9.3f} s {row['forwards']:7d} x {each:8.2f} ms  "
-        f"ratio {middle:7.2f} ({least:.2f} to {most:.2f})  {row['share_of_peak']:4.0%} of peak  "
+        f"ratio {ratio.format(**row['ratio'])}  {row['share_of_peak']:4.0%} of peak  "
         f"{row['peak_memory'] / 1e6:6.0f} MB{end}"
     )
 
@@ -193,7 +191,7 @@ def matmul_peaks(device: th.device, repeats: int = 20) -> dict[str, float]:
 
 
 def peak_memory(device: th.device) -> int:
-    """Return the most bytes held so far: of a GPU's memory by tensors, else by this process."""
+    """Return the most bytes held so far: by tensors on a GPU, else by this process."""
     if device.type == "cuda":
         return th.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -201,12 +199,12 @@ def peak_memory(device: th.device) -> int:
 
 
 class Worker:
-    """A contestant in a process of its own, which is built there once and run again and again.
+    """A contestant in a process of its own, where it is built once and run again and again.
 
-    So its memory is its own, whatever the others hold.
+    The memory of a run is then that of its contestant alone.
 
     Args:
-        build: function of a module that returns what to run, a function.
+        build: function of a module that returns the function to run.
         *args: arguments of `build`.
         device: name of the device.
     """
@@ -214,10 +212,15 @@ class Worker:
     def __init__(self, build: Callable[..., Callable], *args: Any, device: str) -> None:
         context = multiprocessing.get_context("spawn")  # threads do not survive a fork
         self._pool = ProcessPoolExecutor(1, context)
-        before = multiprocessing.active_children()
-        with _interrupts_held():
+        others = multiprocessing.active_children()
+        # A process that starts while Ctrl-C is blocked never sees one. A terminal sends it to all
+        # processes, and the first alone is to tell, and to end the others.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             built = self._pool.submit(_build, build, args, device, th.get_num_threads())
-        self._own = [each for each in multiprocessing.active_children() if each not in before]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._own = [each for each in multiprocessing.active_children() if each not in others]
         try:
             built.result()
         except BaseException:
@@ -227,36 +230,23 @@ class Worker:
 
     def run(self, *args: Any) -> Timed:
         """Run the contestant and wait for it."""
-        return self._pool.submit(_run, args).result()
+        return self._pool.submit(_measure, timed, args).result()
 
     def operators(self, *args: Any) -> dict[str, float]:
         """Run the contestant under the profiler, see `operators`."""
-        return self._pool.submit(_operators, args).result()
+        return self._pool.submit(_measure, operators, args).result()
 
     def end(self) -> None:
-        """Ask the process to end, whatever it is at."""
+        """Ask the process to end at once."""
         for process in self._own:
             process.terminate()
 
     def close(self) -> None:
-        """Wait for the end of the process, for a while."""
+        """Wait for the end of the process, at most `GRACE` seconds."""
         self._pool.shutdown(wait=False)
         for process in self._own:
             process.join(GRACE)
             process.kill()
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended; processes that start in it never see one.
-
-    A terminal sends it to all processes, of which the first alone is to tell and to end the others.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _contestant: Callable | None = None  # of this process, where it is a worker's
@@ -276,12 +266,8 @@ def _leave(number: int, frame: Any) -> None:
     raise SystemExit
 
 
-def _run(args: Sequence[Any]) -> Timed:
-    return timed(lambda: _contestant(*args), dist_util.dev())
-
-
-def _operators(args: Sequence[Any]) -> dict[str, float]:
-    return operators(lambda: _contestant(*args), dist_util.dev())
+def _measure(by: Callable, args: Sequence[Any]) -> Any:
+    return by(lambda: _contestant(*args), dist_util.dev())
 
 
 @contextlib.contextmanager

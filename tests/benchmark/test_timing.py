@@ -55,7 +55,7 @@ def test_workers_leave_an_interruption_to_their_parent_which_ends_them(tmp_path)
     ):
         for worker in workers.values():
             assert worker._pool.submit(ignores_interrupts).result()
-        workers["busy"]._pool.submit(timing._run, ())
+        workers["busy"]._pool.submit(timing._measure, timing.timed, ())
         (tmp_path / "busy").open().close()
         raise KeyboardInterrupt
     assert not multiprocessing.active_children()
