@@ -1,12 +1,12 @@
-"""Kinds of attention side by side: models of one budget, and what each pair of them does.
+"""Kinds of attention side by side: what is trained under one budget, and what is measured.
 
-A model is named by its kind of attention and trained for both domains, for the target from the
-weights of its source. A row of the table is a source model, a target model, and the flags that the
-source is read with.
+A model is named by its kind of attention and trained for both domains; the target's training
+starts from the source's weights. A row of the table is a pair of such models.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,21 @@ from ..translation.sequences import ImageSequence, Recipe, Sequences
 from ..translation.walks import translate
 
 HYBRID = {"attention_kind": "hybrid"}
+NEW_ORDER = {"use_new_attention_order": True}
 # Flags of the training, by name of the model.
 MODELS: dict[str, dict[str, Any]] = {
     "standard": {},
-    "standard-new": {"use_new_attention_order": True},
+    "standard-new": NEW_ORDER,
     "hybrid-global": {**HYBRID, "attention_priority": "global"},
     "hybrid-local": {**HYBRID, "attention_priority": "local"},
     "hybrid-both": {**HYBRID, "attention_priority": "both"},
 }
-STRATA = 10  # parts of the time axis; a loss looks at each image once in each
+STRATA = 10  # parts of the time axis; a loss takes one time for each image from each part
 
 
 @dataclass(frozen=True)
 class Row:
-    """A pair of models: their names, and flags that the source is read with against its record."""
+    """Names of a pair of models, and flags that override those the source was trained with."""
 
     name: str
     source: str
@@ -47,7 +48,7 @@ class Row:
 
     @property
     def ends(self) -> tuple[tuple[str, str, dict[str, Any]], ...]:
-        """(name of the model, domain, flags that it is read with) of both."""
+        """(name of the model, domain, overriding flags) of source and target."""
         return (self.source, "source", self.read_with), (self.target, "target", {})
 
 
@@ -58,19 +59,14 @@ ROWS = (
     Row("hybrid, local", "hybrid-local", "hybrid-local"),
     Row("hybrid, global to local", "hybrid-global", "hybrid-global-to-local"),
     Row("hybrid, both", "hybrid-both", "hybrid-both"),
-    Row(
-        "mix-up: source in the other order",
-        "standard",
-        "standard",
-        {"use_new_attention_order": True},
-    ),
+    Row("mix-up: source in the other order", "standard", "standard", NEW_ORDER),
 )
 
 
 def trainings() -> Iterator[list[tuple[str, str, dict[str, Any], str]]]:
-    """Yield what to train, each as (name, domain, flags, name of the source it starts from).
+    """Yield lists of trainings, each as (name, domain, flags, name of the source it starts from).
 
-    Trainings of one list come one after another, lists are independent.
+    The trainings of one list need each other in this order; the lists are independent.
     """
     for name, flags in MODELS.items():
         chain = [(name, "source", flags, ""), (name, "target", flags, name)]
@@ -86,10 +82,10 @@ def mean_loss(
     """Return the mean squared error of the predicted noise, over images and times.
 
     Args:
-        domain: of which the network is asked.
+        domain: domain whose network predicts.
         images: [N, C, H, W] in [-1, 1].
-        priority: role that the network plays.
-        seed: of the noise and the times, which are the same for every domain.
+        priority: priority of the network's attention.
+        seed: seed of the noise and the times, which are the same for every domain.
         batch_size: images per forward.
     """
     set_priority(domain.model, priority)
@@ -114,7 +110,7 @@ def round_trip(source: Domain, images: th.Tensor, recipe: Recipe) -> float:
 
 
 def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
-    """Return the SSIM of grey images to their source at each step, mean over the sequences.
+    """Return the SSIM of images to their source at each step, in grey, mean over the sequences.
 
     Raises:
         MissingExtraError: without torchmetrics.
@@ -124,13 +120,10 @@ def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
         similarity".
     """
     ssim = require("torchmetrics.functional.image", "metrics")
-    means = []
+    measure = partial(ssim.structural_similarity_index_measure, data_range=255.0)
     sources = _grey(np.stack([sequence.source for sequence in sequences]))
-    for step in range(len(sequences[0].images)):
-        images = _grey(np.stack([to_uint8(sequence.images[step]) for sequence in sequences]))
-        found = ssim.structural_similarity_index_measure(images, sources, data_range=255.0)
-        means.append(float(found))
-    return means
+    steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
+    return [float(measure(_grey(tiles), sources)) for tiles in steps]
 
 
 def _grey(tiles: np.ndarray) -> th.Tensor:
@@ -152,19 +145,12 @@ def features_of(extractor: Extractor, tiles: np.ndarray) -> th.Tensor:
 
 @dataclass(frozen=True)
 class Material:
-    """What every row is measured on.
+    """Images that every row is measured on: of source and target, [N, C, H, W] each."""
 
-    Attributes:
-        trained: images [N, C, H, W] of the two domains that were seen in training.
-        held_out: those that were not.
-        sources: the held-out source images.
-        reference: features [N, D] of the target's images that were seen in training.
-    """
-
-    trained: tuple[th.Tensor, th.Tensor]
+    trained: tuple[th.Tensor, th.Tensor]  # seen in training
     held_out: tuple[th.Tensor, th.Tensor]
-    sources: ImageSource
-    reference: th.Tensor
+    sources: ImageSource  # the held-out source images
+    reference: th.Tensor  # features [N, D] of the target images that were seen in training
 
 
 def measure(
@@ -177,14 +163,10 @@ def measure(
 ) -> tuple[dict[str, Any], list[ImageSequence]]:
     """Return the numbers of a row, and the sequences of the held-out source images."""
     roles = ((source, "global"), (target, "local"))
-    losses = [
-        float(
-            np.mean(
-                [mean_loss(d, x, role, seed) for (d, role), x in zip(roles, images, strict=True)]
-            )
-        )
-        for images in (material.trained, material.held_out)
-    ]
+    losses = []
+    for images in (material.trained, material.held_out):
+        both = [mean_loss(d, x, role, seed) for (d, role), x in zip(roles, images, strict=True)]
+        losses.append(float(np.mean(both)))
     sequences = list(Sequences(source, target, material.sources, recipe))
     steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
     return {
@@ -202,10 +184,10 @@ def lines(table: Sequence[dict[str, Any]], limits: tuple[float, float]) -> list[
 
     Args:
         table: rows of `measure`, with their names.
-        limits: KID of held-out source and of held-out target images to the target's.
+        limits: KID of held-out source and of held-out target images to the reference.
     """
     width = 5 * len(table[0]["ssim"])
-    said = [
+    found = [
         "loss: mean squared error of the noise, mean of both domains; round trip: PSNR in dB; "
         "at each step, SSIM to the source and KID x 1000 to the target",
         f"{'attention':34s} training held-out round trip  {'SSIM':{width}s} KID",
@@ -213,29 +195,25 @@ def lines(table: Sequence[dict[str, Any]], limits: tuple[float, float]) -> list[
     for row in table:
         ssim = " ".join(f"{value:.2f}" for value in row["ssim"])
         kids = " ".join(f"{1000 * value:.1f}" for value in row["kid"])
-        said.append(
+        found.append(
             f"{row['name']:34s} {row['training_loss']:8.4f} {row['held_out_loss']:8.4f} "
             f"{row['round_trip']:10.1f}  {ssim}  {kids}"
         )
     ends = " and ".join(f"{1000 * value:.2f}" for value in limits)
-    return [*said, f"KID x 1000 of held-out sources and targets: {ends}; N = {table[0]['n']}"]
+    return [*found, f"KID x 1000 of held-out sources and targets: {ends}; N = {table[0]['n']}"]
 
 
 def picture(names: Sequence[str], shown: Sequence[Sequence[ImageSequence]]) -> Image.Image:
-    """Return sequences below one another, those of one source image together, captioned by row.
+    """Return a picture of sequences, with the sequences of one source image below one another.
 
     Args:
-        names: of the rows of the table.
-        shown: the same source images for each of them.
+        names: names of the rows of the table.
+        shown: sequences of each row, from the same source images.
     """
     tiles, captions = [], []
     for same_source in zip(*shown, strict=True):
         for name, sequence in zip(names, same_source, strict=True):
             tiles.append([sequence.source, *to_uint8(sequence.images)])
-            captions.append(
-                [
-                    name.replace("hybrid, ", "hy. ")[:20],
-                    *(f"d{depth}" for depth in sequence.depths.values),
-                ]
-            )
+            title, depths = name.replace("hybrid, ", "hy. ")[:20], sequence.depths.values
+            captions.append([title, *(f"d{depth}" for depth in depths)])
     return grid(tiles, captions, scale_of(tiles[0][0]))

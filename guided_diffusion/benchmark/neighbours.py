@@ -1,10 +1,11 @@
-"""How threads that wait for one another fare, alone on the machine and beside busy processes.
+"""The time of generation alone on the machine and beside busy processes, by how threads wait.
 
-The sampler's own command makes sequences of the demo in a process of its own, by each way of
-waiting in turn. The neighbours are processes that do nothing but compute.
+The sampler's own command makes sequences of the demo in a new process, with each way of waiting in
+turn. The neighbours are processes that do nothing but compute.
 """
 
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from . import scaling, timing
 from .settings import NeighboursSettings
 
 UNSET = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
-# GNU's runtime and LLVM's wait so where nobody tells them anything: torch as it is delivered.
+# The defaults of GNU's runtime and of LLVM's, with which torch is delivered.
 TORCHS_OWN = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 WAITING = {
     "torch's own": UNSET | TORCHS_OWN,
@@ -38,28 +39,21 @@ while os.getppid() == parent and time.monotonic() < end:
 
 
 def neighbours(asked: NeighboursSettings) -> dict[str, Any]:
-    """Measure the time of a command by each way of waiting, alone and beside neighbours.
+    """Measure the time of the sampler with each way of waiting, alone and beside neighbours.
 
     Raises:
         UserError: if the sampler fails.
     """
     start, most = time.perf_counter(), asked.neighbours or dist_util.cores()
-    own = {
-        "num_images": asked.num_images,
-        "amount": asked.amount,
-        "preset": asked.preset,
-        "device": asked.device,
-    }
+    own = {name: getattr(asked, name) for name in ("num_images", "amount", "preset", "device")}
     flags = [f"--{name}={value}" for name, value in (demo.PLACES | own).items()]
     seconds: dict[tuple[int, str], list[float]] = {
-        (count, name): [] for count in (0, most) for name in WAITING
+        contestant: [] for contestant in itertools.product((0, most), WAITING)
     }
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(asked.rounds * len(seconds)):
-            count, name = list(seconds)[turn % len(seconds)]
+        for turn, (count, name) in itertools.product(range(asked.rounds), seconds):
             with busy(count):
-                begun = time.perf_counter()
-                out_dir = Path(folder, str(turn))
+                begun, out_dir = time.perf_counter(), Path(folder, f"{turn}_{count}_{name}")
                 scaling.run(scaling.SAMPLER, [*flags, f"--out_dir={out_dir}"], **WAITING[name])
                 seconds[count, name].append(time.perf_counter() - begun)
     rows = [
@@ -93,20 +87,18 @@ def lines(record: dict[str, Any]) -> list[str]:
         "waiting, median (least to largest of a round)",
     ]
     for row in record["rows"]:
-        least, middle, most = (row["ratio"][key] for key in ("min", "median", "max"))
-        found.append(
-            f"{row['neighbours']} neighbours, {row['name']:13s} {row['median']:8.2f} s  "
-            f"{middle:6.3f} times as quick ({least:.3f} to {most:.3f})"
-        )
+        ratio = "{median:6.3f} times as quick ({min:.3f} to {max:.3f})".format(**row["ratio"])
+        name = f"{row['neighbours']} neighbours, {row['name']:13s}"
+        found.append(f"{name} {row['median']:8.2f} s  {ratio}")
     return found
 
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Keep processes busy during a block; they end with it, with this process, or in an hour.
+    """Run busy processes during a block; they end with it, with this process, or in an hour.
 
     Args:
-        count: number of processes, each of which wants a core for itself.
+        count: number of processes; each fills a core.
     """
     program = [sys.executable, "-c", BUSY, str(os.getpid()), str(LONGEST)]
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,7 @@
 """The time of one network: of a forward in its variants, and of training.
 
-A measurement takes settings and returns the record to keep. The network has fresh weights, which
-take the same time as trained ones; it has the demo's shape, unless a setting of the network is
-given.
+The network has fresh weights, which take the same time as trained ones. It has the demo's shape,
+unless a setting of the network is given.
 """
 
 import atexit
@@ -25,8 +24,8 @@ from ..data.image_files import list_image_files
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, blame
 from ..generation import cost, demo
+from ..models import script_util
 from ..models.domains import load_domain
-from ..models.script_util import build, build_network
 from ..networks.attention import HybridAttention
 from ..runtime import dist_util, execution, logger
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -43,21 +42,13 @@ FORWARDS_OF_A_STEP = 3  # in FLOPs: forward, and backward to activations and to 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute one forward.
+    """A way to compute one forward."""
 
-    Attributes:
-        precision: "fp32" or "bf16".
-        channels_last: layout of the memory; else NCHW.
-        fused: attention, SiLU and enlarging convolutions by fused kernels; else as published.
-        flags: settings of the network that differ from those asked for.
-        blend: share of the windows in hybrid attention; None: as it starts.
-    """
-
-    precision: str = "fp32"
-    channels_last: bool = True
-    fused: bool = True
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    blend: float | None = None
+    precision: str = "fp32"  # or "bf16"
+    channels_last: bool = True  # layout of the memory; else NCHW
+    fused: bool = True  # attention, SiLU, enlarging convolutions by fused kernels; else published
+    flags: Mapping[str, Any] = field(default_factory=dict)  # settings of the network to change
+    blend: float | None = None  # share of the windows in hybrid attention; None: as it starts
 
 
 HYBRID = {"attention_kind": "hybrid"}
@@ -99,46 +90,38 @@ def forward(
     if min(sizes) < 1:
         raise ArgumentError("batch_sizes", f"expected numbers above 0, got {asked.batch_sizes}")
     shapes = {name: network.replace(**variant.flags) for name, variant in VARIANTS.items()}
-    networks = {
-        name: _network(shapes[name], process, variant) for name, variant in VARIANTS.items()
-    }
-    peaks, rows = timing.matmul_peaks(dist_util.dev()), []
+    networks = {name: _network(shapes[name], process, VARIANTS[name]) for name in VARIANTS}
+    device, side = dist_util.dev(), network.image_size
+    peaks, rows = timing.matmul_peaks(device), []
     for done, size in enumerate(sizes):
+        states = th.ones(size, network.in_channels, side, side, device=device)
+        t = th.zeros(size, dtype=th.long, device=device)
         contestants = {
-            name: partial(_forwards, networks[name], variant, *_inputs(network, size))
+            name: partial(_forwards, networks[name], variant, states, t)
             for name, variant in VARIANTS.items()
         }
         once = sum(run(1).seconds for run in contestants.values())  # warms up, too
         left = (asked.budget - time.perf_counter() + start) / (len(sizes) - done)
         repeats = timing.affordable(asked, once, left, asked.repeats)
-        runs = timing.interleaved(
-            {name: partial(run, repeats) for name, run in contestants.items()}, asked.rounds
-        )
+        repeated = {name: partial(run, repeats) for name, run in contestants.items()}
+        runs = timing.interleaved(repeated, asked.rounds)
         for name, variant in VARIANTS.items():
             flops = cost.flops(shapes[name], process)
             row = timing.compared(runs, name, repeats * size, flops, peaks[variant.precision])
             rows.append({"name": name, "batch_size": size, **row})
             if asked.profile:
-                rows[-1]["operators"] = timing.operators(
-                    partial(contestants[name], repeats), dist_util.dev()
-                )
+                rows[-1]["operators"] = timing.operators(repeated[name], device)
     found = {"network": joined(network, process)}
     return timing.record("forward", asked, start, peaks, rows) | found
 
 
 def _network(shape: ModelSettings, process: ProcessSettings, variant: Variant) -> th.nn.Module:
-    network = build_network(shape, process.learn_sigma)
+    network = script_util.build_network(shape, process.learn_sigma)
     layout = th.channels_last if variant.channels_last else th.contiguous_format
     for module in network.modules():
         if variant.blend is not None and isinstance(module, HybridAttention):
             module.blend.data.fill_(variant.blend)
     return network.to(dist_util.dev(), memory_format=layout).eval().requires_grad_(False)
-
-
-def _inputs(network: ModelSettings, size: int) -> tuple[th.Tensor, th.Tensor]:
-    side, device = network.image_size, dist_util.dev()
-    states = th.ones(size, network.in_channels, side, side, device=device)
-    return states, th.zeros(size, dtype=th.long, device=device)
 
 
 @th.no_grad()
@@ -166,20 +149,16 @@ def train(
         raise ArgumentError(
             "batch_size", f"expected at most the {count} images there are, got {asked.batch_size}"
         )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        timing.workers(
-            (BASELINE, *TRAINED), training, asked, network, process, folder, device=asked.device
-        ) as workers,
-    ):
+    folder, names = tempfile.TemporaryDirectory(), (BASELINE, *TRAINED)
+    built = training, asked, network, process, folder.name
+    with folder, timing.workers(names, *built, device=asked.device) as workers:
         for worker in workers.values():
             worker.run(1)  # the first step allocates
         once = sum(worker.run(1).seconds for worker in workers.values())
         left = asked.budget - time.perf_counter() + start
         steps = timing.affordable(asked, once, left, asked.steps)
-        runs = timing.interleaved(
-            {name: partial(worker.run, steps) for name, worker in workers.items()}, asked.rounds
-        )
+        repeated = {name: partial(worker.run, steps) for name, worker in workers.items()}
+        runs = timing.interleaved(repeated, asked.rounds)
         profiles = {
             name: {"operators": worker.operators(steps)} if asked.profile else {}
             for name, worker in workers.items()
@@ -203,57 +182,39 @@ def training(
     process: ProcessSettings,
     folder: str,
 ) -> Callable[[int], None]:
-    """Return what trains n steps more, by the published procedure or in a precision of ours.
+    """Return the function that trains a number of steps more.
 
     Args:
-        name: `BASELINE` or one of `TRAINED`.
-        asked: settings of the measurement.
-        network: the network to train.
-        process: its process.
-        folder: an empty one, which stays so.
+        name: `BASELINE` for the published procedure, or one of `TRAINED` for ours.
+        asked, network, process: settings.
+        folder: path of an empty folder, which stays empty.
     """
     logger.configure(folder, [])  # rows are gathered and dumped, to nowhere
     if name == BASELINE:
         steps = _published_steps(asked, network, process)
     else:
-        steps = _our_steps(name, asked, network, process, folder)
+        loop = DenoisingSettings(batch_size=asked.batch_size, save_interval=NEVER)
+        settings = loop, network, process, RunSettings(), ExecutionSettings(precision=name)
+        trainer = Training(*settings).create_loop(Path(folder))
+        shape = {"image_size": network.image_size, "in_channels": network.in_channels}
+        trainer.data = load_data(data_dir=asked.data_dir, batch_size=asked.batch_size, **shape)
+        steps = trainer.steps()
     atexit.register(steps.close)  # ended at the interpreter's end, it would miss what it imports
-    return partial(_advance, steps)
 
+    def train_more(count: int) -> None:
+        for _ in range(count):
+            next(steps)
 
-def _advance(steps: Iterator[int], count: int) -> None:
-    for _ in range(count):
-        next(steps)
+    return train_more
 
 
 def _published_steps(
     asked: TrainTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> Iterator[int]:
-    usual = DenoisingSettings()
-    model, diffusion = build(network, process)
+    usual, files = DenoisingSettings(), list_image_files(asked.data_dir)
+    model, diffusion = script_util.build(network, process)
     model.to(dist_util.dev())
-    files = list_image_files(asked.data_dir)
     dataset = ImageDataset(network.image_size, files, in_channels=network.in_channels)
     data = published.batches(dataset, asked.batch_size)
     with published.arithmetic(model):
         yield from published.train(model, diffusion, data, usual.lr, float(usual.ema_rate))
-
-
-def _our_steps(
-    precision: str,
-    asked: TrainTimingSettings,
-    network: ModelSettings,
-    process: ProcessSettings,
-    folder: str,
-) -> Iterator[int]:
-    loop = DenoisingSettings(batch_size=asked.batch_size, save_interval=NEVER)
-    execution = ExecutionSettings(precision=precision)
-    training = Training(loop, network, process, RunSettings(), execution)
-    trainer = training.create_loop(Path(folder))
-    trainer.data = load_data(
-        data_dir=asked.data_dir,
-        batch_size=asked.batch_size,
-        image_size=network.image_size,
-        in_channels=network.in_channels,
-    )
-    return trainer.steps()

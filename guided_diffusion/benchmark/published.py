@@ -83,17 +83,11 @@ def arithmetic(*models: th.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Made:
-    """A sequence by the published procedure.
-
-    Attributes:
-        depths: depth of each image.
-        images: [amount, C, H, W], not clipped.
-        forwards: network evaluations.
-    """
+    """A sequence by the published procedure."""
 
     depths: tuple[int, ...]
-    images: th.Tensor
-    forwards: int
+    images: th.Tensor  # [amount, C, H, W], not clipped
+    forwards: int  # network evaluations
 
 
 class _Counted:
@@ -114,14 +108,9 @@ def sequence(
     amount: int,
     depths: tuple[int, ...] | None = None,
 ) -> Made:
-    """Make the sequence of one image; call it inside `arithmetic`.
+    """Make the sequence of one image [1, C, H, W] in [-1, 1]; call it inside `arithmetic`.
 
-    Args:
-        source: domain that encodes.
-        target: domain that decodes.
-        image: [1, C, H, W] in [-1, 1].
-        amount: number of depths.
-        depths: rising depths to decode from; None: search them.
+    Rising depths to decode from are searched, unless they are given.
     """
     encoder, decoder = _Counted(source.model), _Counted(target.model)
     options = {"clip_denoised": False, "device": source.device}
@@ -145,13 +134,9 @@ def count_forwards(depths: Sequence[int], levels: int) -> int:
 
 
 def batches(dataset: ImageDataset, batch_size: int) -> Iterator[th.Tensor]:
-    """Yield shuffled batches [N, C, H, W] for ever, each picture decoded when its turn comes.
+    """Yield shuffled batches [N, C, H, W] for ever from a dataset of N images at least.
 
-    A process of its own decodes ahead of the training, as published.
-
-    Args:
-        dataset: images, without a cache.
-        batch_size: N, at most the length of the dataset.
+    Each picture is decoded when its turn comes, by a process ahead of the training, as published.
     """
     # Kept from pass to pass: a folder of few pictures would else pay for its start all the time.
     loader = DataLoader(
@@ -169,14 +154,10 @@ def train(
     lr: float,
     ema_rate: float,
 ) -> Iterator[int]:
-    """Train on batches, and yield the number of steps done after each; call it in `arithmetic`.
+    """Train with AdamW on batches [N, C, H, W] in [-1, 1]; call it inside `arithmetic`.
 
-    Args:
-        model: the network, on its device.
-        diffusion: the process.
-        data: batches [N, C, H, W] in [-1, 1].
-        lr: learning rate of AdamW.
-        ema_rate: decay of the averaged weights.
+    Yields:
+        number of steps done, after each step.
     """
     parameters = list(model.parameters())
     averages = [p.detach().clone() for p in parameters]

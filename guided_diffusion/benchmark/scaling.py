@@ -1,7 +1,7 @@
-"""How generation scales: its memory over the number of images, its time over the ranks.
+"""The memory of generation over the number of images, and its time over the number of ranks.
 
-Each figure is that of the sampler's own command in processes of their own, on the demo's models.
-Its images are copies of the demo's tiles. On two ranks and on one, each process has one thread.
+The sampler's own command runs in new processes, on the demo's models and copies of the demo's
+tiles. For the comparison of ranks, each process has one thread.
 """
 
 import os
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ from .settings import ScalingSettings
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SAMPLER = ["-m", "guided_diffusion", "sequences"]
-# Runs the same, and tells its peak of memory on the last line.
-MEASURED = [
-    "-c",
-    "from guided_diffusion.commands import launcher; launcher.run('sequences'); "
-    "from guided_diffusion.benchmark import timing; "
-    "from guided_diffusion.runtime import dist_util; "
-    "print(timing.peak_memory(dist_util.dev()))",
-]
+MEASURING = """
+import sys
+from guided_diffusion.commands import launcher
+launcher.run(sys.argv.pop(1))
+from guided_diffusion.benchmark import timing
+from guided_diffusion.runtime import dist_util
+print(timing.peak_memory(dist_util.dev()))
+"""
+MEASURED = ["-c", MEASURING, "sequences"]  # prints its peak of memory on the last line
 
 
 def scaling(asked: ScalingSettings) -> dict[str, Any]:
@@ -80,14 +81,12 @@ def lines(record: dict[str, Any]) -> list[str]:
         )
     found.append(f"largest over smallest: {record['memory_ratio']:.3f}")
     for n, times in record["ranks"].items():
-        found.append(
-            f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, "
-            f"{times['without_start']:.1f} s without their start"
-        )
+        made = f"{times['without_start']:.1f} s without their start"
+        found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, {made}")
+    ratios = record["ratio"], record["ratio_without_start"]
     return [
         *found,
-        f"2 ranks over 1: {record['ratio']:.2f} times as fast, "
-        f"{record['ratio_without_start']:.2f} without the start",
+        "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start".format(*ratios),
     ]
 
 
@@ -116,25 +115,19 @@ def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> di
 
 
 def _flags(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> list[str]:
-    places = {**demo.PLACES, "data_dir": tiles, "out_dir": out_dir}
-    own = {
-        "num_images": count,
-        "batch_size": asked.batch_size,
-        "device": asked.device,
-        "preset": "draft",
-        "encode_steps": asked.steps,
-        "decode_steps": asked.steps,
-    }
-    return [f"--{name}={value}" for name, value in {**places, **own}.items()]
+    flags = demo.PLACES | {"data_dir": tiles, "out_dir": out_dir, "num_images": count}
+    flags |= {"batch_size": asked.batch_size, "device": asked.device, "preset": "draft"}
+    flags |= {"encode_steps": asked.steps, "decode_steps": asked.steps}
+    return [f"--{name}={value}" for name, value in flags.items()]
 
 
-def run(program: Sequence[str], flags: Sequence[str], **env: str | None) -> str:
-    """Run the sampler in a process of its own, and return what it prints.
+def run(program: Sequence[str], flags: Iterable[object], **env: str | None) -> str:
+    """Run a command in a new process, and return the text that it prints.
 
     Args:
-        program: words after the interpreter's name.
-        flags: of the sampler.
-        **env: environment variables to set, or with None to unset.
+        program: words after the interpreter's name; the last is the name of the command.
+        flags: flags of the command.
+        **env: environment variables to set, or to unset by None.
 
     Raises:
         UserError: with the last line of its errors, if it fails.
@@ -142,11 +135,11 @@ def run(program: Sequence[str], flags: Sequence[str], **env: str | None) -> str:
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
     asked = os.environ | {"PYTHONPATH": path} | env
     done = subprocess.run(
-        [sys.executable, *program, *flags],
+        [sys.executable, *program, *map(str, flags)],
         env={name: value for name, value in asked.items() if value is not None},
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise UserError(f"sequences: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"{program[-1]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
     return done.stdout

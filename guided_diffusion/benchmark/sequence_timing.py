@@ -1,13 +1,13 @@
-"""The time of sequences, over that of the published procedure.
+"""The time of sequences, over the time that the published procedure takes.
 
 The models are the demo's; where a flag of the network is given, both are made of the flags, with
 fresh weights, which take the same time. All engines choose depths by the published policy.
 
-A whole published sequence takes minutes and more. Within a budget the walks of all levels are
-made on fewer levels at even distances, and the published one of a single image; their seconds are
-multiplied by the network evaluations of the whole over those that were timed. The depths that say
-how many these are come from the published search on the encoding of the preset `fast`. Few-step
-engines always run whole.
+A whole published sequence takes minutes and more. Within a budget, engines that take every level
+walk on fewer levels at even distances, and the published procedure makes a single image; the
+seconds are multiplied by the network evaluations of the whole over the evaluations that were timed.
+The depths in that count come from the published search on the encoding of the preset `fast`.
+Few-step engines always run whole.
 """
 
 import time
@@ -26,8 +26,8 @@ from ..data.image_source import ImageSource
 from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..generation import cost, demo
+from ..models import script_util
 from ..models.domains import Domain, load_domain
-from ..models.script_util import build, build_process
 from ..runtime import dist_util, execution
 from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import SharedBatches
@@ -46,8 +46,6 @@ ENGINES = {
     "fast": ("fast", "auto"),
     "draft": ("draft", "auto"),
 }
-
-
 PROBED_LEVELS = 10
 
 Depths = Sequence[tuple[int, ...]]  # of each image
@@ -75,26 +73,23 @@ def sequence(
     source, _ = domains(network, process)
     whole, depths = source.diffusion.num_timesteps, search_depths(source, asked)
     images = dict.fromkeys(engines, len(depths)) | ({BASELINE: 1} if asked.budget else {})
-    with timing.workers(
-        engines, contestant, asked, network, process, device=asked.device
-    ) as workers:
+    lent = timing.workers(engines, contestant, asked, network, process, device=asked.device)
+    with lent as workers:
+
+        def run(name: str, levels: int) -> Timed:
+            """Run an engine on so many levels, at the depths that are known already."""
+            return workers[name].run(levels, shorter(depths[: images[name]], levels, whole))
+
         fewest = min(whole, PROBED_LEVELS)
-        probes = {
-            name: partial(worker.run, fewest, shorter(depths[: images[name]], fewest, whole))
-            for name, worker in workers.items()
-        }
-        *_, warm = [{name: probe() for name, probe in probes.items()} for _ in range(2)]
+        *_, warm = [{name: run(name, fewest) for name in engines} for _ in range(2)]
         levels, rounds = plan(asked, warm, fewest, whole, time.perf_counter() - start)
-        given_depths = shorter(depths, levels, whole) if asked.budget else None
-        runs = timing.interleaved(
-            {
-                name: partial(worker.run, whole)
-                if few(name) or not asked.budget
-                else partial(worker.run, levels, given_depths[: images[name]])
-                for name, worker in workers.items()
-            },
-            rounds,
-        )
+        contestants = {
+            name: partial(workers[name].run, whole)
+            if few(name) or not asked.budget
+            else partial(run, name, levels)
+            for name in engines
+        }
+        runs = timing.interleaved(contestants, rounds)
     peaks, flops = timing.matmul_peaks(dist_util.dev()), cost.flops(source.network, source.process)
     rows = _rows(runs, depths if asked.budget else None, whole, peaks, flops)
     found = {"images": len(depths), "levels": whole, "levels_timed": levels}
@@ -127,36 +122,38 @@ def shorter(depths: Depths, levels: int, whole: int) -> Depths:
 
 
 def few(name: str) -> bool:
-    """Whether an engine takes a few steps, and not all levels."""
+    """Tell whether an engine takes a few steps, and not all levels."""
     return name in ENGINES and "encode_steps" in PRESETS[ENGINES[name][0]]
 
 
 def domains(network: ModelSettings, process: ProcessSettings) -> list[Domain]:
     """Return the domains of source and target, on the device."""
-    if network.given or process.given:
-        return [_fresh(network, process) for _ in range(2)]
-    places = (demo.PLACES[role] for role in ("source_model", "target_model"))
-    return [load_domain(place, device=dist_util.dev()) for place in places]
+    if not network.given and not process.given:
+        places = (demo.PLACES[role] for role in ("source_model", "target_model"))
+        return [load_domain(place, device=dist_util.dev()) for place in places]
+    pair = [script_util.build(network, process) for _ in range(2)]
+    for model, _ in pair:
+        model.to(dist_util.dev(), memory_format=th.channels_last).eval().requires_grad_(False)
+    return [Domain(*each, "fresh", Path("fresh weights"), network, process) for each in pair]
 
 
-def _fresh(network: ModelSettings, process: ProcessSettings) -> Domain:
-    model, diffusion = build(network, process)
-    model.to(dist_util.dev(), memory_format=th.channels_last).eval().requires_grad_(False)
-    return Domain(model, diffusion, "fresh", Path("fresh weights"), network, process)
-
-
-def on_levels(domain: Domain, levels: int) -> Domain:
-    """Return a domain on so many of its levels, at even distances."""
-    if levels == domain.diffusion.num_timesteps:
-        return domain
-    process = domain.process.replace(timestep_respacing=str(levels))
-    return replace(domain, diffusion=build_process(process))
+def on_levels(pair: Sequence[Domain], levels: int) -> Sequence[Domain]:
+    """Return domains on so many of their levels, at even distances."""
+    if levels == pair[0].diffusion.num_timesteps:
+        return pair
+    settings = [domain.process.replace(timestep_respacing=str(levels)) for domain in pair]
+    found = zip(pair, map(script_util.build_process, settings), strict=True)
+    return [replace(domain, diffusion=diffusion) for domain, diffusion in found]
 
 
 def contestant(
     name: str, asked: SequenceTimingSettings, network: ModelSettings, process: ProcessSettings
-) -> Callable[[int, Depths | None], Sequenced]:
-    """Return what makes sequences on so many levels; None: of all images, searching the depths."""
+) -> Callable[..., Sequenced]:
+    """Return the function that makes sequences by an engine.
+
+    It takes a number of levels, and the depths of each image; without them it searches them, and
+    makes the sequences of all images.
+    """
     pair = domains(network, process)
     images = open_first(pair[0], asked)
     if name == BASELINE:
@@ -172,80 +169,57 @@ def contestant(
 
 
 def _published_sequences(
-    pair: Sequence[Domain],
-    images: ImageSource,
-    amount: int,
-    levels: int,
-    depths: Depths | None = None,
+    pair: Sequence[Domain], images: ImageSource, amount: int, levels: int, depths: Depths = ()
 ) -> Sequenced:
-    source, target = (on_levels(domain, levels) for domain in pair)
-    wanted = [None] * len(images) if depths is None else depths
+    source, target = on_levels(pair, levels)
     with published.arithmetic(source.model, target.model):
         made = [
             published.sequence(source, target, images.batch([index])[0], amount, d)
-            for index, d in enumerate(wanted)
+            for index, d in enumerate(depths or [None] * len(images))
         ]
     return Sequenced([m.depths for m in made], sum(m.forwards for m in made))
 
 
 def _our_sequences(
-    pair: Sequence[Domain],
-    images: ImageSource,
-    recipe: Recipe,
-    levels: int,
-    depths: Depths | None = None,
+    pair: Sequence[Domain], images: ImageSource, recipe: Recipe, levels: int, depths: Depths = ()
 ) -> Sequenced:
-    recipe = replace(recipe, walk=recipe.walk.within(levels))
-    source, target = (on_levels(domain, levels) for domain in pair)
-    sequences = Sequences(source, target, images, recipe)
-    if depths is None:
+    walk = recipe.walk.within(levels)
+    sequences = Sequences(*on_levels(pair, levels), images, replace(recipe, walk=walk))
+    encoder, decoder, walk = sequences.encoder, sequences.decoder, sequences.recipe.walk
+    if not depths:
         depths = [made.depths.values for made in sequences]
-    else:
-        _walk(sequences, depths)
-    return Sequenced(depths, sequences.encoder.forwards + sequences.decoder.forwards)
-
-
-def _walk(sequences: Sequences, depths: Depths) -> None:
-    """Make what `sequences` would, but at given depths."""
-    walk = sequences.recipe.walk
-    for batch in SharedBatches(sequences.todo, sequences.recipe.batches.batch_size):
-        clean, _ = sequences.images.batch(batch)
-        trajectory, _ = walks.encode(sequences.encoder, clean, walk)
+        return Sequenced(depths, sequences.forwards)
+    for batch in SharedBatches(sequences.todo, recipe.batches.batch_size):
+        trajectory, _ = walks.encode(encoder, images.batch(batch)[0], walk)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])
-        walks.decode(sequences.decoder, latents, sum((depths[i] for i in batch), ()), walk)
+        walks.decode(decoder, latents, sum((depths[i] for i in batch), ()), walk)
+    return Sequenced(depths, sequences.forwards)
 
 
 def plan(
-    asked: SequenceTimingSettings,
-    warm: Mapping[str, Timed],
-    fewest: int,
-    whole: int,
-    spent: float,
+    asked: SequenceTimingSettings, warm: Mapping[str, Timed], fewest: int, whole: int, spent: float
 ) -> tuple[int, int]:
     """Return levels and rounds that fit into the budget; at least the fewest, once.
 
     Args:
         asked: budget (0: all levels), rounds and amount.
         warm: a run of each contestant on the fewest levels.
-        fewest: those levels.
-        whole: all levels.
+        fewest: number of levels of these runs.
+        whole: number of all levels.
         spent: seconds of the budget that are gone.
     """
     if not asked.budget:
         return whole, asked.rounds
     long = sum(one.seconds for name, one in warm.items() if not few(name))
-    short = sum(_whole_seconds(name, one, asked.amount) for name, one in warm.items() if few(name))
+    short = 0.0
+    for name in filter(few, warm):  # at most: every image decoded from full depth
+        preset, made = PRESETS[ENGINES[name][0]], warm[name].result
+        steps = preset["encode_steps"] + asked.amount * preset["decode_steps"]
+        short += warm[name].seconds * steps * len(made.depths) / made.forwards
     left = asked.budget - spent
     rounds = max(1, min(asked.rounds, int(left / (long + short))))
     levels = int(fewest * (left / rounds - short) / long)
     return max(fewest, min(whole, levels)), rounds
-
-
-def _whole_seconds(name: str, warm: Timed, amount: int) -> float:
-    # At most: every image of the sequence decoded from full depth.
-    preset = PRESETS[ENGINES[name][0]]
-    steps = preset["encode_steps"] + amount * preset["decode_steps"]
-    return warm.seconds * steps * len(warm.result.depths) / warm.result.forwards
 
 
 def _rows(
@@ -257,22 +231,16 @@ def _rows(
 ) -> list[dict[str, Any]]:
     made = {name: each[0].result for name, each in runs.items()}
     forwards = {
-        name: made[name].forwards
-        if depths is None or few(name)
-        else count_forwards(name, depths, whole)
-        for name in runs
+        name: one.forwards if depths is None or few(name) else count_forwards(name, depths, whole)
+        for name, one in made.items()
     }
     scales = {name: forwards[name] / made[name].forwards for name in runs}
     rows = []
-    for name in runs:
-        _, precision = ENGINES.get(name, ("", "fp32"))
+    for name, one in made.items():
+        precision = ENGINES[name][1] if name in ENGINES else "fp32"
         peak = peaks[execution.settle_precision(precision, dist_util.dev())]
-        row = {
-            "name": name,
-            "extrapolated": scales[name] != 1,
-            "forwards_timed": made[name].forwards,
-            "depths": made[name].depths if scales[name] == 1 else depths,
-        }
+        row = {"name": name, "extrapolated": scales[name] != 1, "forwards_timed": one.forwards}
+        row["depths"] = one.depths if scales[name] == 1 else depths
         rows.append(row | timing.compared(runs, name, forwards[name], flops, peak, scales))
     return rows
 

@@ -1,4 +1,4 @@
-"""Settings of measurements of the project itself."""
+"""Settings of the measurements of the project itself."""
 
 import dataclasses
 
@@ -33,9 +33,7 @@ class AblationSettings(SeedSettings, DeviceSettings):
     lr: float = setting(1e-3, "learning rate at the start, falling to 0", minimum=0)
     ema_rate: str = setting("0.995", "decay of the averaged weights")
     features: str = setting(
-        "small",
-        "network of the KID, as that of evaluate.py",
-        choices=("auto", "inception", "small"),
+        "small", "network of the KID, as in evaluate.py", choices=("auto", "inception", "small")
     )
     jobs: int = setting(1, "trainings at once", minimum=1)
     precision: str = setting("auto", "arithmetic of the trainings", choices=PRECISIONS)
@@ -55,9 +53,7 @@ class BenchmarkSettings(PairSettings, MeasurementSettings):
     """Comparing engines."""
 
     num_images: int = setting(4, "images, the first by name", minimum=1)
-    grids: str = setting(
-        "mixed,logsnr,quadratic", "grids of few steps to compare; empty: the presets alone"
-    )
+    grids: str = setting("mixed,logsnr,quadratic", "grids of few steps; empty: the presets alone")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +62,12 @@ class TimingSettings(MeasurementSettings):
 
     against: str = setting(
         "published",
-        "what the ratios are over; published: the procedure of the published code, "
-        "eager, fp32, attention unfused",
+        "what the ratios are over; the procedure of the published code: eager, fp32, unfused",
         choices=("published",),
     )
-    rounds: int = setting(
-        3, "times that each contestant is run, in turn with the others", minimum=1
-    )
+    rounds: int = setting(3, "runs of each contestant, in turn with the others", minimum=1)
     budget: float = setting(
-        0.0,
-        "seconds to keep the measurement within, by running less of what is long; 0: run "
-        "everything whole",
-        minimum=0,
+        0.0, "seconds for the measurement, which leaves out parts to fit; 0: no limit", minimum=0
     )
 
 
@@ -88,11 +78,11 @@ class SequenceTimingSettings(TimingSettings):
     data_dir: str = setting("", "folder of source images; empty: drawn demo tiles")
     num_images: int = setting(1, "source images, the first by name", minimum=1)
     amount: int = setting(10, "images per sequence, besides its source", minimum=1)
-    batch_size: int = setting(8, "source images that ours encode together", minimum=1)
-    max_batch: int = setting(32, "images per forward of ours at most", minimum=1)
+    batch_size: int = setting(8, "source images that our engines encode together", minimum=1)
+    max_batch: int = setting(32, "images per forward of our engines at most", minimum=1)
     engines: str = setting(
         "fp32,bf16,fast,draft",
-        "ours; fp32, bf16: the published steps in that precision; fast, draft: the presets",
+        "our engines; fp32, bf16: all published steps in that precision; fast, draft: presets",
     )
 
 
@@ -120,7 +110,7 @@ class ScalingSettings(MeasurementSettings):
     """Memory over the number of images, and time over the number of ranks; demo models."""
 
     counts: str = setting("8,64", "source images of the runs whose memory is compared")
-    rounds: int = setting(3, "runs of each of these, of which the median is taken", minimum=1)
+    rounds: int = setting(3, "runs for each number of images; their median is taken", minimum=1)
     rank_images: int = setting(64, "source images of the runs on one and on two ranks", minimum=2)
     steps: int = setting(10, "network evaluations of each encoding and decoding", minimum=1)
     batch_size: int = setting(4, "source images encoded together", minimum=1)
@@ -144,8 +134,6 @@ class CompareDepthsSettings(PairSettings):
     num_images: int = setting(2, "images, the first by name", minimum=1)
     amount: int = setting(5, "images of each sequence", minimum=1)
     steps: int = setting(
-        40,
-        "network evaluations of an encoding, and of a decoding at most; 0: every level",
-        minimum=0,
+        40, "network evaluations of an encoding, and of a decoding at most; 0: all", minimum=0
     )
     out_dir: str = setting("results/compare_depths", "folder to write the two pictures to")

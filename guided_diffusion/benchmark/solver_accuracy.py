@@ -1,8 +1,9 @@
-"""How near an engine comes to the converged solution, and what it costs.
+"""The distance of each engine from the converged solution, and its cost.
 
 Images are encoded, and decoded from 30, 60 and 100 percent of full depth with the target model
 and with the source model again. The converged engine is the multistep solver of third order on
-every level; how far it is from itself on every second level tells what the comparison is worth.
+every level. Its distance from the same solver on every second level tells the accuracy of the
+comparison itself.
 """
 
 import time
@@ -24,7 +25,7 @@ from ..runtime.settings import ExecutionSettings
 from ..translation.predictor import Predictor
 from ..translation.settings import PRESETS, WalkSettings
 from ..translation.walks import decode, encode
-from .settings import BenchmarkSettings
+from .settings import BenchmarkSettings, CompareDepthsSettings
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth
 MAX_BATCH = 16
@@ -34,53 +35,52 @@ HALF = "converged, half the steps"
 
 
 def quality(asked: BenchmarkSettings) -> dict[str, Any]:
-    """Walk there and back with each engine, and print how near the ends come.
+    """Encode and decode with each engine, and print its distance from the converged images.
 
     Raises:
         UserError: if the settings or the models do not fit.
     """
     grids = names("grids", asked.grids, GRIDS) if asked.grids else ()
-    asked = demo.with_places(asked)
-    places = asked.source_model, asked.target_model
-    source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    size, channels = source.network.image_size, source.network.in_channels
-    with blame("data_dir"):
-        tiles = open_images(asked.data_dir, size, channels)
-    images, _ = tiles.batch(range(min(asked.num_images, len(tiles))))
-    print("\n".join(_head(len(images))), flush=True)
+    source, target, images = load_pair(asked)
+    shares = "  ".join(f"{share:>4.0%}" for share in SHARES)
+    print(f"{len(images)} images, PSNR in dB: to the converged ones | of the round trip")
+    print(f"{'engine':38s} forwards  {shares}  |  {shares}  seconds", flush=True)
     converged, rows = None, []
     for name, walk, precision in engines(grids, source.diffusion.num_timesteps):
         row, decoded, returned = measure(source, target, images, walk, precision)
         converged = converged or decoded
-        rows.append({"engine": name} | row)
         pairs = list(zip(decoded, converged, strict=True))  # of each depth
-        rows[-1]["psnr"] = [psnr(*pair) for pair in pairs]
-        rows[-1]["psnr_of_each"] = [list(map(psnr, *pair)) for pair in pairs]
-        rows[-1]["round_trip"] = [psnr(image, images) for image in returned]
-        print(_line(rows[-1]), flush=True)
+        row["psnr"] = [psnr(*pair) for pair in pairs]
+        row["psnr_of_each"] = [list(map(psnr, *pair)) for pair in pairs]
+        row["round_trip"] = [psnr(image, images) for image in returned]
+        rows.append({"engine": name} | row)
+        near, back = ("  ".join(f"{v:4.1f}" for v in row[key]) for key in ("psnr", "round_trip"))
+        cost = f"{row['forwards']:8.0f}  {near}  |  {back}  {row['seconds']:7.1f}"
+        print(f"{name:38s} {cost}", flush=True)
     found = {"images": len(images), "depths": depths_of(source), "rows": rows}
     return {"measurement": "quality"} | found | run_folder.versions()
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Return what the table is worth: how far the converged engine is from half its steps."""
+    """Return the distance of the converged solution from the same solver on half the steps."""
     halved = next(row["psnr"] for row in record["rows"] if row["engine"] == HALF)
     near = ", ".join(f"{value:.1f}" for value in halved)
     return [f"the converged solution is {near} dB from the one on half the steps"]
 
 
-def _head(count: int) -> list[str]:
-    shares = "  ".join(f"{share:>4.0%}" for share in SHARES)
-    return [
-        f"{count} images, PSNR in dB: to the converged ones | of the round trip",
-        f"{'engine':38s} forwards  {shares}  |  {shares}  seconds",
-    ]
+def load_pair(asked: BenchmarkSettings | CompareDepthsSettings) -> tuple[Domain, Domain, th.Tensor]:
+    """Load the source and target domains, and the first images [N, C, H, W]; by default the demo's.
 
-
-def _line(row: dict[str, Any]) -> str:
-    """Return a row of the table."""
-    near, back = ("  ".join(f"{v:4.1f}" for v in row[name]) for name in ("psnr", "round_trip"))
-    return f"{row['engine']:38s} {row['forwards']:8.0f}  {near}  |  {back}  {row['seconds']:7.1f}"
+    Raises:
+        UserError: if one of them cannot be used.
+    """
+    asked = demo.with_places(asked)
+    places = asked.source_model, asked.target_model
+    source, target = (load_domain(place, device=dist_util.dev()) for place in places)
+    with blame("data_dir"):
+        tiles = open_images(asked.data_dir, source.network.image_size, source.network.in_channels)
+    images, _ = tiles.batch(range(min(asked.num_images, len(tiles))))
+    return source, target, images
 
 
 def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, WalkSettings, str]]:
@@ -110,17 +110,17 @@ def depths_of(domain: Domain) -> list[int]:
 def measure(
     source: Domain, target: Domain, images: th.Tensor, walk: WalkSettings, precision: str
 ) -> tuple[dict[str, Any], list[th.Tensor], list[th.Tensor]]:
-    """Return cost, and the images [N, C, H, W] from each share of full depth, by target and source.
+    """Encode images, and decode them from each share of full depth.
 
-    The cost is that of encoding and of the target's decodings, per image.
+    Returns:
+        forwards and seconds of encoding and the target's decodings, the forwards per image; the
+        images [N, C, H, W] that the target decoded from each depth; and the source's.
     """
     count = len(images)
     depths = [depth for depth in depths_of(source) for _ in range(count)]
     execution = ExecutionSettings(precision=precision)
     encoder = Predictor(source, execution, MAX_BATCH, "global")
-    decoder, returner = (
-        Predictor(domain, execution, MAX_BATCH, "local") for domain in (target, source)
-    )
+    decoder, returner = (Predictor(d, execution, MAX_BATCH, "local") for d in (target, source))
     start = time.perf_counter()
     trajectory, _ = encode(encoder, images, walk)
     latents = th.cat([trajectory.at(i % count, [d]) for i, d in enumerate(depths)])

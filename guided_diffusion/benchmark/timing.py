@@ -199,14 +199,10 @@ def peak_memory(device: th.device) -> int:
 
 
 class Worker:
-    """A contestant in a process of its own, where it is built once and run again and again.
+    """A contestant in a process of its own, which holds no other contestant's memory.
 
-    The memory of a run is then that of its contestant alone.
-
-    Args:
-        build: function of a module that returns the function to run.
-        *args: arguments of `build`.
-        device: name of the device.
+    It is built there once by `build(*args)`, which returns the function to run, and must be a
+    function of a module.
     """
 
     def __init__(self, build: Callable[..., Callable], *args: Any, device: str) -> None:

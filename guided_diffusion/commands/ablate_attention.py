@@ -7,16 +7,14 @@ Running the same command again goes on where it stopped.
 """
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..benchmark import ablation
+from ..benchmark import ablation, scaling
 from ..benchmark.settings import AblationSettings
 from ..data.image_formats import open_images
 from ..data.pictures import to_uint8
-from ..errors import ArgumentError, UserError, blame
+from ..errors import ArgumentError, blame
 from ..evaluation.feature_extractors import create_extractor
 from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, run_folder
@@ -39,7 +37,6 @@ SHOWN = 3  # source images of the picture
 @command()
 def main(asked: AblationSettings) -> None:
     """Train what is missing, and measure."""
-    # Find or draw the images.
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))
     folders = find_folders(asked)
@@ -60,11 +57,10 @@ def main(asked: AblationSettings) -> None:
     sources = sets[2].first(asked.num_images)
     material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), sources, reference)
     recipe = Recipe(DepthSettings(asked.amount, "uniform"), WALK, BatchSettings(16, 64))
-    table, pictures = [], []
+    table, pictures, device = [], [], dist_util.dev()
     for row in ablation.ROWS:
         ends = [
-            load_domain(folder_of(asked, name, domain), read_with, device=dist_util.dev())
-            for name, domain, read_with in row.ends
+            load_domain(folder_of(asked, *end), flags, device=device) for *end, flags in row.ends
         ]
         numbers, sequences = ablation.measure(*ends, material, recipe, extractor, asked.seed)
         table.append({"name": row.name, **numbers})
@@ -123,8 +119,5 @@ def folder_of(asked: AblationSettings, name: str, domain: str) -> Path:
 
 
 def run_command(script: str, *words: object) -> None:
-    """Run one of the scripts beside this one; its error ends this one too."""
-    line = [sys.executable, "-m", "guided_diffusion", script, *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{script}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+    """Run another command of the project; its error ends this one too."""
+    scaling.run(["-m", "guided_diffusion", script], words)

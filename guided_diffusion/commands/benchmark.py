@@ -1,11 +1,11 @@
 """Measure speed, memory and quality: benchmark MEASUREMENT [--FLAG VALUE ...]
 
-sequence, train and forward give ratios over the published procedure, of runs made in turn: how
-many times quicker are sequences by each engine, training steps, and one forward in its variants?
-scaling gives the memory for few and for many images, and the time on two ranks over that on one.
-neighbours gives the time beside busy processes, by how threads wait for one another. quality,
-which is meant where none is named, compares what each engine draws with the converged solution.
-Without models it uses the demo's; MEASUREMENT --help lists the flags of one.
+sequence, train and forward run sequences by each engine, training steps, and one forward in its
+variants, in turn with the published procedure, and tell how many times quicker they are. scaling
+gives the memory for few and for many images, and the speed of two ranks over one. neighbours gives
+the time beside busy processes, by how threads wait for one another. quality compares the images of
+each engine with the converged solution; it is the default. Without models the demo's are used;
+MEASUREMENT --help lists the flags of a measurement.
 """
 
 import functools
@@ -15,14 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..benchmark import (
-    neighbours,
-    network_timing,
-    scaling,
-    sequence_timing,
-    solver_accuracy,
-    timing,
-)
+from ..benchmark import neighbours, network_timing, scaling, sequence_timing, timing
+from ..benchmark import solver_accuracy as accuracy
 from ..config.settings import Settings
 from ..errors import UserError
 from ..runtime import atomic_files, logger
@@ -33,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement: what makes its record, and what is printed of that."""
+    """A function from settings to a record, and one from the record to the lines to print."""
 
     measure: Callable[..., Record]
     table: Callable[[Record], list[str]]
@@ -64,7 +58,7 @@ MEASUREMENTS = {
     "forward": Measurement(network_timing.forward, timing.lines),
     "scaling": Measurement(scaling.scaling, scaling.lines),
     "neighbours": Measurement(neighbours.neighbours, neighbours.lines),
-    "quality": Measurement(solver_accuracy.quality, solver_accuracy.lines),
+    "quality": Measurement(accuracy.quality, accuracy.lines),
 }
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 import torch
 
 from ..benchmark.settings import CompareDepthsSettings
+from ..benchmark.solver_accuracy import load_pair
 from ..data import pictures, plots
-from ..data.image_formats import open_images
 from ..errors import blame
-from ..generation import demo
-from ..models.domains import load_domain
-from ..runtime import atomic_files, dist_util, logger, progress_bars
+from ..runtime import atomic_files, logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
 from ..translation import walks
 from ..translation.depth_policies import POLICIES
@@ -27,14 +25,7 @@ from ..translation.settings import DepthSettings, WalkSettings
 @command(interrupted=STARTS_ANEW)
 def main(asked: CompareDepthsSettings) -> None:
     """Draw the two pictures."""
-    # Load the models and the images.
-    asked = demo.with_places(asked)
-    places = asked.source_model, asked.target_model
-    source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    size, channels = source.network.image_size, source.network.in_channels
-    with blame("data_dir"):
-        files = open_images(asked.data_dir, size, channels)
-    images, _ = files.batch(range(min(asked.num_images, len(files))))
+    source, target, images = load_pair(asked)
 
     # Check everything that can be wrong, before the first forward.
     steps = {"encode_steps": asked.steps, "decode_steps": asked.steps}
