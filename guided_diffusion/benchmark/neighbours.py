@@ -39,11 +39,7 @@ while os.getppid() == parent and time.monotonic() < end:
 
 
 def neighbours(asked: NeighboursSettings) -> dict[str, Any]:
-    """Measure the time of the sampler with each way of waiting, alone and beside neighbours.
-
-    Raises:
-        UserError: if the sampler fails.
-    """
+    """Measure the time of the sampler with each way of waiting, alone and beside neighbours."""
     start, most = time.perf_counter(), asked.neighbours or dist_util.cores()
     own = {name: getattr(asked, name) for name in ("num_images", "amount", "preset", "device")}
     flags = [f"--{name}={value}" for name, value in (demo.PLACES | own).items()]

@@ -80,11 +80,7 @@ def network_to_time(
 def forward(
     asked: ForwardTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> dict[str, Any]:
-    """Time a forward in all variants, for each batch size.
-
-    Raises:
-        UserError: if the settings do not fit.
-    """
+    """Time a forward in all variants, for each batch size."""
     start, (network, process) = time.perf_counter(), network_to_time(network, process)
     sizes = numbers("batch_sizes", asked.batch_sizes)
     if min(sizes) < 1:
@@ -136,11 +132,7 @@ def _forwards(
 def train(
     asked: TrainTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> dict[str, Any]:
-    """Time training steps by the published procedure and by our loop.
-
-    Raises:
-        UserError: if the settings do not fit, or there are too few images for a batch.
-    """
+    """Time training steps by the published procedure and by our loop."""
     start, (network, process) = time.perf_counter(), network_to_time(network, process)
     asked = asked.replace(data_dir=asked.data_dir or str(demo.PLACES["data_dir"]))
     with blame("data_dir"):

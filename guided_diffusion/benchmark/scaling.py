@@ -37,11 +37,7 @@ MEASURED = ["-c", MEASURING, "sequences"]  # prints its peak of memory on the la
 
 
 def scaling(asked: ScalingSettings) -> dict[str, Any]:
-    """Measure memory for several numbers of images, and time on one and on two ranks.
-
-    Raises:
-        UserError: if the settings do not fit, or the sampler fails.
-    """
+    """Measure memory for several numbers of images, and time on one and on two ranks."""
     start, counts = time.perf_counter(), numbers("counts", asked.counts)
     if min(counts) < 1:
         raise ArgumentError("counts", f"expected numbers above 0, got {asked.counts}")

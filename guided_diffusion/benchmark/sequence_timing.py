@@ -62,11 +62,7 @@ class Sequenced:
 def sequence(
     asked: SequenceTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> dict[str, Any]:
-    """Time sequences by the published procedure and by our engines.
-
-    Raises:
-        UserError: if the settings do not fit.
-    """
+    """Time sequences by the published procedure and by our engines."""
     start = time.perf_counter()
     engines = (BASELINE, *names("engines", asked.engines, ENGINES))
     asked = asked.replace(data_dir=asked.data_dir or str(demo.PLACES["data_dir"]))

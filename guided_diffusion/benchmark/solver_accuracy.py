@@ -35,11 +35,7 @@ HALF = "converged, half the steps"
 
 
 def quality(asked: BenchmarkSettings) -> dict[str, Any]:
-    """Encode and decode with each engine, and print its distance from the converged images.
-
-    Raises:
-        UserError: if the settings or the models do not fit.
-    """
+    """Encode and decode with each engine, and print its distance from the converged images."""
     grids = names("grids", asked.grids, GRIDS) if asked.grids else ()
     source, target, images = load_pair(asked)
     shares = "  ".join(f"{share:>4.0%}" for share in SHARES)
