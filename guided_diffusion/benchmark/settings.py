@@ -67,7 +67,7 @@ class TimingSettings(MeasurementSettings):
     )
     rounds: int = setting(3, "runs of each contestant, in turn with the others", minimum=1)
     budget: float = setting(
-        0.0, "seconds for the measurement, which leaves out parts to fit; 0: no limit", minimum=0
+        0.0, "seconds to stay within, by timing less of what is long; 0: no limit", minimum=0
     )
 
 
@@ -134,6 +134,6 @@ class CompareDepthsSettings(PairSettings):
     num_images: int = setting(2, "images, the first by name", minimum=1)
     amount: int = setting(5, "images of each sequence", minimum=1)
     steps: int = setting(
-        40, "network evaluations of an encoding, and of a decoding at most; 0: all", minimum=0
+        40, "forwards of an encoding, and of a decoding at most; 0: every level", minimum=0
     )
     out_dir: str = setting("results/compare_depths", "folder to write the two pictures to")
