@@ -17,6 +17,7 @@ from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger, progress_bars
 from ..runtime.command import command
+from ..runtime.execution import settle_precision
 from ..runtime.run_folder import RunFolder, default_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.work_sharing import SharedBatches
@@ -56,7 +57,7 @@ def main(
     folder.refuse_other_run()
 
     # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
-    folder.claim()
+    folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
     mine = SharedBatches(todo, asked.batch_size)

@@ -20,6 +20,7 @@ from ..diffusion.settings import ProcessSettings
 from ..models.domains import POINTS, Domain, load_asked
 from ..runtime import atomic_files, dist_util, logger, progress_bars
 from ..runtime.command import Command
+from ..runtime.execution import settle_precision
 from ..runtime.random_streams import Stream, generator
 from ..runtime.run_folder import RunFolder, default_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -90,7 +91,7 @@ def move_points(
     )
     sequences.refuse_unequal(source, target)
     folder = RunFolder(Path(run.out_dir or default), command.name, everything, command.free)
-    folder.claim()
+    folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
     logger.configure(str(folder.path))
 
     # Move the points to the noise and on to the target; a batch goes in one forward.

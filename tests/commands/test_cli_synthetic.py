@@ -1,5 +1,6 @@
 """DDIB's four commands for points as a user runs them, from training to the round trip."""
 
+import json
 import shutil
 import sys
 
@@ -92,6 +93,13 @@ def test_samples_are_upstreams_npz_whatever_the_batch_size(models, tmp_path):
     np.testing.assert_allclose(*drawn, atol=1e-4, rtol=1e-4)
     assert len(np.unique(drawn[0], axis=0)) == 20 and np.abs(drawn[0]).max() > 1
     assert picture(tmp_path / "7" / "samples_20x2.png").std() > 5
+
+
+def test_the_record_says_what_precision_was_asked_and_what_it_came_to(models, tmp_path):
+    moved(TRANSLATE, models, tmp_path, "--precision", "auto", "--num_samples", 2)
+    record = json.loads((tmp_path / "args.json").read_text())
+    assert record["args"]["precision"] == "auto"
+    assert record["resolved"]["precision"] in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize("name", STAGES)

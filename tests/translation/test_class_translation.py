@@ -1,5 +1,6 @@
 """Translation between classes: which images, and `imagenet_translation.py` as a user runs it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -117,7 +118,7 @@ def apart(one, other):
 
 
 def test_a_run_holds_an_image_for_each_a_list_and_pairs(conditional, images, tmp_path):
-    translate(conditional, images, tmp_path / "run")
+    translate(conditional, images, tmp_path / "run", "--precision", "auto")
     names = snapshot(tmp_path / "run").keys()
     results = {
         "0_to_1/tile0_000.png",
@@ -127,6 +128,9 @@ def test_a_run_holds_an_image_for_each_a_list_and_pairs(conditional, images, tmp
     }
     others = {"args.json", "log.txt", "progress.csv", "translations.csv", "pairs.png"}
     assert names == results | others
+    record = json.loads((tmp_path / "run" / "args.json").read_text())
+    assert record["args"]["precision"] == "auto"
+    assert record["resolved"]["precision"] in ("fp32", "bf16")
     rows = read_csv(tmp_path / "run" / "translations.csv")
     assert [row["file_name"] for row in rows] == sorted(results)
     assert rows[2] == {
