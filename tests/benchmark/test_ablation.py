@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from networks.test_hybrid_attention import hybrid
 from support.cli import call, draw_images, load_script, succeed
+from support.hybrid_networks import hybrid
 from support.toy_domains import domain
 
 from guided_diffusion.benchmark import ablation

@@ -10,7 +10,7 @@ import pytest
 from support.cli import TINY_MODEL, call, load_script, snapshot, succeed
 
 from guided_diffusion import dist_util
-from guided_diffusion.benchmark import neighbours, published, solver_accuracy, timing
+from guided_diffusion.benchmark import neighbours, published, scaling, solver_accuracy, timing
 from guided_diffusion.benchmark.solver_accuracy import engines
 from guided_diffusion.translation.settings import PRESETS
 
@@ -155,18 +155,36 @@ def test_a_forward_in_its_variants(tmp_path):
     assert all(0.1 < sum(row["operators"].values()) < 1 for row in record["rows"])
 
 
+# In place of the sampler: notes its flags and what it is told of waiting.
+STAND_IN = """
+import json, os, sys
+with open(sys.argv[1], "a") as notes:
+    flags = dict(word[2:].split("=", 1) for word in sys.argv[2:])
+    print(json.dumps(flags | {key: os.environ.get(key) for key in %s}), file=notes)
+"""
+
+
 def test_time_beside_neighbours(tmp_path, monkeypatch):
-    ways = ["torch's own"]  # each way more takes two runs more
-    monkeypatch.setattr(neighbours, "WAITING", {way: neighbours.WAITING[way] for way in ways})
-    flags = "--num_images 1 --amount 1 --neighbours 1 --rounds 1 --device cpu".split()
+    code, notes = STAND_IN % list(neighbours.UNSET), tmp_path / "notes.jsonl"
+    monkeypatch.setattr(scaling, "SAMPLER", ["-c", code, str(notes)])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    flags = "--num_images 3 --amount 2 --neighbours 1 --rounds 2 --device cpu".split()
     out = tmp_path / "benchmark.jsonl"
     text = succeed("benchmark", "neighbours", *flags, "--out", out).out
     record = json.loads(out.read_text())
     assert record.keys() >= KEYS - {"against", "matmul_peak", "threads"}
     found = [(row["neighbours"], row["name"]) for row in record["rows"]]
-    assert found == [(count, way) for count in (0, 1) for way in ways]
+    assert found == [(count, way) for count in (0, 1) for way in neighbours.WAITING]
     for row in record["rows"]:
-        assert row["median"] == row["seconds"][0] and row["name"] in text
+        assert len(row["seconds"]) == 2 and row["name"] in text
+        assert min(row["seconds"]) <= row["median"] <= max(row["seconds"])
+    runs = [json.loads(line) for line in notes.read_text().splitlines()]
+    ways = [neighbours.UNSET | way for way in neighbours.WAITING.values()]
+    assert [{key: run[key] for key in neighbours.UNSET} for run in runs] == ways * 4
+    assert all(
+        (run["num_images"], run["amount"], run["device"]) == ("3", "2", "cpu") for run in runs
+    )
+    assert len({run["out_dir"] for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(

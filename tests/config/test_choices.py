@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.parsers import all_commands, flags_of
+from support.parsers import COMMANDS, flags_of
 
 from guided_diffusion.config.upstream import DEFAULT_SETS
 from guided_diffusion.data.augmentations import AUGMENTATIONS
@@ -12,7 +12,12 @@ from guided_diffusion.data.class_labels import LABEL_SOURCES, class_names
 from guided_diffusion.data.image_features import FEATURES
 from guided_diffusion.data.synthetic_datasets import Synthetic2DType
 from guided_diffusion.diffusion.resample import SCHEDULE_SAMPLERS, create_named_schedule_sampler
-from guided_diffusion.diffusion.schedules import GRIDS, get_named_beta_schedule, timestep_grid
+from guided_diffusion.diffusion.schedules import (
+    GRIDS,
+    SCHEDULES,
+    get_named_beta_schedule,
+    timestep_grid,
+)
 from guided_diffusion.diffusion.solvers import PREDICTED, SOLVERS
 from guided_diffusion.errors import UserError
 from guided_diffusion.evaluation.feature_extractors import Inception, SmallNetwork
@@ -36,6 +41,7 @@ REGISTRIES = {
     "grid": GRIDS,
     "labels": LABEL_SOURCES,
     "level_convention": CONVENTIONS,
+    "noise_schedule": SCHEDULES,
     "precision": PRECISIONS,
     "preset": PRESETS,
     "schedule_sampler": SCHEDULE_SAMPLERS,
@@ -46,7 +52,7 @@ REGISTRIES = {
 PARTS = {("benchmark neighbours", "preset")}
 OFFERED = {
     (command, action.dest): action.choices
-    for command, made in all_commands().items()
+    for command, made in COMMANDS.items()
     for action in flags_of(made.parser()).values()
     if action.choices is not None
 }

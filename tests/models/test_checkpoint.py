@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from support.payload import Payload
 from support.reference_weights import draw, load_drawn_weights
 
 from guided_diffusion.config.network_settings import (
@@ -35,16 +36,6 @@ FLAGS = {
     "diffusion_steps": 40,
 }
 NETWORK = defaults(ModelSettings)
-
-
-class Payload:
-    """Pickles into code that makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def network(**flags):

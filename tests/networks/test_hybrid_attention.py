@@ -2,49 +2,14 @@
 
 import pytest
 import torch
+from support.hybrid_networks import PRIORITIES, build, hybrid, pictures
 from torch import nn
 
-from guided_diffusion import script_util
-from guided_diffusion.config.network_settings import ModelSettings
-from guided_diffusion.config.settings import defaults
-from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.fp16_util import MixedPrecisionTrainer
 from guided_diffusion.models import convert
 from guided_diffusion.networks import attention
 from guided_diffusion.networks.attention import HybridAttention, attend_in_windows
-
-TINY = {
-    "image_size": 16,
-    "num_channels": 32,
-    "num_res_blocks": 1,
-    "channel_mult": "1,2",
-    "attention_resolutions": "16,8",
-    "num_heads": 2,
-}
-PRIORITIES = ("global", "local", "both")
-
-
-def build(seed=0, **changes):
-    torch.manual_seed(seed)
-    flags = defaults(ModelSettings, ProcessSettings) | TINY | changes
-    model, _ = script_util.create_model_and_diffusion(**flags)
-    # The last layers of blocks start at zero, behind which nothing shows.
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.endswith("blend"):
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def hybrid(priority, **changes):
-    return build(attention_kind="hybrid", attention_priority=priority, **changes)
-
-
-def pictures(count=2):
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 3, 16, 16, generator=generator)
-    return x, torch.arange(count) * 7
 
 
 def heads_of(spatial, count=2, heads=3, depth=4):

@@ -10,19 +10,10 @@ import types
 
 import pytest
 import torch
+from support.payload import Payload
 
 from guided_diffusion import dist_util
 from guided_diffusion.errors import UserError
-
-
-class Payload:
-    """Pickles into code that makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch as th
-from stranger import NAMESPACES, SHAPE, create_argparser
+from support.upstream_program import NAMESPACES, SHAPE, create_argparser
 
 from guided_diffusion import script_util
 from guided_diffusion.script_util import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 import torch.nn as nn
-from stranger import SHAPE, build
+from support.upstream_program import SHAPE, build
 
 from guided_diffusion.gaussian_diffusion import LossType, ModelMeanType, ModelVarType
 from guided_diffusion.respace import SpacedDiffusion

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch as th
-from stranger import SHAPE, awake, build
+from support.upstream_program import SHAPE, awake, build
 
 from guided_diffusion.nn import timestep_embedding
 from guided_diffusion.script_util import (

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
-from stranger import SHAPE, awake, build
+from support.upstream_program import SHAPE, awake, build
 
 from guided_diffusion import dist_util
 from guided_diffusion.gaussian_diffusion import (

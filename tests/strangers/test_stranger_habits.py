@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 import torch.distributed as dist
-from stranger import SHAPE, build
+from support.upstream_program import SHAPE, build
 
 from guided_diffusion import dist_util, logger
 from guided_diffusion.gaussian_diffusion import get_named_beta_schedule

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch as th
-from stranger import NAMESPACES
 from support.cli import DEADLINE, ROOT, environment
+from support.upstream_program import NAMESPACES
 
 import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name importable)
 

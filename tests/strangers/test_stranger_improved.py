@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch as th
-from stranger import differ, loop_arguments
+from support.upstream_program import differ, loop_arguments
 
 import guided_diffusion.improved_diffusion  # noqa: F401  (makes the next imports possible)
 from guided_diffusion import logger as guided_logger

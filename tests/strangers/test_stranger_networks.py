@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 import torch.nn as nn
-from stranger import SHAPE, awake, build
+from support.upstream_program import SHAPE, awake, build
 
 from guided_diffusion import dist_util
 from guided_diffusion.nn import checkpoint, timestep_embedding

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
-from stranger import SHAPE, build
+from support.upstream_program import SHAPE, build
 
 from guided_diffusion.gaussian_diffusion import (
     GaussianDiffusion,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch as th
 from PIL import Image
-from stranger import awake
 from support.cli import DEADLINE, LAUNCHERS, ROOT, Result, command, draw_images, kill, start
+from support.upstream_program import awake
 
 from guided_diffusion.script_util import (
     create_model,

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch as th
-from stranger import build, differ, loop_arguments
+from support.upstream_program import build, differ, loop_arguments
 
 from guided_diffusion import dist_util, logger, train_util
 from guided_diffusion.nn import mean_flat, update_ema

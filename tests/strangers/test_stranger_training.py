@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 import torch.nn.functional as F
-from stranger import batches, build, differ, loop_arguments
+from support.upstream_program import batches, build, differ, loop_arguments
 
 from guided_diffusion import dist_util, logger, train_util
 from guided_diffusion.fp16_util import MixedPrecisionTrainer

@@ -1,24 +1,11 @@
-"""The parsers of all commands, read as a user meets them."""
+"""The flags of all commands, read as a user meets them."""
 
 import argparse
-import pkgutil
 
-from support.cli import load_script
-
-from guided_diffusion import commands
+from guided_diffusion.commands import flag_table
 from guided_diffusion.runtime.command import Command
 
-
-def all_commands() -> dict[str, Command]:
-    """Return every command by its name, and every measurement of the benchmark."""
-    found = {}
-    for place in pkgutil.iter_modules(commands.__path__):
-        module = load_script(place.name)
-        for name, measurement in getattr(module, "MEASUREMENTS", {}).items():
-            found[f"benchmark {name}"] = measurement.command()
-        if isinstance(getattr(module, "main", None), Command):
-            found[module.main.name] = module.main
-    return found
+COMMANDS: dict[str, Command] = dict(flag_table.commands())
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

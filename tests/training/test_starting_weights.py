@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from networks.test_hybrid_attention import build, hybrid, pictures
+from support.hybrid_networks import build, hybrid, pictures
 
 from guided_diffusion.errors import UserError
 from guided_diffusion.models import checkpoint

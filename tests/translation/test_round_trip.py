@@ -2,7 +2,8 @@
 
 The network is exact for normal pixels, so that the error is the solver's alone. In the angle
 arccos(sqrt(level)), which runs from 0 at the clean image to a right angle at pure noise, a move of
-width d adds an error of the order of d^2 at most: so does every method of first or higher order.
+width d adds an error of the order of d^2 at most, whatever the order of the method. On grids that
+are smooth and fine, a method of second order is more exact than that.
 """
 
 import itertools
@@ -87,15 +88,39 @@ def visited(moves, depth) -> list[int]:
     return rising[: next(i for i, each in enumerate(rising) if each >= depth) + 1]
 
 
+def there_and_back(exact, images, walk, depth) -> torch.Tensor:
+    """Encode images, and decode them from a depth."""
+    trajectory, _ = encode(Predictor(exact), images, walk)
+    latents = torch.cat([trajectory.at(i, [depth]) for i in range(2)])
+    return decode(Predictor(exact), latents, [depth] * 2, walk)
+
+
 @settings(max_examples=100)
 @given(LEVELS, MEANS, STDS, st.data())
 def test_from_any_depth_the_named_grids_lead_back_to_the_image(total, mean, std, data):
     exact, images = gaussian(total, mean, std)
     process, walk = exact.diffusion, data.draw(walks(total))
     depth = data.draw(st.integers(total // 3, total))
-    trajectory, _ = encode(Predictor(exact), images, walk)
-    latents = torch.cat([trajectory.at(i, [depth]) for i in range(2)])
-    returned = decode(Predictor(exact), latents, [depth] * 2, walk)
+    returned = there_and_back(exact, images, walk, depth)
     both = (visited(moves(process, walk), depth) for moves in (encode_moves, decode_moves))
     allowed = sum(widths(exact, depths) for depths in both) / 2
     assert error(exact, images, returned) < 1e-5 + FACTORS[walk.decoding.order] * allowed
+
+
+@settings(max_examples=40)
+@given(MEANS, STDS, st.sampled_from(sorted(GRIDS)), st.sampled_from(sorted(PREDICTED)), st.data())
+def test_at_second_order_the_error_is_small_from_visited_depths_and_from_those_between(
+    mean, std, grid, prediction, data
+):
+    total = 200
+    exact, images = gaussian(total, mean, std)
+    steps, depth = data.draw(st.integers(100, 200)), data.draw(st.integers(70, 200))
+    walk = WalkSettings(
+        solver="dpmpp",
+        encode_prediction=prediction,
+        grid=grid,
+        encode_steps=steps,
+        level_convention="aligned",
+    )
+    # Measured at 50, 100 and 200 levels: at most 310 over their square.
+    assert error(exact, images, there_and_back(exact, images, walk, depth)) < 360 / total**2
