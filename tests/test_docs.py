@@ -126,6 +126,14 @@ def test_every_flag_that_the_text_names_exists(page):
     assert named <= all_flags() | {"--help"}, named - all_flags()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_module_that_the_text_names_exists(page):
+    spans = " ".join(re.findall(r"`([^`]*)`", prose(page)))
+    named = set(re.findall(r"(?<![\w/])[a-z][\w/]*\.py\b", spans))
+    places = [ROOT, ROOT / "guided_diffusion", ROOT / "scripts"]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=name_of)
 def test_every_link_leads_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
