@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.settings import Settings, fields_of
+from ..config.settings import Settings, defaults, fields_of
 
 
 def face(
@@ -17,21 +17,26 @@ def face(
     make: Callable[..., Any],
     groups: Sequence[type[Settings]],
     parameters: str,
+    left_out: str = "",
 ) -> Callable[..., Any]:
     """Return a function that takes upstream's parameters and makes something from settings.
+
+    Every other setting of the groups is a parameter by keyword, with its default.
 
     Args:
         name: name of the function.
         doc: docstring of the function.
         make: takes an instance of each group; parameters that are no setting of the groups go on
             by keyword.
-        groups: groups of settings. Settings that are no parameter keep their defaults.
-        parameters: names in upstream's order, each alone or as NAME=DEFAULT; those after a * go by
+        groups: groups of settings.
+        parameters: names in upstream's order, each alone or as NAME=DEFAULT; names after a * go by
             keyword only.
+        left_out: name of a setting that is no parameter.
     """
     own = [{field.name: type(field.default) for field in fields_of(group)} for group in groups]
     types = {key: kind for known in reversed(own) for key, kind in known.items()}
-    signature = inspect.Signature(_parameters(parameters, types))
+    others = {key: value for key, value in defaults(*groups).items() if key != left_out}
+    signature = inspect.Signature(_parameters(parameters, types, others))
 
     def create(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
@@ -61,19 +66,25 @@ def _typed(value: Any, kind: type) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _parameters(text: str, types: Mapping[str, Any]) -> list[inspect.Parameter]:
-    make, empty = inspect.Parameter, inspect.Parameter.empty
-    kind, parameters = make.POSITIONAL_OR_KEYWORD, list[inspect.Parameter]()
+def _parameters(
+    text: str, types: Mapping[str, Any], others: Mapping[str, Any]
+) -> list[inspect.Parameter]:
+    empty, kind = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = {}
     for part in text.split():
         if part == "*":
-            kind = make.KEYWORD_ONLY
+            kind = inspect.Parameter.KEYWORD_ONLY
             continue
         name, equals, default = part.partition("=")
-        value = ast.literal_eval(default) if equals else empty
-        parameters.append(make(name, kind, default=value, annotation=types.get(name, empty)))
-    return parameters
+        parameters[name] = (kind, ast.literal_eval(default) if equals else empty)
+    for name in [key for key in others if key not in parameters]:
+        parameters[name] = (inspect.Parameter.KEYWORD_ONLY, others[name])
+    return [
+        inspect.Parameter(name, kind, default=value, annotation=types.get(name, empty))
+        for name, (kind, value) in parameters.items()
+    ]
 
 
 def defaults_for(create: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the known {name: default} that a face has a parameter by place for."""
+    """Keep the entries of {name: default} that a face takes by position."""
     return {name: known[name] for name in inspect.getfullargspec(create).args}

@@ -188,7 +188,8 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
 
 def diffusion_defaults() -> dict[str, Any]:
     """Return upstream's defaults of the diffusion flags."""
-    return {k: v for k, v in defaults(ProcessSettings).items() if k != "sigma_small"}
+    known = defaults(ProcessSettings)
+    return {name: known[name] for name in f"learn_sigma {_PROCESS}".split()}
 
 
 _NETWORK = "image_size class_cond learn_sigma num_channels num_res_blocks"
@@ -198,17 +199,13 @@ _PROCESS = (
     "rescale_learned_sigmas"
 )
 _BODY = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
-_OURS = f"in_channels=3 num_classes={NUM_CLASSES}"
-_HYBRID = "attention_kind='standard' attention_window=4 attention_priority='global'"
+_CLASSES = f"* num_classes={NUM_CLASSES}"
 _CLASSIFIER = (
     "image_size classifier_use_fp16 classifier_width classifier_depth "
     "classifier_attention_resolutions classifier_use_scale_shift_norm "
     "classifier_resblock_updown classifier_pool"
 )
-_OF_CLASSIFIER = (
-    f"* in_channels=3 out_channels={NUM_CLASSES} classifier_channel_mult='' "
-    "classifier_use_new_attention_order=False"
-)
+_OUT = f"* out_channels={NUM_CLASSES}"
 
 
 create_model_and_diffusion = face(
@@ -216,8 +213,7 @@ create_model_and_diffusion = face(
     "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
     build,
     (ModelSettings, ProcessSettings),
-    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order "
-    f"* {_OURS} sigma_small=False {_HYBRID}",
+    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order {_CLASSES}",
 )
 create_model = face(
     "create_model",
@@ -227,21 +223,21 @@ create_model = face(
     "image_size num_channels num_res_blocks channel_mult='' learn_sigma=False class_cond=False "
     "use_checkpoint=False attention_resolutions='16' num_heads=1 num_head_channels=-1 "
     "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
-    f"use_fp16=False use_new_attention_order=False * {_OURS} {_HYBRID}",
+    f"use_fp16=False use_new_attention_order=False {_CLASSES}",
 )
 create_classifier_and_diffusion = face(
     "create_classifier_and_diffusion",
     "Build the noisy-image classifier and the process whose noise it reads.",
     lambda network, process, out_channels: build(network, process, out_channels),
     (ClassifierSettings, ProcessSettings),
-    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OF_CLASSIFIER} sigma_small=False",
+    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OUT}",
 )
 create_classifier = face(
     "create_classifier",
     "Build the noisy-image classifier (see `ClassifierSettings`).",
     lambda network, out_channels: build_network(network, num_classes=out_channels),
     (ClassifierSettings,),
-    f"{_CLASSIFIER} {_OF_CLASSIFIER}",
+    f"{_CLASSIFIER} {_OUT}",
 )
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion",
@@ -249,7 +245,7 @@ sr_create_model_and_diffusion = face(
     build,
     (SuperResSettings, ProcessSettings),
     f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
-    f"* channel_mult='' {_OURS} sigma_small=False",
+    f"{_CLASSES}",
 )
 sr_create_model = face(
     "sr_create_model",
@@ -258,7 +254,7 @@ sr_create_model = face(
     (SuperResSettings,),
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
-    f"dropout resblock_updown use_fp16 * num_classes={NUM_CLASSES} channel_mult='' in_channels=3",
+    f"dropout resblock_updown use_fp16 {_CLASSES}",
 )
 create_model_and_diffusion_2d = face(
     "create_model_and_diffusion_2d",
@@ -266,7 +262,7 @@ create_model_and_diffusion_2d = face(
     build,
     (PointNetworkSettings, ProcessSettings),
     f"learn_sigma num_channels num_res_blocks dropout {_PROCESS} use_checkpoint use_fp16 "
-    "in_channels=2 * sigma_small=False",
+    "in_channels=2",
 )
 create_gaussian_diffusion = face(
     "create_gaussian_diffusion",
@@ -276,6 +272,7 @@ create_gaussian_diffusion = face(
     "* steps=1000 learn_sigma=False sigma_small=False noise_schedule='linear' use_kl=False "
     "predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False "
     "timestep_respacing=''",
+    left_out="diffusion_steps",
 )
 
 
