@@ -243,6 +243,7 @@ class Worker:
         for process in self._own:
             process.join(GRACE)
             process.kill()
+            process.join()
 
 
 _contestant: Callable | None = None  # of this process, where it is a worker's
