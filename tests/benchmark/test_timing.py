@@ -5,7 +5,6 @@ import atexit
 import multiprocessing
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -38,7 +37,8 @@ def endless(name, folder):
 
     def run():
         (folder / name).open("w").close()  # a pipe: waits for its reader
-        threading.Event().wait()
+        while True:  # at work: one that waits may miss a signal just before it begins to
+            pass
 
     return run
 
