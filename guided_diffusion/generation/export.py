@@ -10,7 +10,6 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -140,7 +139,8 @@ class Exporter:
         for name in self.arrays:
             self._store(name, sequence.index, values[name])
         with open(self.part, "a+b") as file:
-            header = _end_of_whole_lines(file) == 0
+            file.seek(0)
+            header = file.truncate(len(_whole_lines(file.read()))) == 0
             file.write(_as_text(self.columns, rows, header))
             file.flush()
             os.fsync(file.fileno())
@@ -224,8 +224,7 @@ class Exporter:
     def _all_rows(self) -> Iterable[Row]:
         for path in [self.folder / "manifest.csv", *sorted(self.folder.glob("manifest.part*.csv"))]:
             if path.exists():
-                # A killed run can leave a line cut off at the end of a part.
-                text = path.read_bytes().decode("utf-8", "replace").rpartition("\n")[0]
+                text = _whole_lines(path.read_bytes()).decode("utf-8", "replace")
                 reader = csv.DictReader(io.StringIO(text, newline=""))
                 if reader.fieldnames not in (None, self.columns):
                     expected = f"expected the columns {','.join(self.columns)}"
@@ -245,14 +244,12 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
     }
 
 
-def _end_of_whole_lines(file: BinaryIO) -> int:
-    # A killed run can leave a line cut off, which the next row must not join.
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(end - 1, 0))
-    if file.read() in (b"", b"\n"):
-        return end
-    file.seek(0)
-    return file.truncate(file.read().rfind(b"\n") + 1)
+def _whole_lines(content: bytes) -> bytes:
+    # A killed run can leave a row cut off; a line that ends within quotes is no whole row.
+    end = len(content)
+    while (end := content.rfind(b"\n", 0, end)) >= 0 and content.count(b'"', 0, end) % 2:
+        pass
+    return content[: end + 1]
 
 
 def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:

@@ -411,8 +411,9 @@ def test_nothing_temporary_is_left(exporter, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
-# Paths as they can be in a manifest, those with line breaks excepted.
-PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"))
+PATHS = st.sampled_from(["two\nlines", "two\r\nlines", 'quoted "\n"']) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+)
 
 
 def touch_picture(exporter, row, tile):
