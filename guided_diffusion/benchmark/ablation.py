@@ -21,8 +21,8 @@ from ..evaluation.set_distances import kid, psnr
 from ..models.domains import Domain
 from ..networks.attention import Priority, set_priority
 from ..runtime.random_streams import Stream, generator
+from ..translation.encode_decode import translate
 from ..translation.sequences import ImageSequence, Recipe, Sequences
-from ..translation.walks import translate
 
 HYBRID = {"attention_kind": "hybrid"}
 NEW_ORDER = {"use_new_attention_order": True}

@@ -31,7 +31,7 @@ from ..models.domains import Domain, load_domain
 from ..runtime import dist_util, execution
 from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import SharedBatches
-from ..translation import walks
+from ..translation import encode_decode
 from ..translation.predictor import Predictor
 from ..translation.sequences import Recipe, Sequences
 from ..translation.settings import PRESETS, BatchSettings, DepthSettings, WalkSettings
@@ -99,7 +99,7 @@ def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     images = open_first(source, asked)
     clean, _ = images.batch(range(len(images)))
     encoder = Predictor(source, max_batch=asked.max_batch, priority="global")
-    _, features = walks.encode(encoder, clean, walk)
+    _, features = encode_decode.encode(encoder, clean, walk)
     wanted = DepthSettings(asked.amount, "add")
     return [wanted.choose(curve).values for curve in features]
 
@@ -186,9 +186,9 @@ def _our_sequences(
         depths = [made.depths.values for made in sequences]
         return Sequenced(depths, sequences.forwards)
     for batch in SharedBatches(sequences.todo, recipe.batches.batch_size):
-        trajectory, _ = walks.encode(encoder, images.batch(batch)[0], walk)
+        trajectory, _ = encode_decode.encode(encoder, images.batch(batch)[0], walk)
         latents = th.cat([trajectory.at(i, depths[index]) for i, index in enumerate(batch)])
-        walks.decode(decoder, latents, sum((depths[i] for i in batch), ()), walk)
+        encode_decode.decode(decoder, latents, sum((depths[i] for i in batch), ()), walk)
     return Sequenced(depths, sequences.forwards)
 
 

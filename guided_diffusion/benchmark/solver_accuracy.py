@@ -22,9 +22,9 @@ from ..generation import demo
 from ..models.domains import Domain, load_domain
 from ..runtime import dist_util, run_folder
 from ..runtime.settings import ExecutionSettings
+from ..translation.encode_decode import decode, encode
 from ..translation.predictor import Predictor
 from ..translation.settings import PRESETS, WalkSettings
-from ..translation.walks import decode, encode
 from .settings import BenchmarkSettings, CompareDepthsSettings
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth

@@ -15,7 +15,7 @@ from ..data import pictures, plots
 from ..errors import blame
 from ..runtime import atomic_files, logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
-from ..translation import walks
+from ..translation import encode_decode
 from ..translation.depth_policies import POLICIES
 from ..translation.predictor import Predictor
 from ..translation.sequences import refuse_unequal
@@ -41,7 +41,9 @@ def main(asked: CompareDepthsSettings) -> None:
 
     # Encode every image once, and decode it from the depths of each policy.
     encoder = Predictor(source, priority="global")
-    trajectory, features = walks.encode(encoder, images, walk, watch=progress_bars.inner_progress)
+    trajectory, features = encode_decode.encode(
+        encoder, images, walk, watch=progress_bars.inner_progress
+    )
     chosen = [
         (i, name, policy.choose(curve))
         for i, curve in enumerate(features)
@@ -50,7 +52,7 @@ def main(asked: CompareDepthsSettings) -> None:
     depths = [depth for *_, found in chosen for depth in found.values]
     latents = torch.cat([trajectory.at(i, found.values) for i, _, found in chosen])
     decoder = Predictor(target, priority="local")
-    decoded = walks.decode(decoder, latents, depths, walk, progress_bars.inner_progress)
+    decoded = encode_decode.decode(decoder, latents, depths, walk, progress_bars.inner_progress)
 
     # Draw a row for each image and policy: the source image and its sequence.
     rows, captions = [], []

@@ -26,9 +26,9 @@ from ..runtime.run_folder import RunFolder, default_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.work_sharing import SharedBatches
 from . import sequences
+from .encode_decode import translate
 from .predictor import Predictor
 from .settings import PointTranslationSettings, WalkSettings
-from .walks import translate
 
 RUNS = Path("results") / "synthetic"
 

@@ -15,13 +15,13 @@ from ..networks.attention import Priority, priorities_of
 from ..runtime import logger
 from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import SharedBatches
-from . import walks
+from . import encode_decode
 from .depth_policies import Depths
+from .encode_decode import unwatched
 from .moves import Move
 from .predictor import Predictor
 from .settings import BatchSettings, DepthSettings, WalkSettings
 from .soft_labels import soft_label
-from .walks import unwatched
 
 
 @dataclass
@@ -126,14 +126,14 @@ class Sequences:
         walk, wanted = self.recipe.walk, self.recipe.depths
         memory_gb = self.recipe.batches.trajectory_memory
         tiles = self.images.tiles(batch)
-        trajectory, features = walks.encode(
+        trajectory, features = encode_decode.encode(
             self.encoder, to_model_range(tiles), walk, wanted.depth_feature, self.watch, memory_gb
         )
         chosen = [wanted.choose(curve) for curve in features]
         latents = [trajectory.at(i, depths.values) for i, depths in enumerate(chosen)]
         flat = [depth for depths in chosen for depth in depths.values]
         _refuse_infinite(self.source, latents)
-        images = walks.decode(self.decoder, th.cat(latents), flat, walk, self.watch)
+        images = encode_decode.decode(self.decoder, th.cat(latents), flat, walk, self.watch)
         _refuse_infinite(self.target, images)
         self.decoded += len(batch)
         original = self.target.diffusion.timestep_map

@@ -13,9 +13,9 @@ from guided_diffusion.benchmark import published
 from guided_diffusion.networks import attention
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.translation import depth_policies
+from guided_diffusion.translation.encode_decode import decode, encode
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.settings import WalkSettings
-from guided_diffusion.translation.walks import decode, encode
 
 PACKAGE = Path(published.__file__).parent
 TINY = {

@@ -5,12 +5,12 @@ from PIL import Image
 from support.cli import call, succeed
 
 from guided_diffusion.data import pictures, plots
-from guided_diffusion.translation import depth_policies, walks
+from guided_diffusion.translation import depth_policies, encode_decode
 
 
 def test_both_pictures_are_drawn_from_one_encoding(runs, tmp_path, monkeypatch):
     captions, panels, encoded = [], {}, []
-    grid, encode, row = pictures.grid, walks.encode, plots.curve_row
+    grid, encode, row = pictures.grid, encode_decode.encode, plots.curve_row
 
     def noting_grid(rows, found, scale):
         captions.extend(found)
@@ -22,7 +22,9 @@ def test_both_pictures_are_drawn_from_one_encoding(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pictures, "grid", noting_grid)
     monkeypatch.setattr(plots, "curve_row", noting_row)
-    monkeypatch.setattr(walks, "encode", lambda *a, **k: encoded.append(a) or encode(*a, **k))
+    monkeypatch.setattr(
+        encode_decode, "encode", lambda *a, **k: encoded.append(a) or encode(*a, **k)
+    )
     models = ["--source_model", runs.source, "--target_model", runs.target]
     flags = ["--data_dir", runs.images, "--amount", 3, "--steps", 6, "--device", "cpu"]
     succeed("compare_depths", *models, *flags, "--out_dir", tmp_path)

@@ -21,7 +21,7 @@ from support.cli import (
 from guided_diffusion.data import image_files
 from guided_diffusion.generation import export
 from guided_diffusion.models import domains
-from guided_diffusion.translation import walks
+from guided_diffusion.translation import encode_decode
 
 AMOUNT = 3
 ENDS = (("0", "1", 3), ("1", "0", 2))  # source, target, sequences
@@ -164,7 +164,7 @@ def test_the_same_command_again_makes_no_forward_and_touches_no_file(
     flags, made, tmp_path, monkeypatch
 ):
     shutil.copytree(made, tmp_path / "run")
-    monkeypatch.setattr(walks.Predictor, "_predict", None)
+    monkeypatch.setattr(encode_decode.Predictor, "_predict", None)
     # args.json has the place of the copy
     logs = ("log.txt", "progress.csv", "progress.jsonl", "args.json")
 
@@ -277,7 +277,7 @@ def test_a_run_of_stages_is_continued_with_the_same_names_and_weights_only(
 def test_mistakes_of_the_way_back_are_told_before_the_first_forward(
     runs, flags, tmp_path, monkeypatch, more, message
 ):
-    monkeypatch.setattr(walks.Predictor, "_predict", None)
+    monkeypatch.setattr(encode_decode.Predictor, "_predict", None)
     broken = draw_images(tmp_path / "broken", 1)
     (broken / "broken.png").write_text("no picture")
     more = more.format(images=runs.images, broken=broken, source=runs.source, target=runs.target)

@@ -23,7 +23,7 @@ from support.cli import (
 )
 
 from guided_diffusion.generation import export
-from guided_diffusion.translation import depth_policies, walks
+from guided_diffusion.translation import depth_policies, encode_decode
 
 AMOUNT, COUNT = 3, 3
 FOLDER = "translation_0_1"
@@ -183,7 +183,7 @@ def test_the_same_command_again_makes_no_forward_and_touches_no_file(runs, copie
     def never(*args):
         raise AssertionError("a network was asked")
 
-    monkeypatch.setattr(walks.Predictor, "_predict", never)
+    monkeypatch.setattr(encode_decode.Predictor, "_predict", never)
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     content = snapshot(copied)
     make(runs, copied.parent, "--batch_size", 2)

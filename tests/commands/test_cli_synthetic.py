@@ -20,7 +20,7 @@ from support.cli import (
 from guided_diffusion import synthetic_datasets
 from guided_diffusion.models.domains import POINTS, load_domain
 from guided_diffusion.synthetic_datasets import Synthetic2DType
-from guided_diffusion.translation import walks
+from guided_diffusion.translation import encode_decode
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.settings import CONVENTIONS, WalkSettings
 
@@ -139,11 +139,11 @@ def test_the_level_convention_is_that_of_the_encoding(models, tmp_path, name):
         ends = [Predictor(domain, max_batch=10000) for domain in domains]
         arrays = moved(name, models, tmp_path / convention, "--level_convention", convention)
         points = torch.from_numpy(arrays["source"])
-        latents, target = walks.translate(*ends, points, engine)
+        latents, target = encode_decode.translate(*ends, points, engine)
         np.testing.assert_allclose(arrays["latent"], latents, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(arrays["target"], target, atol=1e-4, rtol=1e-4)
         if name == CYCLE:
-            latents, target = walks.translate(*ends[::-1], target, engine)
+            latents, target = encode_decode.translate(*ends[::-1], target, engine)
             np.testing.assert_allclose(arrays["latent_back"], latents, atol=1e-4, rtol=1e-4)
             np.testing.assert_allclose(arrays["cycle"], target, atol=1e-4, rtol=1e-4)
 

@@ -10,6 +10,7 @@ from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.generation import cost
 from guided_diffusion.generation.export import Exporter
+from guided_diffusion.translation.encode_decode import decode
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.sequences import Recipe, Sequences
 from guided_diffusion.translation.settings import (
@@ -18,7 +19,6 @@ from guided_diffusion.translation.settings import (
     DepthSettings,
     WalkSettings,
 )
-from guided_diffusion.translation.walks import decode
 
 AMOUNT, STEPS = 4, 40
 ENGINES = {name: WalkSettings(preset=name).resolved(9) for name in PRESETS}

@@ -11,7 +11,7 @@ from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.models.domains import Domain
 from guided_diffusion.script_util import create_gaussian_diffusion
-from guided_diffusion.translation import point_translation, sequences, walks
+from guided_diffusion.translation import encode_decode, point_translation, sequences
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.settings import CONVENTIONS, WalkSettings
 
@@ -42,8 +42,8 @@ def cycle(convention, respacing=""):
     points = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor(SOURCE)
     engine = WalkSettings(level_convention=convention)
     ends = [Predictor(domain, max_batch=500) for domain in (source, target)]
-    there = walks.translate(*ends, points, engine)
-    return points, *there, *walks.translate(*ends[::-1], there[1], engine)
+    there = encode_decode.translate(*ends, points, engine)
+    return points, *there, *encode_decode.translate(*ends[::-1], there[1], engine)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

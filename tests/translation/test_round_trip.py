@@ -17,10 +17,10 @@ from support.toy_domains import domain
 
 from guided_diffusion.diffusion.schedules import GRIDS
 from guided_diffusion.diffusion.solvers import PREDICTED, SOLVERS, Multistep
+from guided_diffusion.translation.encode_decode import decode, encode, follow
 from guided_diffusion.translation.moves import Move, decode_moves, encode_moves, levels
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.settings import WalkSettings
-from guided_diffusion.translation.walks import decode, encode, follow
 
 NOISE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 # Errors over the sum of d^2, in units of the pixels' standard deviation; measured: 2.8 and 5.4.

@@ -9,10 +9,10 @@ from support.toy_domains import ReferenceSource, ReferenceTarget, domain
 from guided_diffusion.errors import UserError
 from guided_diffusion.runtime.settings import ExecutionSettings
 from guided_diffusion.translation import depth_policies
+from guided_diffusion.translation.encode_decode import at_every_depth, decode, encode, follow
 from guided_diffusion.translation.moves import decode_moves, encode_moves, levels
 from guided_diffusion.translation.predictor import Predictor
 from guided_diffusion.translation.settings import WalkSettings
-from guided_diffusion.translation.walks import at_every_depth, decode, encode, follow
 
 PUBLISHED, ALIGNED = WalkSettings(), WalkSettings(level_convention="aligned")
 FEW = ALIGNED.replace(solver="dpmpp", solver_order=3, encode_steps=12, decode_steps=8)
