@@ -11,6 +11,7 @@ import resource
 import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -239,11 +240,13 @@ class Worker:
 
     def close(self) -> None:
         """Wait for the end of the process, at most `GRACE` seconds."""
-        self._pool.shutdown(wait=False)
+        # The pool's thread joins the process too, and whichever is second learns nothing.
+        ending = threading.Thread(target=self._pool.shutdown)
+        ending.start()
+        ending.join(GRACE)
         for process in self._own:
-            process.join(GRACE)
             process.kill()
-            process.join()
+        ending.join()
 
 
 _contestant: Callable | None = None  # of this process, where it is a worker's
