@@ -32,12 +32,7 @@ from .runtime.lazy import MPI, bf, color, cv2, plt
 
 
 def hand_on(name: str, module: ModuleType) -> None:
-    """Put the real module in the place of a porch, and add the porch's names to it.
-
-    Args:
-        name: full name of the porch, its `__name__`.
-        module: the real module, which the porch imports as `module`.
-    """
+    """Put the real module in the place of a porch (its `__name__`), and add the porch's names."""
     for key, value in vars(sys.modules[name]).items():
         if key not in ("module", "hand_on"):
             vars(module).setdefault(key, value)

@@ -66,12 +66,9 @@ def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
     """Rewrite a projection's weight or bias from one channel order to the other.
 
     Args:
-        rows: weight or bias [3 * H * D, ...], in `order`.
+        rows: weight or bias [3 * H * D, ...], in `order`; the result is a copy in the other order.
         n_heads: number of heads, H.
         order: channel order of `rows`.
-
-    Returns:
-        A copy [3 * H * D, ...] in the other order.
     """
     leading = (n_heads, 3) if order == "legacy" else (3, n_heads)
     return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)

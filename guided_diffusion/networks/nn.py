@@ -165,10 +165,7 @@ def checkpoint(
     The random state is restored when the function is called again.
 
     Args:
-        func: function of the inputs.
-        inputs: positional arguments of func.
         params: no effect; upstream lists func's parameters here, which autograd finds by itself.
-        flag: whether to recompute.
 
     Reference: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """

@@ -62,8 +62,7 @@ class WindowGrid:
         """
         if self.padded == list(self.spatial) and not any(self.starts):
             return None
-        numbers = self._window_numbers(device)[None, None, :, :, None]
-        number = self._cut_padded(numbers)[:, 0, :, 0]
+        number = self._cut_padded(self._window_numbers(device)[None, None, :, :, None])[:, 0, :, 0]
         together = number[:, :, None] == number[:, None, :]
         return together.expand(count, *together.shape).flatten(0, 1)[:, None]
 
