@@ -269,7 +269,7 @@ class Ranks:
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in their order."""
         values = [value] * world_size()
-        if len(values) > 1:
+        if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_gather_object(values, value)
         return values
 
