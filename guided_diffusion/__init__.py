@@ -1,3 +1,3 @@
-"""Progressive pathology images from diffusion models: train, translate, grade."""
+"""Progressive pathology images from diffusion models: train, translate, evaluate."""
 
 __version__ = "0.1.0"

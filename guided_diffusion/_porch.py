@@ -1,9 +1,9 @@
 """Keep upstream's import paths alive: `guided_diffusion.unet` is `guided_diffusion.networks.unet`.
 
-A porch is a module under upstream's name. It imports what the room behind it has, so that type
-checkers and readers see it, and what upstream's module happened to import besides: other people's
-modules come from here. Then it hands its name on to the room: programs that read, replace or
-pickle what they find under upstream's name work with the real module.
+A porch is a file under upstream's name. It imports the names of the real module, so that type
+checkers and readers see them, and names that upstream's module happened to import; those of other
+packages stand below. Then `hand_on` puts the real module in its place: programs that read, replace
+or pickle something under upstream's name work with the real module.
 """
 # ruff: noqa: F401
 
@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader, Dataset
 from .runtime.lazy import MPI, bf, color, cv2, plt
 
 
-def hand_on(name: str, room: ModuleType) -> None:
-    """Let the name of a porch (its `__name__`) stand for a room, which gets the porch's names."""
+def hand_on(name: str, module: ModuleType) -> None:
+    """Put the real module in the place of a porch (its `__name__`), and add the porch's names."""
     for key, value in vars(sys.modules[name]).items():
-        if key not in ("room", "hand_on"):
-            vars(room).setdefault(key, value)
-    sys.modules[name] = room
+        if key not in ("module", "hand_on"):
+            vars(module).setdefault(key, value)
+    sys.modules[name] = module

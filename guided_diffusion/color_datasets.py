@@ -2,7 +2,7 @@
 # ruff: noqa: F401, F403
 
 from ._porch import DataLoader, Dataset, Image, bf, color, hand_on
-from .data import color_datasets as room
+from .data import color_datasets as module
 from .data.color_datasets import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -2,8 +2,8 @@
 # ruff: noqa: F401, F403
 
 from ._porch import MPI, bf, hand_on
-from .runtime import dist_util as room
+from .runtime import dist_util as module
 from .runtime.dist_util import *
 from .runtime.dist_util import _find_free_port
 
-hand_on(__name__, room)
+hand_on(__name__, module)

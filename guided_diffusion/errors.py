@@ -1,7 +1,7 @@
 """Mistakes of a user, told in one line: what was expected, what was found, and where.
 
 A function names its own argument (`ArgumentError`), or just the file or folder (`UserError`). A
-command knows which of its flags that came from, and says so once, around the call (`blame`).
+command then names its flag, by the context `blame` around the call.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ class ArgumentError(UserError):
     """A mistake in one argument, which a command reports under the flag of the same name.
 
     Args:
-        name: name of the argument, without dashes; in capitals if it is no flag.
-        problem: what was expected, and what was found.
+        name: name of the argument, without dashes; in capitals if it is not a flag, as REF.
+        problem: text that names the expected and the found value.
     """
 
     def __init__(self, name: str, problem: str) -> None:
@@ -37,7 +37,7 @@ class ArgumentError(UserError):
     @property
     def report(self) -> str:
         """The line that a command ends with."""
-        return str(self) if self.name.isupper() else f"--{self}"  # REF is known by its place
+        return str(self) if self.name.isupper() else f"--{self}"
 
 
 class MissingExtraError(UserError, ImportError):
@@ -46,9 +46,9 @@ class MissingExtraError(UserError, ImportError):
 
 @contextlib.contextmanager
 def blame(name: str) -> Iterator[None]:
-    """Report mistakes inside the block under the name of the argument that they came from.
+    """Name the argument that mistakes inside the block came from.
 
-    An `ArgumentError` takes the place of each `UserError` that names no argument yet.
+    A `UserError` becomes an `ArgumentError`, unless it is one already.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def require(module: str, extra: str) -> Any:
     """Import a module that an extra of this package installs, or raise `MissingExtraError`."""
     package = module.partition(".")[0]
     try:
-        importlib.import_module(package)  # parts that are loaded would be found without it
+        importlib.import_module(package)  # a part of it may be loaded although it is missing
         return importlib.import_module(module)
     except ImportError:
         command = f"pip install 'guided-diffusion-add[{extra}]'"

@@ -5,7 +5,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ._porch import hand_on, np, th
 from .networks.nn import convert_module_to_f16, convert_module_to_f32
-from .training import fp16_util as room
+from .training import fp16_util as module
 from .training.fp16_util import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -2,10 +2,10 @@
 # ruff: noqa: F401, F403
 
 from ._porch import hand_on, th
-from .diffusion import gaussian_diffusion as room
+from .diffusion import gaussian_diffusion as module
 from .diffusion.forward_process import _extract_into_tensor
 from .diffusion.gaussian_diffusion import *
 from .diffusion.schedules import *
 from .translation.fourier_trans import image_fourier_trans
 
-hand_on(__name__, room)
+hand_on(__name__, module)

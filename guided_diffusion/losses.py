@@ -2,7 +2,7 @@
 # ruff: noqa: F401, F403
 
 from ._porch import hand_on, np, th
-from .diffusion import losses as room
+from .diffusion import losses as module
 from .diffusion.losses import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -2,7 +2,7 @@
 # ruff: noqa: F401, F403
 
 from ._porch import hand_on, th
-from .networks import nn as room
+from .networks import nn as module
 from .networks.nn import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

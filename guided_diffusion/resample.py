@@ -2,7 +2,7 @@
 # ruff: noqa: F401, F403
 
 from ._porch import hand_on, th
-from .diffusion import resample as room
+from .diffusion import resample as module
 from .diffusion.resample import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

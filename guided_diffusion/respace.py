@@ -2,8 +2,8 @@
 # ruff: noqa: F401, F403
 
 from ._porch import hand_on, th
-from .diffusion import respace as room
+from .diffusion import respace as module
 from .diffusion.respace import *
 from .diffusion.respace import _WrappedModel
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -2,8 +2,8 @@
 # ruff: noqa: F401, F403
 
 from ._porch import abstractmethod, hand_on, th
-from .networks import synthetic as room
+from .networks import synthetic as module
 from .networks.nn import *
 from .networks.synthetic import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

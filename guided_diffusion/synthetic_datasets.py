@@ -2,7 +2,7 @@
 # ruff: noqa: F401, F403
 
 from ._porch import DataLoader, Dataset, hand_on, plt
-from .data import synthetic_datasets as room
+from .data import synthetic_datasets as module
 from .data.synthetic_datasets import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

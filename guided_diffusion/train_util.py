@@ -2,8 +2,8 @@
 # ruff: noqa: F401, F403
 
 from ._porch import bf, dist, functools, hand_on
-from .training import train_util as room
+from .training import train_util as module
 from .training.fp16_util import *
 from .training.train_util import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -2,9 +2,9 @@
 # ruff: noqa: F401, F403
 
 from ._porch import abstractmethod, hand_on, np, th
-from .networks import unet as room
+from .networks import unet as module
 from .networks.attention import *
 from .networks.nn import *
 from .networks.unet import *
 
-hand_on(__name__, room)
+hand_on(__name__, module)

@@ -80,8 +80,8 @@ def tree_of(module: str) -> ast.Module:
 
 
 def test_every_folder_is_a_wing_and_every_wing_says_its_job():
-    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    wings = rooms - {"improved_diffusion"}  # a porch with rooms of its own
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    wings = folders - {"improved_diffusion"}  # a porch with modules of its own
     assert wings <= set(WINGS) and len(wings) <= 16
     for wing in wings:
         tree = tree_of(f"{wing}.__init__")
@@ -94,7 +94,7 @@ def test_no_wing_imports_a_lower_one_and_nothing_the_porch(module):
     for name in own_imports(tree_of(module), module):
         head = name.split(".")[0]
         if head:  # else the package itself
-            assert head in WINGS, f"{module} imports {name}, which is no room"
+            assert head in WINGS, f"{module} imports {name}, which is no wing"
             assert WINGS.index(head) <= wing, f"{module} imports {name}, which stands below it"
 
 
@@ -127,7 +127,7 @@ def test_a_porch_defines_nothing(name):
     tree = tree_of(name)
     assert ast.get_docstring(tree)
     *_, last = tree.body
-    assert ast.unparse(last) == "hand_on(__name__, room)"
+    assert ast.unparse(last) == "hand_on(__name__, module)"
     assert all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body[1:-1])
 
 

@@ -1,4 +1,4 @@
-"""The porch: upstream's module names stand for the rooms in the wings, with all that they had."""
+"""The porch: upstream's module names stand for the modules in the wings, with all their names."""
 
 import ast
 import importlib
@@ -34,13 +34,13 @@ def imports_of(name: str) -> list[ast.ImportFrom | ast.Import]:
     return [node for node in tree.body if isinstance(node, (ast.ImportFrom, ast.Import))]
 
 
-def room_of(name: str) -> str:
-    """The room behind a porch, as its file says: "networks.unet"."""
+def module_of(name: str) -> str:
+    """The module that a porch stands for, as its file says: "networks.unet"."""
     for node in imports_of(name):
         for alias in node.names:
-            if alias.asname == "room":
+            if alias.asname == "module":
                 return f"{node.module}.{alias.name}"
-    raise AssertionError(f"{name} has no room")
+    raise AssertionError(f"{name} has no real module")
 
 
 def python(code: str) -> object:
@@ -59,13 +59,13 @@ def test_every_module_of_upstream_has_a_porch_and_no_other_name_has():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_porch_is_the_room_behind_it(name):
-    room = module(room_of(name))
-    assert room.__file__ == str(PACKAGE / f"{room_of(name).replace('.', '/')}.py")
-    assert module(name) is room is sys.modules[f"guided_diffusion.{name}"]
+def test_a_porch_is_the_real_module(name):
+    real = module(module_of(name))
+    assert real.__file__ == str(PACKAGE / f"{module_of(name).replace('.', '/')}.py")
+    assert module(name) is real is sys.modules[f"guided_diffusion.{name}"]
     found: dict[str, object] = {}
     exec(f"from guided_diffusion import {name} as a\nimport guided_diffusion.{name} as b", found)
-    assert found["a"] is found["b"] is room
+    assert found["a"] is found["b"] is real
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,18 +75,18 @@ def test_what_a_porch_imports_is_the_same_object_where_it_comes_from(name):
         if not isinstance(node, ast.ImportFrom) or node.level == 0 or node.module == "_porch":
             continue
         for alias in node.names:
-            if alias.name != "*" and alias.asname != "room":
+            if alias.name != "*" and alias.asname != "module":
                 home = module(node.module) if node.module else module(alias.name)
                 assert getattr(here, alias.asname or alias.name) is getattr(home, alias.name, home)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_star_brings_every_public_name_of_the_room(name):
+def test_a_star_brings_every_public_name_of_the_module(name):
     found: dict[str, object] = {}
     exec(f"from guided_diffusion.{name} import *", found)
-    room = vars(module(room_of(name)))
-    public = [key for key in room if not key.startswith("_")]
-    assert [key for key in public if found.get(key) is not room[key]] == []
+    real = vars(module(module_of(name)))
+    public = [key for key in real if not key.startswith("_")]
+    assert [key for key in public if found.get(key) is not real[key]] == []
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_private_names_resolve_and_can_be_replaced_for_the_room(path, monkeypatc
     name, private = path.split(".")
     found: dict[str, object] = {}
     exec(f"from guided_diffusion.{name} import {private} as found", found)
-    assert found["found"] is getattr(module(room_of(name)), private)
+    assert found["found"] is getattr(module(module_of(name)), private)
     replaced = object()
     monkeypatch.setattr(f"guided_diffusion.{path}", replaced)
-    assert getattr(module(room_of(name)), private) is replaced
+    assert getattr(module(module_of(name)), private) is replaced
 
 
 def classes() -> list[tuple[str, str]]:
@@ -130,7 +130,7 @@ def test_classes_that_were_pickled_under_upstreams_paths_load(protocol):
     assert len(known) > 40
     for name, key in known:
         saved = as_saved_by_upstream(getattr(module(name), key), name, key, protocol)
-        assert pickle.loads(saved) is getattr(module(room_of(name)), key), (name, key)
+        assert pickle.loads(saved) is getattr(module(module_of(name)), key), (name, key)
 
 
 def as_saved_by_upstream(kind: type, name: str, key: str, protocol: int) -> bytes:
@@ -169,7 +169,7 @@ json.dump([first is second, first.__name__, hasattr(first, "hand_on")], sys.stdo
     assert python(code) == [True, "guided_diffusion.networks.unet", False]
 
 
-JUST_UPSTREAMS = {  # names that a module of upstream happened to import, and its room does without
+JUST_UPSTREAMS = {  # names that a module of upstream happened to import, and ours does without
     "script_util": "argparse inspect str2bool add_dict_to_argparser args_to_dict",
     "unet": "math np abstractmethod avg_pool_nd",
     "train_util": "functools dist bf unflatten_master_params",
@@ -187,23 +187,23 @@ def handed_on_by(name: str) -> set[str]:
                 found |= {key for key in vars(module(node.module)) if not key.startswith("_")}
             else:
                 found.add(alias.asname or alias.name)
-    return found - {"room", "hand_on"}
+    return found - {"module", "hand_on"}
 
 
 def test_names_that_just_upstream_had_come_with_the_porch_alone():
     handed_on = {name: handed_on_by(name) for name in NAMES}
-    rooms = {name: room_of(name) for name in NAMES}
+    modules = {name: module_of(name) for name in NAMES}
     code = f"""
 import importlib, json, sys
 import guided_diffusion.commands.frequency_generating_m_samples
 import guided_diffusion.commands.image_train
 loaded = [name for name in {NAMES} if "guided_diffusion." + name in sys.modules]
-rooms = {rooms}.items()
-found = {{name: importlib.import_module("guided_diffusion." + room) for name, room in rooms}}
-before = {{name: sorted(vars(room)) for name, room in found.items()}}
-for name, room in found.items():
-    assert importlib.import_module("guided_diffusion." + name) is room
-after = {{name: sorted(vars(room)) for name, room in found.items()}}
+modules = {modules}.items()
+found = {{name: importlib.import_module("guided_diffusion." + real) for name, real in modules}}
+before = {{name: sorted(vars(real)) for name, real in found.items()}}
+for name, real in found.items():
+    assert importlib.import_module("guided_diffusion." + name) is real
+after = {{name: sorted(vars(real)) for name, real in found.items()}}
 json.dump([loaded, before, after], sys.stdout)
 """
     loaded, before, after = python(code)
@@ -216,12 +216,12 @@ json.dump([loaded, before, after], sys.stdout)
         assert set(keys.split()) <= handed_on[name]
 
 
-def test_a_porch_does_not_replace_what_the_room_has(monkeypatch):
-    porch, room = ModuleType("porch"), ModuleType("room")
-    porch.__dict__.update(own="porch", th="torch", room=room, hand_on=_porch.hand_on)
-    room.own = "room"
+def test_a_porch_does_not_replace_what_the_module_has(monkeypatch):
+    porch, real = ModuleType("porch"), ModuleType("real")
+    porch.__dict__.update(own="porch", th="torch", module=real, hand_on=_porch.hand_on)
+    real.own = "real"
     monkeypatch.setitem(sys.modules, "porch", porch)
-    _porch.hand_on("porch", room)
-    assert sys.modules["porch"] is room
-    assert (room.own, room.th, room.__name__) == ("room", "torch", "room")
-    assert not hasattr(room, "hand_on") and not hasattr(room, "room")
+    _porch.hand_on("porch", real)
+    assert sys.modules["porch"] is real
+    assert (real.own, real.th, real.__name__) == ("real", "torch", "real")
+    assert not hasattr(real, "hand_on") and not hasattr(real, "module")

@@ -1,4 +1,4 @@
-"""Settings of networks: with a checkpoint these rebuild the network."""
+"""Settings of networks; with a checkpoint they rebuild the network."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ NUM_CLASSES = 1000  # of upstream's class-conditional networks
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings(Settings):
-    """What every U-Net here has; with its checkpoint these rebuild the model."""
+    """The settings that every U-Net has."""
 
     num_channels: int = setting(128, "width of the first level, channels (a multiple of 32)")
     num_res_blocks: int = setting(
@@ -20,7 +20,7 @@ class NetworkSettings(Settings):
     )
     num_heads: int = setting(4, "attention heads, where --num_head_channels is -1", minimum=1)
     num_heads_upsample: int = setting(
-        -1, "attention heads on the way up; -1: as --num_heads", minimum=1, also=(-1,)
+        -1, "attention heads in the decoder; -1: as --num_heads", minimum=1, also=(-1,)
     )
     num_head_channels: int = setting(
         -1, "channels per attention head; -1: use --num_heads", minimum=1, also=(-1,)
@@ -32,7 +32,7 @@ class NetworkSettings(Settings):
         "", "width of each level in units of --num_channels, as 1,2,4; empty: by the image size"
     )
     dropout: float = setting(0.0, "dropout probability, 0..1", minimum=0, maximum=1)
-    class_cond: bool = setting(False, "condition on a class label, see --labels of the training")
+    class_cond: bool = setting(False, "condition on a class label, see --labels of train")
     use_checkpoint: bool = setting(False, "recompute activations to save memory")
     use_scale_shift_norm: bool = setting(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = setting(False, "resample inside residual blocks")
@@ -42,11 +42,11 @@ class NetworkSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(NetworkSettings):
-    """The network of one domain; with its checkpoint these rebuild the model."""
+    """The network of one domain; with a checkpoint these settings rebuild it."""
 
     image_size: int = setting(64, "side of the square images, pixels", minimum=1)
     use_new_attention_order: bool = setting(
-        False, "channel order of the qkv projection: False q,k,v per head; True heads per q,k,v"
+        False, "channel order of the qkv projection; False: q,k,v per head; True: heads per q,k,v"
     )
     attention_kind: str = setting(
         "standard",
@@ -58,18 +58,18 @@ class ModelSettings(NetworkSettings):
     )
     attention_priority: str = setting(
         "global",
-        "where hybrid attention starts; global: with all positions, as a source; local: with "
-        "windows, as a target; both: weights for each, so that one model serves as either",
+        "start of hybrid attention; global: all positions, as for a source; local: windows, as for "
+        "a target; both: weights for each, so that one model serves as source and target",
         choices=STARTS,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperResSettings(NetworkSettings):
-    """The network that enlarges images; with its checkpoint these rebuild the model."""
+    """The network that enlarges images; with a checkpoint these settings rebuild it."""
 
-    large_size: int = setting(256, "side of the images it draws, pixels", minimum=1)
-    small_size: int = setting(64, "side of the images it enlarges, pixels", minimum=1)
+    large_size: int = setting(256, "side of the enlarged images, pixels", minimum=1)
+    small_size: int = setting(64, "side of the small images, pixels", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class PointNetworkSettings(Settings):
 
     in_channels: int = setting(2, "coordinates of a point", choices=(2,), minimum=1)
     num_channels: int = setting(256, "width, channels (a multiple of 32)", minimum=32)
-    num_res_blocks: int = setting(2, "residual blocks each way", minimum=0)
+    num_res_blocks: int = setting(2, "residual blocks before and after the middle one", minimum=0)
     dropout: float = setting(0.2, "dropout probability, 0..1", minimum=0, maximum=1)
     use_checkpoint: bool = setting(False, "recompute activations to save memory")
     use_fp16: bool = setting(False, "float16 network body, as upstream's recipe")

@@ -1,7 +1,7 @@
-"""The parser of a command: from its words to typed settings.
+"""The parser of a command: from its arguments to typed settings.
 
-Booleans take upstream's syntax (`--flag True`) and stand alone (`--flag`). A mistake ends in one
-line and exit code 2.
+Boolean flags take upstream's syntax (`--flag True`), and `--flag` alone means True. A mistake ends
+in one line and exit code 2.
 """
 
 import argparse
@@ -20,25 +20,24 @@ _UNSET = object()
 def parse(
     argv: Sequence[str] | None, description: str, *groups: type[Settings], **options: Any
 ) -> tuple[Any, ...]:
-    """Read the words of a command into settings, one instance per group.
+    """Parse the arguments of a command into settings, one instance per group.
 
     Args:
-        argv: words after the command; None: those of the command line.
-        description: what the command is for.
-        *groups: groups of settings. A name that several have is one flag, with the default of the
-            first.
+        argv: arguments after the command's name; None: `sys.argv[1:]`.
+        description: text at the head of the help.
+        *groups: groups of settings. A name that several groups have is one flag, with the default
+            of the first.
         **options: `overrides` and `sets`, see `create_parser`.
 
     Returns:
-        an instance of each group, which knows which of its settings were given.
+        One instance per group, which knows the names of the settings that were given.
     """
     parser = create_parser(description, *groups, **options)
-    names = defaults(*groups)
-    # A name that is there before parsing keeps its value where the words do not give one.
-    unset = argparse.Namespace(**dict.fromkeys(names, _UNSET))
+    # argparse leaves a value that the namespace has already, unless its flag is given.
+    unset = argparse.Namespace(**dict.fromkeys(defaults(*groups), _UNSET))
     found = vars(parser.parse_args(argv, unset))
-    given = {name for name in names if found[name] is not _UNSET}
-    values = {name: found[name] if name in given else parser.get_default(name) for name in names}
+    given = {name for name, value in found.items() if value is not _UNSET}
+    values = {name: found[name] if name in given else parser.get_default(name) for name in found}
     own = [{field.name for field in fields_of(group)} for group in groups]
     return tuple(
         group(**{name: values[name] for name in known}).with_given(given & known)
@@ -55,11 +54,11 @@ def create_parser(
     """Return a parser with the settings of each group as flags.
 
     Args:
-        description: what the command is for.
+        description: text at the head of the help.
         *groups: groups of settings.
-        overrides: defaults of this command that differ from those of its groups.
-        sets: {name: defaults} that a flag `--defaults` chooses from; the first holds where it is
-            not given. Names in a set that are no flag of this command are passed over.
+        overrides: {name: default} where this command differs from its groups.
+        sets: {name: {name of a setting: default}}, the choices of a flag `--defaults`, whose own
+            default is the first. Settings that are not flags of this command are ignored.
 
     Raises:
         ValueError: if an override names no flag.
@@ -85,14 +84,14 @@ def create_parser(
         raise ValueError(f"overrides name no flag: {unknown}")
     parser.set_defaults(**overrides or {})
     parser.usual = {name: parser.get_default(name) for name in known}
-    for name, own in (sets or {}).items():
-        parser.sets[name] = {flag: value for flag, value in own.items() if flag in known}
+    for name, values in (sets or {}).items():
+        parser.sets[name] = {flag: value for flag, value in values.items() if flag in known}
     parser.set_defaults(**next(iter(parser.sets.values()), {}))
     return parser
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Shows the default of each flag, as it stands when help is printed."""
+    """A formatter that shows the default of each flag, as it is when help is printed."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if not action.option_strings or action.dest == "help":
@@ -116,17 +115,17 @@ class _Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else list(args)
         if not self.sets:
             return super().parse_known_args(words, namespace)
-        # The defaults of all other flags hang on this one, so it is read before them.
+        # The defaults of all other flags depend on this one, so it is read before them.
         ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         ahead.add_argument("--defaults", default=next(iter(self.sets)), nargs="?")
         chosen = ahead.parse_known_args(words)[0].defaults
         self.set_defaults(**{**self.usual, **self.sets.get(chosen, {})}, defaults=chosen)
         found, rest = super().parse_known_args(words, namespace)
-        del found.defaults  # the flags themselves tell
+        del found.defaults  # only the flags that it set are settings
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        # One line, as for every user mistake; the usage text would bury it.
+        # One line, as for every user mistake, without argparse's usage text.
         self.exit(2, f"error: {message} (--help lists all flags)\n")
 
 
@@ -168,7 +167,7 @@ def _number(kind: type, limits: Limits) -> Callable[[str], float]:
 
 
 def str2bool(v: str | bool) -> bool:
-    """Read a boolean flag value.
+    """Read the value of a boolean flag.
 
     Raises:
         argparse.ArgumentTypeError: for anything but yes/no, true/false, t/f, y/n, 1/0.
@@ -194,10 +193,10 @@ def args_to_dict(args: Any, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def numbers(name: str, text: str, kind: type = int) -> tuple:
-    """Read numbers with commas between.
+    """Read numbers with commas between, given for the argument `name`.
 
     Raises:
-        ArgumentError: naming the argument, if the text holds something else.
+        ArgumentError: if the text holds something else.
     """
     try:
         return tuple(kind(part) for part in str(text).split(","))
@@ -206,10 +205,10 @@ def numbers(name: str, text: str, kind: type = int) -> tuple:
 
 
 def names(name: str, text: str, known: Collection[str]) -> list[str]:
-    """Read names with commas between.
+    """Read known names with commas between, given for the argument `name`.
 
     Raises:
-        ArgumentError: naming the argument, if one of the names is not known.
+        ArgumentError: if a name is not known.
     """
     found = text.split(",")
     if not set(found) <= set(known):

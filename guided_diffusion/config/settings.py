@@ -2,7 +2,7 @@
 
 A group is a frozen dataclass that inherits from `Settings`. Its fields are the flags of commands
 (`parser.parse` returns instances) and the keywords of Python programs alike; functions take the
-instance. Nothing changes an instance: what a preset or the demo chooses is a new one.
+instance. Instances never change; a preset or the demo makes new ones.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Limits:
         return finite and (self.minimum <= value <= self.maximum or value in self.also)
 
     def expected(self, kind: type) -> str:
-        """Describe the allowed numbers, as "a whole number of at least 1 or -1"."""
+        """Describe the allowed numbers, such as "a whole number of at least 1 or -1"."""
         text = "a whole number" if kind is int else "a number"
         if self.maximum < math.inf:
             text += f" from {self.minimum:g} to {self.maximum:g}"
@@ -53,16 +53,16 @@ def setting(
     """Declare one setting, as the value of a field.
 
     Args:
-        default: value where none is given; it also tells the type.
-        help: what the setting is, with its unit.
-        choices: allowed values, for example a registry; with a range beside them, the values that
-            commands take, while Python may take others of the range.
+        default: value where none is given; its type is the type of the setting.
+        help: description of the setting, with its unit.
+        choices: allowed values, for example the keys of a registry. If a range is given too,
+            commands take the choices alone, and Python programs every number in the range.
         minimum: smallest value of a number.
         maximum: largest value of a number.
-        also: values outside that range with a meaning of their own.
+        also: values outside the range that are allowed, each with a meaning of its own.
         free: whether a run may be continued with another value.
-        place: name under which help shows an argument that has no flag and must be given; empty:
-            the setting is a flag.
+        place: name in the help of a positional argument, which must be given; empty: the setting
+            is a flag.
     """
     metadata = {
         "help": help,
@@ -76,7 +76,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all groups of settings; an instance has allowed values only."""
+    """Base of all groups of settings; an instance holds allowed values only."""
 
     _given: ClassVar[frozenset[str] | None] = None
 
@@ -86,7 +86,7 @@ class Settings:
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the settings that the command line gave; in Python, those not at defaults."""
+        """Names of the settings given on the command line; in Python, of all not at defaults."""
         if self._given is not None:
             return self._given
         known = defaults(type(self))
@@ -101,7 +101,7 @@ class Settings:
         return {name: getattr(self, name) for name in sorted(self.given)}
 
     def replace(self: Group, **changes: Any) -> Group:
-        """Return these settings with some changed; these count as given from then on.
+        """Return these settings with some changed; the changed ones count as given.
 
         Raises:
             ArgumentError: if a value is not allowed.
@@ -131,7 +131,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
 
 
 def fields_of(*groups: type[Settings]) -> Iterator[dataclasses.Field]:
-    """Yield the fields of groups, each name once: that of the first group that has it."""
+    """Yield the fields of groups; of several fields of one name, only the first."""
     seen: set[str] = set()
     for group in groups:
         for field in dataclasses.fields(group):
@@ -141,7 +141,7 @@ def fields_of(*groups: type[Settings]) -> Iterator[dataclasses.Field]:
 
 
 def defaults(*groups: type[Settings]) -> dict[str, Any]:
-    """Return {name: default} of groups; the first group that has a name counts."""
+    """Return {name: default} of groups; a name counts in the first group that has it."""
     return {field.name: field.default for field in fields_of(*groups)}
 
 
@@ -151,5 +151,5 @@ def free_settings(*groups: type[Settings]) -> frozenset[str]:
 
 
 def joined(*groups: Settings) -> dict[str, Any]:
-    """Return {name: value} of several groups; the first group that has a name counts."""
+    """Return {name: value} of several groups; a name counts in the first group that has it."""
     return {name: value for group in reversed(groups) for name, value in group.values().items()}

@@ -1,4 +1,4 @@
-"""Defaults of the upstream projects, where they differ from those of guided-diffusion."""
+"""Defaults in which the upstream projects differ from guided-diffusion."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ ADD_DEFAULTS: dict[str, Any] = {
     "use_fp16": True,
 }
 
-# What --defaults chooses from: where the flags of an upstream differ from those of
-# guided-diffusion. Neither improved-diffusion nor ADD flips images in training.
+# Choices of --defaults: the flags of each upstream whose defaults differ from guided-diffusion.
+# Neither improved-diffusion nor ADD flips images in training.
 DEFAULT_SETS: dict[str, dict[str, Any]] = {
     "guided": {},
     "improved": {"rescale_timesteps": True, "rescale_learned_sigmas": True, "augment": "none"},

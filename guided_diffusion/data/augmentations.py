@@ -1,4 +1,4 @@
-"""Ways to vary tiles [H, W, C] in training, each with numbers from the given generator."""
+"""Augmentations of tiles [H, W, C] in training, with random numbers from a given generator."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def turn_and_flip(tile: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return flip(np.rot90(tile, k=int(rng.integers(4))), rng)
 
 
-# What `--augment` can name.
+# Choices of `--augment`.
 AUGMENTATIONS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "none": keep,
     "flip": flip,

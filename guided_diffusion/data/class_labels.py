@@ -1,4 +1,4 @@
-"""Classes of images: told by file names or by folders, numbered in alphabetical order."""
+"""Classes of images: read from file names or folders, numbered in alphabetical order."""
 
 import json
 import os
@@ -15,10 +15,10 @@ Folder = str | os.PathLike
 
 
 class LabelSource(NamedTuple):
-    """A way to tell the class of an image file."""
+    """A source of the classes of image files."""
 
-    class_of: Callable[[str, Folder], str]  # path of the file, folder of all -> name of the class
-    meaning: str  # of the name, for messages
+    class_of: Callable[[str, Folder], str]  # (path of a file, folder of all) -> name of its class
+    meaning: str  # description of a class's name, for messages
 
 
 def prefix_of(file: str, data_dir: Folder) -> str:
@@ -27,7 +27,7 @@ def prefix_of(file: str, data_dir: Folder) -> str:
 
 
 def folder_of(file: str, data_dir: Folder) -> str:
-    """Return the name of the folder right below `data_dir` that a file must lie in."""
+    """Return the name of the folder right below `data_dir` that holds a file."""
     folder, *below = Path(file).relative_to(data_dir).parts
     if not below:
         raise ArgumentError(
@@ -36,7 +36,7 @@ def folder_of(file: str, data_dir: Folder) -> str:
     return folder
 
 
-# What `--labels` can name.
+# Choices of `--labels`.
 LABEL_SOURCES = {
     "prefix": LabelSource(prefix_of, "file name up to its first _"),
     "folder": LabelSource(folder_of, "folder right below --data_dir"),
@@ -48,11 +48,11 @@ def class_names(files: Sequence[str], data_dir: Folder = "", labels: str = "pref
 
     Args:
         files: paths of the images.
-        data_dir: the folder.
-        labels: what tells the class, one of `LABEL_SOURCES`.
+        data_dir: path of the folder.
+        labels: source of the classes, a key of `LABEL_SOURCES`.
 
     Raises:
-        UserError: if a file is in no class.
+        UserError: if a file has no class.
     """
     if labels not in LABEL_SOURCES:
         expected = ", ".join(LABEL_SOURCES)
@@ -64,7 +64,7 @@ def class_numbers(data_dir: Folder, files: Sequence[str], labels: str) -> dict[s
     """Return {class: number}, numbered from 0 in alphabetical order; see `class_names`.
 
     Raises:
-        UserError: if there are more classes than a network knows, or a file is in no class.
+        UserError: if there are more classes than a network knows, or a file has no class.
     """
     names = sorted(set(class_names(files, data_dir, labels)))
     if len(names) > NUM_CLASSES:
@@ -83,10 +83,10 @@ def class_of_each(data_dir: Folder, files: Sequence[str], labels: str) -> list[i
 
 
 def record_classes(out_dir: Path, data_dir: Folder, labels: str) -> None:
-    """Log which class has which number, and write it to `labels.json` of a run folder.
+    """Log the number of each class, and write the numbers to `labels.json` of a run folder.
 
     Raises:
-        UserError: if the run was begun with other numbers.
+        UserError: if the run began with other numbers.
     """
     numbers = class_numbers(data_dir, list_image_files(data_dir), labels)
     dist_util.once(lambda: _write_classes(out_dir / "labels.json", numbers))

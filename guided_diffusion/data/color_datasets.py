@@ -27,8 +27,8 @@ XYZ_OF_RGB = np.array(
         [0.0193339, 0.1191920, 0.9503041],
     ]
 )
-WHITE = XYZ_OF_RGB.sum(axis=1)  # what red, green and blue make together: D65
-LINEAR_BELOW = 6 / 29  # of the cube root in CIELAB
+WHITE = XYZ_OF_RGB.sum(axis=1)  # red, green and blue together: D65
+LINEAR_BELOW = 6 / 29  # value of CIELAB's cube root below which a line takes its place
 LAB_OFFSET = np.array([50, 0, 0], dtype=np.float32)
 LAB_SCALE = np.array([50, 128, 128], dtype=np.float32)
 
@@ -40,9 +40,9 @@ class ColorDataset(Dataset):
 
     Args:
         image_path: file of the picture.
-        use_lab_space: points are in CIELAB instead of RGB.
-        resize: take every `ratio`-th pixel along both sides.
-        ratio: distance of the pixels that are taken, 1 or more, where `resize`.
+        use_lab_space: whether points are in CIELAB instead of RGB.
+        resize: whether to take only every `ratio`-th pixel along both sides.
+        ratio: distance of the pixels that `resize` takes, 1 or more.
 
     Raises:
         ValueError: if the ratio is below 1; as `UserError` if the file is not a picture.
@@ -88,7 +88,7 @@ class ColorDataset(Dataset):
 
     @classmethod
     def unnormalize(cls, arr: np.ndarray | th.Tensor, use_lab_space: bool = True) -> np.ndarray:
-        """Return what `normalize` was given."""
+        """Scale points [N, 3] back to L*, a*, b*, or to levels 0..255; undoes `normalize`."""
         arr = _triples(arr)
         return arr * LAB_SCALE + LAB_OFFSET if use_lab_space else (arr + 1) * 127.5
 
@@ -103,16 +103,16 @@ class ColorDataset(Dataset):
 def sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int]) -> np.ndarray:
     """Return points [N, 3] in CIELAB as a picture [H, W, 3] uint8, colours clipped to sRGB.
 
-    DDIB's function of this name ends in fractions of 1, which 8 bits make black; this one does not.
+    DDIB's function of this name gives levels 0..1 to 8 bits, so that its pictures are black.
     """
     lab = ColorDataset.unnormalize(arr).astype(np.float64)
     return _picture(_rgb_of_lab(lab) * 255, image_shape)
 
 
 def rgb_sample_to_image(arr: np.ndarray | th.Tensor, image_shape: Sequence[int]) -> np.ndarray:
-    """Return points [N, 3] in RGB as a picture [H, W, 3] uint8; what lies outside is clipped.
+    """Return points [N, 3] in RGB as a picture [H, W, 3] uint8, levels rounded and clipped.
 
-    Levels are rounded, where DDIB's cuts off what lies behind the point.
+    DDIB's function of this name truncates levels.
     """
     return _picture(ColorDataset.unnormalize(arr, use_lab_space=False), image_shape)
 
@@ -131,7 +131,7 @@ def load_color_data_for_training(
 ) -> Batches:
     """Yield batches ([batch_size, 3], {}) of points drawn at random, for ever, others on each rank.
 
-    The `log` of `logger` is told how many points there are; for the rest see `ColorDataset`.
+    The number of points is logged by `logger.log`; for other arguments see `ColorDataset`.
     """
     dataset = ColorDataset(image_path, use_lab_space)
     logger.log(f"{image_path}: {len(dataset)} points")
@@ -147,7 +147,7 @@ def _triples(arr: np.ndarray | th.Tensor) -> np.ndarray:
 
 
 def _lab_of_rgb(rgb: np.ndarray) -> np.ndarray:
-    # [N, 3] in 0..1 -> L* in 0..100, a*, b*.
+    """Convert sRGB [N, 3] in 0..1 to L* in 0..100, a* and b*."""
     linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     ratio = linear @ XYZ_OF_RGB.T / WHITE
     straight = ratio / (3 * LINEAR_BELOW**2) + 4 / 29
@@ -156,7 +156,7 @@ def _lab_of_rgb(rgb: np.ndarray) -> np.ndarray:
 
 
 def _rgb_of_lab(lab: np.ndarray) -> np.ndarray:
-    # The way back; colours that no screen has are clipped.
+    """Convert L*, a*, b* [N, 3] to sRGB in 0..1, with other colours clipped."""
     lightness, a, b = lab.T
     y = (lightness + 16) / 116
     roots = np.stack([y + a / 500, y, y - b / 200], axis=1)

@@ -1,10 +1,10 @@
-"""Synthetic H&E-like tissue of a chosen severity, and a measure that reads the severity back.
+"""Synthetic H&E-like tissue of a chosen severity, and a measure of the severity of a tile.
 
 Positions and lengths are fractions of the tile's side, so that a tile of any size shows the same
 tissue. Severity 0 is healthy glands, 1 is sheets of atypical nuclei. Amounts of stain are optical
 densities to base 10 along unit stain vectors (Beer-Lambert). No random number depends on severity:
-a seed names one piece of tissue, severity ages it, and nearby severities give nearby pictures. The
-stain has a stream of its own, so colour tells of severity only through nuclei and cytoplasm.
+a seed names one piece of tissue, and nearby severities change it little. The stain has a random
+stream of its own, so colour depends on severity only through nuclei and cytoplasm.
 
 Reference: Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution",
 Analytical and Quantitative Cytology and Histology 23, 2001.
@@ -34,25 +34,25 @@ STROMAL_NUCLEI = 34
 INK = 1.7  # haematoxylin density that an 8-bit canvas value of 255 stands for
 NUCLEUS_VERTICES = 14
 OUTLINE_VERTICES = 48
-# Haematoxylin above this is nucleus: between basophilic cytoplasm and the palest nuclei.
+# Least haematoxylin of nuclei: between basophilic cytoplasm and the palest nuclei.
 NUCLEAR_DENSITY = 0.37
-SMALLEST_NUCLEUS = 4  # px at the scale of FIELD
-PEAK_SIGMA = 1.0  # px at the scale of FIELD
-# Intercept and slope on the root of the area fraction. After a change of the drawing they are to
-# be fitted again: fit_severity(range(10000, 12000)).
+SMALLEST_NUCLEUS = 4  # area, px at the scale of FIELD
+PEAK_SIGMA = 1.0  # width of the blur that peaks stand out from, px at the scale of FIELD
+# Intercept and slope on the root of the area fraction. After a change of the drawing, fit them
+# again: fit_severity(range(10000, 12000)).
 SEVERITY_FIT = (-1.064, 2.684)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Glands:
-    """Glands of one seed."""
+    """The glands of one piece of tissue."""
 
     centre: np.ndarray  # [G, 2]
     radius: np.ndarray  # [G]
     stretch: np.ndarray  # [G] long semi-axis over radius
-    angle: np.ndarray  # [G] of the long axis
-    phase: np.ndarray  # [G, 4] of the waves that make the outline irregular
-    lumen: np.ndarray  # [G] in [-1, 1]: how well the gland keeps its lumen
+    angle: np.ndarray  # [G] angle of the long axis
+    phase: np.ndarray  # [G, 4] phases of the waves that make the outline irregular
+    lumen: np.ndarray  # [G] in [-1, 1]; high: the gland keeps its lumen long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Nuclei:
 
     centre: np.ndarray  # [N, 2]
     axes: np.ndarray  # [N, 2] semi-axes
-    angle: np.ndarray  # [N] of the first axis
+    angle: np.ndarray  # [N] angle of the first axis
     lobe: np.ndarray  # [N, 2] amplitude and phase of the dent in the membrane
     ink: np.ndarray  # [N] haematoxylin density
 
@@ -110,7 +110,7 @@ def _place_glands(seed: int) -> _Glands:
 def _boundary(
     glands: _Glands, theta: np.ndarray, rho: np.ndarray | float, severity: float
 ) -> np.ndarray:
-    """Return points [G, K, 2] at angle `theta` [G, K] and radius `rho`; 1: basement membrane."""
+    """Return points [G, K, 2] at angles `theta` [G, K] and radii `rho`; 1: basement membrane."""
     disorder = _disorder(severity)
     rough = 0.015 + 0.085 * disorder
     waves = sum(
@@ -126,7 +126,7 @@ def _boundary(
 
 
 def _lumen_radius(glands: _Glands, severity: float) -> np.ndarray:
-    """Return the radius [G, 1] of each lumen over its gland's; it shrinks, in some sooner."""
+    """Return the radius [G, 1] of each shrinking lumen, in units of its gland's radius."""
     shrink = np.clip(severity / (0.94 + 0.12 * glands.lumen), 0.0, 1.0) ** 1.3
     return ((0.47 + 0.06 * glands.lumen) * (1.0 - shrink))[:, None]
 
@@ -137,7 +137,7 @@ def _semi_axes(size: np.ndarray, longer: np.ndarray) -> np.ndarray:
 
 
 def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
-    """Place the nuclei of the glands: a ring that stratifies, and at last fills the tile."""
+    """Place the nuclei of glands: rings that stratify and at last fill the tile."""
     rng = generator(seed, Stream.TISSUE_EPITHELIUM)
     shape = (len(glands.centre), SHEET_NUCLEI)
     loss = _disorder(severity)
@@ -155,9 +155,9 @@ def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
     away = centre - glands.centre[:, None]
     radial = np.arctan2(away[..., 1], away[..., 0])
 
-    alive = np.clip(RING_NUCLEI + (SHEET_NUCLEI - RING_NUCLEI) * loss - order, 0.0, 1.0)
+    present = np.clip(RING_NUCLEI + (SHEET_NUCLEI - RING_NUCLEI) * loss - order, 0.0, 1.0)
     spread = _between(rng, -1.0, 1.0, *shape) * (0.06 + 0.42 * severity)
-    size = 0.0245 * (1.0 + 0.38 * severity) * (1.0 + spread) * alive
+    size = 0.0245 * (1.0 + 0.38 * severity) * (1.0 + spread) * present
     longer = 1.22 + _between(rng, -0.15, 0.7, *shape) * severity
     dent = 0.14 * severity * rng.random(shape)
     lobe = np.stack([dent, _between(rng, 0.0, 2.0 * np.pi, *shape)], axis=-1)
@@ -173,15 +173,15 @@ def _epithelium(seed: int, glands: _Glands, severity: float) -> _Nuclei:
 
 
 def _stroma(seed: int, glands: _Glands, severity: float, grain: float) -> _Nuclei:
-    """Place spindle nuclei along the fibres, shrunk away where a growing gland reaches them."""
+    """Place spindle nuclei along the fibres; they shrink where a growing gland reaches them."""
     rng = generator(seed, Stream.TISSUE_STROMA)
     centre = _between(rng, -0.05, 1.05, STROMAL_NUCLEI, 2)
     away = centre[:, None] - glands.centre  # [N, G, 2]
     theta = np.arctan2(away[..., 1], away[..., 0]).T - glands.angle[:, None]
     edge = _boundary(glands, theta, 1.0, severity)
     reach = np.linalg.norm(edge - glands.centre[:, None], axis=-1)
-    room = np.min(np.linalg.norm(away, axis=-1).T - reach, axis=0)
-    size = _between(rng, 0.0135, 0.019, STROMAL_NUCLEI) * _ramp(room, 0.0, 0.03)
+    gap = np.min(np.linalg.norm(away, axis=-1).T - reach, axis=0)
+    size = _between(rng, 0.0135, 0.019, STROMAL_NUCLEI) * _ramp(gap, 0.0, 0.03)
     longer = _between(rng, 1.2, 2.6, STROMAL_NUCLEI)
     return _Nuclei(
         centre=centre,
@@ -217,7 +217,7 @@ def _paint(nuclei: _Nuclei, size: int) -> np.ndarray:
 
 
 def _fibres(seed: int, grain: float, size: int) -> np.ndarray:
-    """Draw slow wavy bands along `grain`, [size, size] in about [-1, 1]."""
+    """Draw wavy bands along the angle `grain`, [size, size] in about [-1, 1]."""
     rng = generator(seed, Stream.TISSUE_FIBRES)
     phase = _between(rng, 0.0, 2.0 * np.pi, 4)
     axis = (np.arange(size) + 0.5) / size
@@ -242,11 +242,11 @@ def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
 
     Args:
         seed: number of the piece of tissue and its stain, 0 or more.
-        severity: in [0, 1]; 0 is round glands, 1 is sheets of crowded, large, dark, odd nuclei.
+        severity: severity in [0, 1]; 0: round glands, 1: sheets of crowded, large, dark nuclei.
         size: side in pixels, at least 16. The field of view is the same at every size.
 
     Raises:
-        ValueError: `severity` is outside [0, 1], `size` below 16 or `seed` negative.
+        ValueError: if `severity` is outside [0, 1], `size` below 16 or `seed` negative.
     """
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity: expected a number in [0, 1], got {severity}")
@@ -268,10 +268,10 @@ def draw_tile(seed: int, severity: float, size: int = FIELD) -> np.ndarray:
     fibre = 0.29 + 0.06 * _fibres(seed, grain, size)
     eosin = fibre + (0.21 - fibre) * gland
     basophilia = 0.05 + (0.02 + 0.13 * _disorder(severity)) * gland
-    open_space = 1.0 - 0.93 * lumen
+    filled = 1.0 - 0.93 * lumen
     covered = np.clip(nuclei / 0.8, 0.0, 1.0)
-    haematoxylin = basophilia * open_space + nuclei
-    return _stain(seed, haematoxylin, eosin * open_space * (1.0 - 0.45 * covered))
+    haematoxylin = basophilia * filled + nuclei
+    return _stain(seed, haematoxylin, eosin * filled * (1.0 - 0.45 * covered))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,8 +287,8 @@ def measure(image: np.ndarray) -> NuclearMeasure:
     """Measure the nuclei of a tile, RGB uint8 [H, W, 3], brought to the scale of 64 px a side.
 
     Raises:
-        ValueError: `image` is not RGB uint8.
-        MissingExtraError: scipy, of the extra `metrics`, is missing.
+        ValueError: if `image` is not RGB uint8.
+        MissingExtraError: if scipy, of the extra `metrics`, is missing.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
@@ -317,7 +317,7 @@ def measure(image: np.ndarray) -> NuclearMeasure:
 
 
 def severity_of(image: np.ndarray) -> float:
-    """Read the severity off a tile: intercept + slope * sqrt(area fraction of nuclei).
+    """Estimate the severity of a tile: intercept + slope * sqrt(area fraction of nuclei).
 
     The area fraction alone orders tiles as well as a linear mix with density and size spread does,
     and blur moves it less; its root is nearer to a straight line in severity. For argument and
@@ -339,7 +339,7 @@ def fit_severity(seeds: Sequence[int], size: int = FIELD) -> tuple[float, float]
         size: side of the tiles in pixels, at least 16.
 
     Raises:
-        ValueError: fewer than two seeds, or what `draw_tile` refuses.
+        ValueError: if there are fewer than two seeds, or as `draw_tile`.
     """
     if len(seeds) < 2:
         raise ValueError(f"seeds: expected at least 2, got {len(seeds)}")

@@ -1,8 +1,8 @@
 """Images of a folder as training batches: NCHW float32 in [-1, 1].
 
 The order, the crops and the flips of a training run are functions of the seed and of the index
-of the sample in the whole run. So a run that resumes at step k sees what it would have seen, and
-n ranks with batches of b see together what one process with batches of n * b sees.
+of the sample in the whole run. So a resumed run sees the batches that it would have seen, and n
+ranks with batches of b see together the images of one process with batches of n * b.
 """
 
 import functools
@@ -36,16 +36,17 @@ class ImageDataset(Dataset):
         resolution: side of the squares, pixels.
         image_paths: files of all ranks.
         classes: a label per file, or None.
-        shard, num_shards: take every `num_shards`-th file from number `shard` on.
-        random_crop: cut at random instead of the centre.
-        random_flip: flip left-right half of the time.
-        in_channels: 1 to 4, see `MODES`.
+        shard, num_shards: number of this part of the files, and of all parts; it holds every
+            `num_shards`-th file from number `shard` on.
+        random_crop: whether to cut at random places instead of the centre.
+        random_flip: whether to flip left-right half of the time.
+        in_channels: number of channels, 1 to 4, see `MODES`.
         filepaths: a name per file, returned as "filepath" in the dict, or None.
-        augment: one of `AUGMENTATIONS`; takes the place of `random_flip`.
-        cache: keep what is read, up to `CACHE_BYTES` of uint8: centre crops or, for random ones,
-            pictures at less than twice the largest size that is cut from. A file is not looked at
-            again when it changes.
-        source: what opens the images; None: they are files.
+        augment: key of `AUGMENTATIONS`, in place of `random_flip`; None: as `random_flip`.
+        cache: whether to keep images, up to `CACHE_BYTES` of uint8: centre crops or, for random
+            crops, pictures of less than twice the largest size to cut from. A file that changes
+            later is not read again.
+        source: source of the images; None: the files.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class ImageDataset(Dataset):
         self.in_channels = in_channels
         self.augment = augment or ("flip" if random_flip else "none")
         if self.augment not in AUGMENTATIONS:
-            expected = tuple(AUGMENTATIONS)
-            raise ArgumentError("augment", f"expected one of {expected}, got {augment!r}")
+            known = ", ".join(AUGMENTATIONS)
+            raise ArgumentError("augment", f"expected one of {known}, got {augment!r}")
         self.source = source or ImageFiles(self.local_images, resolution, in_channels)
         self.source.crop = self._crop
         self.source.keep_bytes = CACHE_BYTES if cache else 0
@@ -87,9 +88,9 @@ class ImageDataset(Dataset):
         return tile.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, self.conditions(idx)
 
     def tile(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Return one augmented tile, [H, W, C] uint8, with numbers drawn from `rng`."""
+        """Return one tile, [H, W, C] uint8, augmented by numbers from `rng`."""
         if isinstance(self.source, ImageFiles):
-            self.source.files = self.local_images  # others, perhaps, than at the start
+            self.source.files = self.local_images  # a program may have replaced the list
         tile = self.source.tile(index)
         if self.random_crop:
             tile = random_crop_arr(to_picture(tile), self.resolution, rng=rng)
@@ -123,7 +124,7 @@ class ImageDataset(Dataset):
         return found
 
     def _crop(self, picture: Image.Image) -> np.ndarray:
-        """Return what the tiles of an image are made of: its centre, or all to cut from."""
+        """Return the part of a picture that tiles come from: its centre, or all for random cuts."""
         if self.random_crop:
             return np.array(image_files.halved(picture, image_files.scaled_side(self.resolution)))
         return center_crop_arr(picture, self.resolution)
@@ -155,7 +156,7 @@ def load_data(
         random_crop, random_flip, in_channels, augment: see `ImageDataset`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.
-        labels: what tells the class of an image, one of `LABEL_SOURCES`.
+        labels: source of the classes, a key of `LABEL_SOURCES`.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], conditions).
@@ -165,8 +166,7 @@ def load_data(
             so that a broken one shows before the first step.
     """
     with blame("data_dir"):
-        own = labels if class_cond else ""
-        images = open_images(data_dir, image_size, in_channels, labels=own)
+        images = open_images(data_dir, image_size, in_channels, labels=labels if class_cond else "")
     side = 2 * image_files.scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,
@@ -251,7 +251,7 @@ def samples_of_batches(batch_size: int, start_step: int) -> Iterator[range]:
 
 
 def shuffled(samples: range, count: int, seed: int) -> np.ndarray:
-    """Return which of `count` items each sample of a run is, each pass in an order of its own."""
+    """Return the item, 0..count-1, of each sample of a run; each pass has its own order."""
     passes, items = np.divmod(samples, count)
     for number in np.unique(passes):
         here = passes == number

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch as th
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-LOWEST, HIGHEST = -10, 9  # bins of the published slices, -1 and 0 excepted
+LOWEST, HIGHEST = -10, 9  # published bins, without -1 and 0
 EMPTY = 1e-6  # keeps the logarithm of a ring without power finite
 
 
@@ -29,7 +29,7 @@ def grey(images: th.Tensor) -> th.Tensor:
 
 
 def reference_magnitude(images: th.Tensor) -> th.Tensor:
-    """Return the published "high frequency" of each image, [N] float64: the mean of its bins."""
+    """Return the published "high frequency" of images, [N] float64: the mean of their bins."""
     return magnitude_bins(images).mean(dim=-1)
 
 
@@ -81,7 +81,7 @@ def radial_log_power(images: th.Tensor) -> th.Tensor:
     return th.log(kept + EMPTY)
 
 
-# What `--depth_feature` can name.
+# Choices of `--depth_feature`.
 FEATURES: dict[str, Callable[[th.Tensor], th.Tensor]] = {
     "magnitude": magnitude_bins,
     "power": radial_log_power,

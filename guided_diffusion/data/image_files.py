@@ -1,4 +1,4 @@
-"""Image files: found in a folder, opened and cropped.
+"""Image files: listing, opening, cropping.
 
 Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 1].
 """
@@ -24,7 +24,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def list_image_files(data_dir: str | os.PathLike) -> list[str]:
-    """List the images of a folder and of those below it, sorted by path.
+    """List the images of a folder and the folders below it, sorted by path.
 
     Raises:
         UserError: if the folder is missing or holds no image.
@@ -48,7 +48,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        # Neither a link back to a folder around it, nor the pictures of a run written in here.
+        # Links may lead back to a folder above, and a run may have written pictures in here.
         skipped = real in seen or (place != str(folder) and Path(place, "args.json").exists())
         seen.add(real)
         folders[:] = [name for name in folders if name[0] != "." and not skipped]
@@ -67,7 +67,7 @@ def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
 
 
 def log_if_fewer(num_images: int, found: int, place: str) -> None:
-    """Log that a place has fewer images than `--num_images` asks for, if so."""
+    """Log if a place has fewer images than `--num_images` asks for."""
     if num_images > found and dist_util.rank() == 0:
         logger.log(f"--num_images {num_images}: there are only {found} in {place}, all are used")
 
@@ -76,7 +76,7 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
     """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
 
     Raises:
-        UserError: if the file is not an image or is cut off, naming it.
+        UserError: if the file is not an image or is cut off.
     """
     if in_channels not in MODES:
         raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
@@ -115,7 +115,7 @@ def random_crop_arr(
     *,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Resize so that a square of `image_size` covers a random fraction, and cut one at random.
+    """Resize so that `image_size` is a random fraction of the short side, and cut a random square.
 
     Without a generator the numbers come from Python's `random`, as in upstream.
     """
@@ -134,7 +134,7 @@ def scaled_side(image_size: int, crop_frac: float = 0.8) -> int:
 def halved(image: Image.Image, target: int) -> Image.Image:
     """Halve a picture while its short side is at least twice the target.
 
-    To halve for one target, and then for a smaller one, is the same as for the smaller one at once.
+    Halving for one target and then for a smaller one is the same as for the smaller one at once.
     """
     while min(image.size) >= 2 * target:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""What images can be read from: a registry of formats, and functions that open any of them."""
+"""Formats of images: a registry, and functions that open any of them."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from ..errors import UserError
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
 
-# Which paths a format takes, and what opens one: (path, image_size, in_channels, labels).
-# The first that takes a path has it.
+# Formats: a test of the paths that each takes, and a class made of (path, image_size, in_channels,
+# labels). The first format that takes a path opens it.
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, int, int, str], ImageSource]], ...] = (
     (Path.is_dir, ImageFolder),
     (is_npz, NpzImages),
@@ -34,19 +34,19 @@ def open_images(
         image_size: side of the square that is cut from the centre, pixels; 0: whole images, which
             have one size.
         in_channels: channels of a tile, 1 to 4, see `MODES`.
-        labels: what tells the class of an image file, one of `LABEL_SOURCES`; files of many images
-            hold the classes themselves; empty: classes are not needed.
+        labels: source of the classes of image files, a key of `LABEL_SOURCES`; files of many
+            images hold the classes themselves; empty: classes are not needed.
         patient: regular expression that finds the patient in the name of a file, as its only
             group; empty: patients are unknown.
-        keep_bytes: memory for tiles, so that those that fit are opened once.
-        expected: what the path should be, for messages.
+        keep_bytes: memory, bytes, for opened tiles; the tiles that fit are opened once.
+        expected: description of the path, for messages.
 
     Raises:
         UserError: if there are no images, or some that cannot be used.
     """
-    for takes, opened in FORMATS:
+    for takes, format_class in FORMATS:
         if str(path) and takes(Path(path)):
-            source = opened(Path(path), image_size, in_channels, labels)
+            source = format_class(Path(path), image_size, in_channels, labels)
             source.keep_bytes = keep_bytes
             source.patient_in_name = _patient_expression(patient) if patient else None
             return source
@@ -70,7 +70,7 @@ def open_set(path: str | os.PathLike, image_size: int = 0) -> ImageSource:
 
 
 def refuse_unequal_sizes(one: ImageSource, other: ImageSource) -> None:
-    """Stop with a `UserError` if two sets differ in size, which the networks would see."""
+    """Refuse two sets of images of different sizes by a `UserError`: networks see the size."""
     if len(one) and len(other) and one.size != other.size:
         expected, found = ("{}x{}".format(*images.size) for images in (one, other))
         raise UserError(

@@ -1,7 +1,7 @@
 """Images of one place by index: training, sampling, enlarging and evaluation read them from here.
 
 A format of images is a class that counts, names and opens them, and one entry in `image_formats`.
-Common to all are tiles [H, W, C] uint8, patients, and a bounded memory of what was opened before.
+All have tiles [H, W, C] uint8, patients, and a bounded memory of opened tiles.
 """
 
 import copy
@@ -40,10 +40,10 @@ class ImageSource(ABC):
         size: height and width of every tile, pixels.
         labels: number of each image's class; None: unknown.
         patient_in_name: finds the patient in a file's name, as its only group; None: unknown.
-        moments: statistics of features that the file holds, by the distance that they are for.
-        crop: makes a tile [H, W(, C)] uint8 of an opened image.
-        kept: tiles that were opened before, by the names of their images.
-        keep_bytes: memory for more of them; tiles beyond it are opened every time.
+        moments: {name of a distance: mean and covariance of features} that the file holds.
+        crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
+        kept: {name of an image: its tile} of tiles opened before.
+        keep_bytes: memory, bytes, left for more of them; other tiles are opened every time.
     """
 
     def __init__(self, path: str | os.PathLike, image_size: int, in_channels: int) -> None:
@@ -77,7 +77,7 @@ class ImageSource(ABC):
         return None if self.labels is None else int(self.labels[index])
 
     def patient(self, index: int) -> str | None:
-        """Return the patient whom an image shows, None if patients are unknown.
+        """Return the patient of an image, None if patients are unknown.
 
         Raises:
             UserError: if the name of the file does not tell.
@@ -115,7 +115,7 @@ class ImageSource(ABC):
         return image_files.to_model_range(self.tiles(indices)), labels
 
     def first(self, count: int) -> "ImageSource":
-        """Return the first images alone, all of them for 0."""
+        """Return a source of the first `count` images; 0: of all."""
         part = copy.copy(self)
         part.count = min(self.count, count or self.count)
         return part
@@ -148,7 +148,7 @@ class ImageFiles(ImageSource):
 
 
 class ImageFolder(ImageFiles):
-    """The images of a folder and of those below it, in order of path; see `open_images`."""
+    """The images of a folder and the folders below it, by path; see `open_images`."""
 
     def __init__(self, path: Path, image_size: int, in_channels: int, labels: str) -> None:
         super().__init__(image_files.list_image_files(path), image_size, in_channels)

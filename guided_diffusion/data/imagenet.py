@@ -22,10 +22,10 @@ def get_image_filenames_for_label(
 
     Args:
         label: the class as networks number it, 0 to 999.
-        folder: where the three lists lie.
+        folder: path of the folder with the three lists.
 
     Raises:
-        UserError: if a list is missing or cannot be read so, or there is no such class.
+        UserError: if a list is missing or cannot be read, or there is no such class.
     """
     synsets = [words[0] for words in _rows(folder, CLASSES)]
     if not 0 <= label < len(synsets):

@@ -36,10 +36,10 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
         path: folder, or .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
         side: side of the small images, pixels.
         class_cond: whether the network needs their classes.
-        in_channels: channels that the network takes, 1 to 4.
+        in_channels: number of channels that the network takes, 1 to 4.
 
     Raises:
-        UserError: if there are none, or they do not fit the network.
+        UserError: if there are no images, or they do not fit the network.
     """
     with blame("base_samples"):
         if not path or not Path(path).exists():

@@ -1,6 +1,6 @@
 """Images of an .npz as upstream's samplers write it: arr_0 [N, H, W, C] uint8, classes as arr_1.
 
-The images are read when they are asked for, so that the file may be larger than the memory.
+Images are read one by one, so that the file may be larger than the memory.
 Statistics of upstream's reference batches may stand beside `arr_0` or in its place: `mu` and
 `sigma` of pooled features, `mu_s` and `sigma_s` of spatial ones.
 """
@@ -27,7 +27,7 @@ STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}
 
 
 def is_npz(path: Path) -> bool:
-    """Return whether a path is a file that should be an .npz."""
+    """Return whether a path is a file that is an .npz by its name or its content."""
     return path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of images: from the range of a model to 8 bits, into grids, and back from a file."""
+"""Pictures of 8 bits: from the range of a model, laid out in grids, read back from files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +28,12 @@ def grid(
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
 ) -> Image.Image:
-    """Lay out rows of tiles [H, W, C] uint8 of one size, with an optional caption below each.
+    """Lay out rows of tiles [H, W, C] uint8 of one size.
 
-    Tiles are enlarged to `scale` pixels for each of theirs.
+    Args:
+        rows: rows of tiles.
+        captions: text below each tile; None: no captions.
+        scale: enlargement of the tiles, a whole number.
     """
     height, width = (scale * side for side in rows[0][0].shape[:2])
     band = 14 if captions else 0
@@ -55,12 +58,12 @@ def square_grid(tiles: Sequence[np.ndarray]) -> Image.Image:
 
 
 def scale_of(tile: np.ndarray) -> int:
-    """Return the enlargement, in whole pixels, that gives the captions of tiles room."""
-    return -(-96 // tile.shape[1])  # they need about 60 pixels
+    """Return the enlargement, a whole number, at which captions fit below tiles [H, W, C]."""
+    return -(-96 // tile.shape[1])
 
 
 def read_tile(path: Path) -> np.ndarray:
-    """Return a picture that was written here, [H, W, C] uint8; refuse one damaged since."""
+    """Read a picture of a run, [H, W, C] uint8; a damaged file is a `UserError`."""
     try:
         with Image.open(path) as picture:
             tile = np.array(picture)

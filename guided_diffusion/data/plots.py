@@ -1,4 +1,4 @@
-"""Plots side by side: points [N, 2], each in a colour that it keeps, and curves with marks."""
+"""Plots side by side: points [N, 2], each with its own colour throughout, and marked curves."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import require
 from ..runtime import atomic_files
 
-# The colours of the corners of a set, by (x, y); between them they are mixed.
+# Colours at the corners of a set, by (x, y); colours between them are mixed.
 CORNERS = {
     (0, 0): (0.10, 0.25, 0.85),
     (1, 0): (0.90, 0.15, 0.15),
@@ -41,7 +41,7 @@ def scatter_row(
     Args:
         panels: title -> points [N, 2]; the same row is the same point in each.
         path: file of the PNG.
-        colour: [N, 3], one for all, or None: by position in the first set.
+        colour: colours [N, 3], or one for all; None: by position in the first set.
     """
     first = next(iter(panels.values()))
     colour = colours(first) if colour is None else colour
@@ -66,18 +66,18 @@ def curve_row(
     x_name: str,
     y_name: str,
 ) -> None:
-    """Save curves side by side, with places on each marked by several choosers.
+    """Save curves side by side, with marks on each.
 
     Args:
-        panels: title -> (values at 1..T, {chooser: places of 1..T, or 0 for the start}).
+        panels: title -> (values at 1..T, {label: marked places, 0..T; 0 has the value at 1}).
         path: file of the PNG.
         x_name, y_name: names of the places and of the values.
     """
     figure, axes = _row(len(panels))
-    for axis, (title, (values, choosers)) in zip(axes, panels.items(), strict=True):
+    for axis, (title, (values, marks)) in zip(axes, panels.items(), strict=True):
         axis.set_aspect("auto")
         axis.plot(np.arange(1, len(values) + 1), values, color="0.6")
-        for marker, (name, places) in zip("osv^", choosers.items(), strict=False):
+        for marker, (name, places) in zip("osv^", marks.items(), strict=False):
             heights = values[np.maximum(places, 1) - 1]
             axis.plot(places, heights, marker, label=name, alpha=0.7)
         axis.set(title=title, xlabel=x_name, ylabel=y_name)

@@ -15,7 +15,7 @@ class FolderSettings(Settings):
     data_dir: str = setting("", "folder of training images, searched recursively")
     labels: str = setting(
         "prefix",
-        "what tells the class of an image: prefix: its file name up to the first _; folder: the "
+        "source of the class of an image; prefix: its file name up to the first _; folder: the "
         "folder right below --data_dir",
         choices=LABEL_SOURCES,
     )
@@ -27,11 +27,11 @@ class FolderSettings(Settings):
     random_crop: bool = setting(False, "random instead of centre crops")
 
 
-def task(default: int, what: str) -> Any:
+def task(default: int, help: str) -> Any:
     """Declare the setting for a distribution of points by its number in DDIB."""
     return setting(
         default,
-        f"{what}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 olympic "
+        f"{help}: 0 moons, 1 checkerboard, 2 concentric rings, 3 concentric squares, 4 olympic "
         "(parallel) rings, 5 olympic squares",
         choices=range(6),
     )
@@ -50,12 +50,12 @@ class TissueSettings(Settings):
 
     out_dir: str = setting("", "folder to write to, made where absent")
     severity: float = setting(
-        0.1, "middle of the severities, if not --stages", minimum=0, maximum=1
+        0.1, "middle of the severities, without --stages", minimum=0, maximum=1
     )
     severity_spread: float = setting(
         0.05, "half width of the severities, cut off at 0 and 1", minimum=0, maximum=1
     )
     stages: str = setting("", "a subfolder for each stage, as NAME=SEVERITY,NAME=SEVERITY")
-    num_images: int = setting(500, "tiles, of each stage", minimum=1)
+    num_images: int = setting(500, "tiles per stage", minimum=1)
     image_size: int = setting(64, "side of a tile, pixels", minimum=16)
     seed: int = setting(0, "seed of the first tile; the others count up", minimum=0)

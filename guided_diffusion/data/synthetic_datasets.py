@@ -1,9 +1,9 @@
 """DDIB's six distributions of points in the plane, of mean 0 and variance 1 over both axes.
 
-Points are [N, 2] float64, in an order that follows the curves they lie on; `Synthetic2DDataset`
-has them as float32. The number of a task in DDIB's scripts is the place of its `Synthetic2DType`,
-from 0. Everything random takes a numpy generator; None is numpy's global one, which
-`np.random.seed` sets, as in DDIB.
+Points are [N, 2] float64, in order along the curves that they lie on; `Synthetic2DDataset` holds
+float32. The number of a task in DDIB's scripts is the place of its `Synthetic2DType`, from 0.
+Random functions take a numpy generator; None is numpy's global one, which `np.random.seed` sets,
+as in DDIB.
 
 Reference: Su et al. 2023, "Dual Diffusion Implicit Bridges", https://arxiv.org/abs/2203.08382,
 section 5.1.
@@ -26,7 +26,7 @@ from . import plots
 from .image_datasets import samples_of_batches, shuffled
 
 MOON_NOISE = 0.05  # standard deviation, where a moon's radius is 1
-INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of the concentric, the olympic
+INCREASING, EQUAL = np.array([1, 2, 3]), np.array([1, 1, 1])  # radii of concentric, olympic curves
 
 Rng = np.random.Generator | None
 
@@ -61,7 +61,7 @@ class BaseSampler:
         self.num_objects, self.width = len(self.radii), width
 
     def sample(self, N: int, *, rng: Rng = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
-        """Return normalised points [N, 2], curve by curve and along each, and their curves [N]."""
+        """Return normalised points [N, 2], in order along each curve, and their curves [N]."""
         unit, radius, which = self._draw(N, np.random if rng is None else rng)
         return normalize(unit * radius[:, None] + self.centers[which]), which
 
@@ -100,7 +100,7 @@ class SquareSampler(BaseSampler):
 
 
 class _Concentric(BaseSampler):
-    """Curves about one centre, in bands of `width`, the size of each given, [K]."""
+    """Curves of radii [K] about one centre, in bands of `width`."""
 
     def __init__(self, radii: np.ndarray, width: float = 0.5) -> None:
         super().__init__(radii, np.zeros((len(radii), 2)), width)
@@ -146,7 +146,7 @@ def make_moons(
 
     Args:
         n_samples: number of points.
-        shuffle: whether in a random order; otherwise along the first moon, then along the second.
+        shuffle: whether to return them in random order, instead of along one moon and the other.
         noise: standard deviation of normal noise on each coordinate; None: no noise.
         random_state: seed or source of randomness.
 
@@ -226,8 +226,9 @@ def load_2d_data(
     Args:
         batch_size: points per batch (in training, and per rank).
         shape: the distribution.
-        training: without end, each time round in an order of its own, every rank its own batches;
-            otherwise each point once, as drawn; the last batch may be smaller.
+        training: whether to go on without end, each pass in an order of its own, with other
+            batches on each rank; otherwise each point comes once, and the last batch may be
+            smaller.
         n_samples: number of points that are drawn.
         seed: the base seed.
         start_step: number of batches that a resumed run has seen.

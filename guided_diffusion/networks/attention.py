@@ -13,8 +13,8 @@ because the fused kernels want D to be the innermost dimension.
 
 Standard attention is between all positions. Hybrid attention blends it, head by head, with
 attention inside windows (see `window_grid`). A priority is a set of weights of the blend, named
-after its start: `global` starts with attention between all positions, `local` with windows. A
-network that holds both sets is told by `set_priority` which one to use.
+after its start: `global` starts with attention between all positions, `local` with windows. In a
+network that holds both sets, `set_priority` chooses the one in use.
 """
 
 import math
@@ -29,11 +29,11 @@ from .nn import checkpoint, normalization, zero_module
 from .window_grid import WindowGrid
 
 QKVOrder = Literal["legacy", "new"]
-_ORDERS = get_args(QKVOrder)  # beforehand: torch.compile cannot look into typing before 2.5
+_ORDERS = get_args(QKVOrder)  # here: torch.compile cannot trace get_args before torch 2.5
 Priority = Literal["global", "local"]
 
 KINDS = ("standard", "hybrid")  # attention between all positions, or blended with windows
-# Priorities that a block can hold -> the share of attention in windows that each starts with.
+# Setting -> for each priority that a block then holds, the share of windows that it starts with.
 STARTS: dict[str, dict[Priority, float]] = {
     "global": {"global": 0.0},
     "local": {"local": 1.0},
@@ -66,9 +66,9 @@ def reorder_rows(rows: Tensor, n_heads: int, order: QKVOrder) -> Tensor:
     """Rewrite a projection's weight or bias from one channel order to the other.
 
     Args:
-        rows: [3 * H * D, ...], in `order`; the result is a copy with the same rows elsewhere.
-        n_heads: H.
-        order: order of the rows; the result has the other one.
+        rows: weight or bias [3 * H * D, ...], in `order`; the result is a copy in the other order.
+        n_heads: number of heads, H.
+        order: channel order of `rows`.
     """
     leading = (n_heads, 3) if order == "legacy" else (3, n_heads)
     return rows.unflatten(0, (*leading, -1)).transpose(0, 1).flatten(0, 2)
@@ -89,7 +89,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def attend_in_windows(
     q: Tensor, k: Tensor, v: Tensor, spatial: Sequence[int], window: int, shifted: bool = False
 ) -> Tensor:
-    """Attend between the positions of each window, see `WindowGrid`; arguments as in `attend`."""
+    """Attend inside each window of a grid; for arguments see `attend` and `WindowGrid`."""
     grid = WindowGrid(spatial, window, shifted)
     heads = attend(*(grid.cut(x) for x in (q, k, v)), grid.mask(len(q), q.device))
     return grid.join(heads)
@@ -105,7 +105,7 @@ def count_flops_attn(model: nn.Module, _x: Any, y: Tensor | Sequence[Tensor]) ->
 
     Args:
         model: an attention module that thop gave a `total_ops` tensor.
-        _x: no effect.
+        _x: input of the module; not used.
         y: output of the module [N, C, *spatial], alone or as the first of a sequence.
     """
     n, channels, *spatial = (y if isinstance(y, Tensor) else y[0]).shape
@@ -144,8 +144,9 @@ class HybridAttention(nn.Module):
     """Attention between all positions, blended with attention inside windows.
 
     Maps [N, 3 * H * D, T] to [N, H * D, T]. Its only parameters are `blend` [priorities, H], the
-    share of the windows in each head's result, a number without limits. Where no gradient is asked
-    for and a share is exactly 0 or 1 in all heads, the other kind of attention is not computed.
+    share of the windows in each head's result, which training may move beyond 0 and 1. Where the
+    shares cannot change and are exactly 0 or 1 in all heads, the attention without weight is not
+    computed.
 
     Args:
         n_heads: number of heads, H.
@@ -171,11 +172,11 @@ class HybridAttention(nn.Module):
         self.priorities = tuple(STARTS[priority])
         starts = torch.tensor(list(STARTS[priority].values()))
         self.blend = nn.Parameter(starts[:, None].repeat(1, n_heads))
-        self.row = len(self.priorities) - 1  # the last, `local`, is the one for drawing images
-        self._find_unused()
+        self.row = len(self.priorities) - 1  # priority in use: the last, `local`, draws images
+        self._find_used()
 
     def set_priority(self, priority: Priority) -> None:
-        """Use the weights of this priority; a block without them goes on with those it has."""
+        """Use the weights of this priority, if the block holds them."""
         if priority in self.priorities:
             self.row = self.priorities.index(priority)
 
@@ -184,7 +185,7 @@ class HybridAttention(nn.Module):
         q, k, v = split_heads(qkv, self.n_heads, self.order)
         one_window = max(spatial) <= self.window
         everywhere, nearby = self._used[self.row]
-        if torch.is_grad_enabled() and self.blend.requires_grad:
+        if self.blend.requires_grad and (self.training or torch.is_grad_enabled()):
             # A share of 0 can move only if the windows are computed: they decide its gradient.
             everywhere, nearby = True, True
         if everywhere or one_window:
@@ -200,21 +201,22 @@ class HybridAttention(nn.Module):
             heads = torch.lerp(all_heads, heads, share)
         return merge_heads(heads)
 
-    def _find_unused(self) -> None:
-        # Found once and not in every forward, because reading a share waits for the device.
+    def _find_used(self) -> None:
+        """Find the kinds of attention, (between all, in windows), that each priority needs."""
+        # Not in every forward, because reading a share waits for the device.
         self._used = [(True, True)] * len(self.priorities)
         if not self.blend.is_meta:
             rows = self.blend.detach().tolist()
             self._used = [(any(s != 1 for s in row), any(s != 0 for s in row)) for row in rows]
 
     def train(self, mode: bool = True) -> "HybridAttention":
-        """Switch between training and evaluation, and look at the blend anew (see the class)."""
-        self._find_unused()
+        """Switch between training and evaluation, and read the blend, which may have changed."""
+        self._find_used()
         return super().train(mode)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._find_unused()
+        self._find_used()
 
 
 def priorities_of(network: nn.Module) -> tuple[Priority, ...]:
@@ -223,9 +225,9 @@ def priorities_of(network: nn.Module) -> tuple[Priority, ...]:
 
 
 def set_priority(network: nn.Module, priority: Priority) -> None:
-    """Let a network play a role from now on: `global` encodes a source, `local` decodes a target.
+    """Choose the priority of a network: `global` to encode a source, `local` to decode a target.
 
-    A network that holds one set of weights, or has standard attention, computes as before.
+    A network without weights for it computes as before.
     """
     for module in network.modules():
         if isinstance(module, HybridAttention):
@@ -354,5 +356,5 @@ class AttentionPool2d(nn.Module):
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2)  # [N, C, T + 1], the mean first
         x = x + self.positional_embedding.to(x.dtype)
         q, k, v = split_heads(self.qkv_proj(x), self.num_heads, "new")
-        pooled = merge_heads(attend(q[:, :, :1], k, v))  # the mean's query is the only one read
+        pooled = merge_heads(attend(q[:, :, :1], k, v))  # only the mean asks
         return self.c_proj(pooled).squeeze(2)

@@ -3,7 +3,7 @@
 torch's own kernels for this layout go through the few channels of one group at a time. Compared
 with contiguous images, their backward takes up to fifty times as long, and their forward of small
 images thirty times. Here sums are taken over the positions of all channels at once, in float32,
-and images are worked on in parts that stay in the processor's cache.
+and a batch is cut into parts that stay in the processor's cache.
 
 Shapes: x [N, C, H, W]; a statistic of a group is [N, G], spread over its channels [N, C, 1, 1].
 
@@ -19,11 +19,11 @@ from torch import Tensor
 
 HALVES = (torch.bfloat16, torch.float16)
 _PART = 2**18  # numbers in a part: 1 MB of float32
-_LARGE = 1024  # images of at least so many positions are faster by torch's forward
+_LARGE = 1024  # positions of an image from which torch's own forward is faster
 
 
 def suits(x: Tensor) -> bool:
-    """Tell whether an input is one that this module is made for."""
+    """Return whether an input is a batch of half-precision channels_last images on a CPU."""
     return (
         x.is_cpu
         and x.dtype in HALVES
@@ -55,7 +55,7 @@ class GroupNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives: torch's formula
+        if torch.is_grad_enabled():  # second derivatives need a formula that torch differentiates
             y = F.group_norm(x.float(), ctx.groups, weight, bias, ctx.eps).to(x.dtype)
             dx, dweight, dbias = torch.autograd.grad(y, (x, weight, bias), dy, create_graph=True)
         else:

@@ -1,8 +1,8 @@
-"""Layers and tensor helpers that every network of the package is made of.
+"""Layers and tensor helpers of the networks.
 
-Conventions: activations are [N, C, *spatial] (NCHW for images), pictures lie in [-1, 1]. The
-timestep of an example is what the diffusion process hands over: 0 is the clean end, and values may
-be rescaled or fractional. Layers accept contiguous and channels_last memory alike.
+Conventions: activations are [N, C, *spatial] (NCHW for images), pictures lie in [-1, 1]. Timesteps
+come from the diffusion process: 0 is the clean end, and values may be rescaled or fractional.
+Layers accept contiguous and channels_last memory alike.
 """
 
 import math
@@ -39,12 +39,12 @@ class GroupNorm32(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # `.float()` on the affine terms is free for float32 and saves a model cast by `.half()`.
+        # `.float()` is free for float32, and lets a model that was cast by `.half()` work.
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         if group_norm.suits(x) and weight is not None:
             return group_norm.GroupNorm.apply(x, self.num_groups, weight, bias, self.eps)
-        # The CPU kernel itself takes float32 statistics of a half-precision x, to the same bits.
+        # torch's CPU kernel takes float32 statistics of a half-precision x, bit for bit the same.
         wide = x if x.is_cpu and x.dtype in group_norm.HALVES else x.float()
         # Not F.group_norm, which refuses a single point with one channel to a group.
         return torch.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
@@ -89,11 +89,11 @@ def update_ema(
         target_params: the running averages, changed in place.
         source_params: the current values, in the same order and of the same shapes.
         rate: share of the old average that is kept, in [0, 1].
-        taken: whether to average at all. A bool tensor [] on the parameters' device is obeyed
-            without waiting for it; all parameters must be finite then.
+        taken: whether the optimizer took its step; if not, the averages stay. A bool tensor [] on
+            the parameters' device is not waited for; all parameters must be finite then.
 
     Raises:
-        ValueError: if the two hold different numbers of tensors.
+        ValueError: if there are not as many source as target parameters.
     """
     targets, sources = list(target_params), list(source_params)
     if len(targets) != len(sources):
@@ -106,7 +106,7 @@ def update_ema(
             torch._foreach_mul_(targets, rate)
             torch._foreach_add_(targets, sources, alpha=1 - rate)
             return
-        # Factors of 1 and 0 select: they leave every bit of the average as `rate` alone would.
+        # Not taken: the average times 1, plus 0, is the same to the bit.
         share = taken.to(targets[0].dtype)
         kept = share * rate + (1 - share)
         size = 1 if taken.is_cpu else len(targets)  # a CPU needs no large batches and copies
@@ -165,7 +165,7 @@ def checkpoint(
     The random state is restored when the function is called again.
 
     Args:
-        params: no effect; upstream's names the parameters of func, which autograd finds by itself.
+        params: no effect; upstream lists func's parameters here, which autograd finds by itself.
 
     Reference: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
@@ -210,7 +210,7 @@ class TimestepBlock(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
-    """A sequence that hands the timestep embedding to those children that take one."""
+    """A sequence of modules; the timestep embedding goes to each `TimestepBlock` among them."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for layer in self:

@@ -1,7 +1,7 @@
 """DDIB's network for points of the plane, or for colours: a U-Net of linear layers.
 
-Conventions: points and activations are [N, C] vectors. The timestep of a point is what the
-diffusion process hands over; 0 is the clean end. Parameters are named as in the U-Net.
+Conventions: points and activations are [N, C] vectors. Timesteps come from the diffusion process;
+0 is the clean end. Parameters are named as in the U-Net.
 """
 
 import torch
@@ -55,8 +55,8 @@ class ResBlock(TimestepBlock):
 class SyntheticModel(nn.Module):
     """The denoising network of points.
 
-    As in DDIB, the only skip connection leads from just before the middle block to just after it:
-    what the first layer makes of the points reaches the result through the blocks alone.
+    As in DDIB, the only skip connection leads from just before the middle block to just after it;
+    none starts at the first layer.
 
     Args:
         in_channels: number of coordinates of a point.
@@ -116,7 +116,7 @@ class SyntheticModel(nn.Module):
         self.dtype = torch.float32
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Predict from noisy points [N, in_channels] at [N]: [N, out_channels] in x's dtype."""
+        """Predict from noisy points: [N, in_channels] and [N] -> [N, out_channels], x's dtype."""
         h, emb = x.to(self.dtype), self._embed(timesteps).to(self.dtype)
         for block in self.input_blocks:
             h = block(h, emb)

@@ -1,9 +1,9 @@
 """The networks: a U-Net, its super-resolution variant, and its encoder half as a classifier.
 
-Conventions: pictures are [N, C, H, W] in [-1, 1]. `timesteps` [N] are what the diffusion process
-hands over: 0 is the clean end, and values may be rescaled or fractional. `emb` [N, E] is their
-learned embedding. Attention is placed by downsampling factor: a block at factor `ds` sees feature
-maps of H / ds by W / ds.
+Conventions: pictures are [N, C, H, W] in [-1, 1]. `timesteps` [N] come from the diffusion process:
+0 is the clean end, and values may be rescaled or fractional. `emb` [N, E] is their learned
+embedding. Attention is placed by downsampling factor: a block at factor `ds` sees feature maps of
+H / ds by W / ds.
 
 Reference: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
 https://arxiv.org/abs/2105.05233, section 3; Ho et al. 2020, https://arxiv.org/abs/2006.11239.
@@ -35,7 +35,7 @@ class UNetModel(TimestepUNet):
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             width = int(mult * self.model_channels)
             for i in range(self.num_res_blocks + 1):
-                layers = self._stage(ch + skips.pop(), width, 2**level, self.num_heads_upsample)
+                layers = self._layers(ch + skips.pop(), width, 2**level, self.num_heads_upsample)
                 if level and i == self.num_res_blocks:
                     layers.append(self._resample(width, Upsample))
                 blocks.append(TimestepEmbedSequential(*layers))
@@ -74,7 +74,8 @@ class UNetModel(TimestepUNet):
         """Compute the results of all blocks, in x's dtype; for arguments see `forward`.
 
         Returns:
-            {"down": [the input blocks' [N, C, h, w]], "middle": ..., "up": [the output blocks']}.
+            {"down": list of the input blocks' results [N, C, h, w], "middle": the middle block's,
+            "up": list of the output blocks'}.
         """
         emb = self._condition(x, timesteps, y)
         *down, middle = self._encode(x, emb)
@@ -128,16 +129,17 @@ class SuperResModel(UNetModel):
         Raises:
             ValueError: as `UNetModel.forward`, or if low_res is missing.
         """
-        return super().forward(_beside(x, low_res), timesteps, **kwargs)
+        return super().forward(_join(x, low_res), timesteps, **kwargs)
 
     def get_feature_vectors(
         self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any
     ) -> dict:
         """Compute the results of all blocks, see `UNetModel`; for arguments see `forward`."""
-        return super().get_feature_vectors(_beside(x, low_res), timesteps, **kwargs)
+        return super().get_feature_vectors(_join(x, low_res), timesteps, **kwargs)
 
 
-def _beside(x: Tensor, low_res: Tensor | None) -> Tensor:
+def _join(x: Tensor, low_res: Tensor | None) -> Tensor:
+    """Put the enlarged low_res [N, C, h, w] behind the channels of x: [N, 2 * C, H, W]."""
     if low_res is None:
         raise ValueError("low_res: expected the low-resolution pictures, got None")
     return torch.cat([x, F.interpolate(low_res, x.shape[2:], mode="bilinear")], dim=1)
@@ -150,9 +152,9 @@ class EncoderUNetModel(TimestepUNet):
         image_size: side of x; used by the attention pool only.
         out_channels: number of logits.
         num_heads_upsample: no effect.
-        pool: head that reads the encoder: "adaptive" averages the middle block's result,
-            "attention" attends from its mean, "spatial" and "spatial_v2" run a two-layer network on
-            the averages of all blocks' results.
+        pool: kind of the head: "adaptive" averages the middle block's result, "attention" attends
+            from its mean, "spatial" and "spatial_v2" run a two-layer network on the averages of all
+            blocks' results.
 
     For other arguments see `TimestepUNet`.
 
@@ -201,7 +203,7 @@ class EncoderUNetModel(TimestepUNet):
         else:
             between = [nn.ReLU()] if pool == "spatial" else [normalization(2048), SiLU()]
             layers = [linear(width, 2048), *between, linear(2048, out_channels)]
-        self.out = nn.Sequential(*layers)  # here, for `_build_end` runs before `pool` is known
+        self.out = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """Classify noisy pictures: [N, in_channels, H, W] and [N] -> [N, out_channels] logits.

@@ -1,7 +1,4 @@
-"""Base of the U-Net and the classifier: time embedding, input blocks, middle block, precision.
-
-Conventions are as in `unet`.
-"""
+"""Encoder of the U-Net and of the classifier; for conventions see `unet`."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +23,7 @@ from .nn import (
 
 
 class TimestepUNet(nn.Module):
-    """Base of both networks: time embedding, input blocks, middle block, precision.
+    """Base of the U-Net and the classifier: time embedding, input blocks, middle block, precision.
 
     Args:
         image_size: side of x. The U-Net takes any size that its downsampling divides.
@@ -40,7 +37,7 @@ class TimestepUNet(nn.Module):
         channel_mult: width multiplier of each resolution, finest first.
         conv_resample: resample with a convolution, where resblock_updown does not apply.
         dims: number of spatial dimensions of x.
-        num_classes: condition on labels 0 .. num_classes - 1, unless None.
+        num_classes: number of classes to condition on, by labels from 0; None: no labels.
         use_checkpoint: recompute activations in the backward pass to save memory.
         use_fp16: run the blocks in float16; call `convert_to_fp16` before the first forward.
         num_heads: number of attention heads, where num_head_channels is -1.
@@ -92,10 +89,10 @@ class TimestepUNet(nn.Module):
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.use_scale_shift_norm, self.resblock_updown = use_scale_shift_norm, resblock_updown
         self.use_new_attention_order, self.hybrid = use_new_attention_order, hybrid
-        self._shifts = itertools.cycle((False, True))  # of the windows, block after block
+        self._shifts = itertools.cycle((False, True))  # whether a block's windows are shifted
 
         self.emb_channels = 4 * model_channels
-        first = linear(model_channels, self.emb_channels)  # first in the order of random numbers
+        first = linear(model_channels, self.emb_channels)  # made first: it draws random numbers
         last = linear(self.emb_channels, self.emb_channels)
         self.time_embed = nn.Sequential(first, SiLU(), last)
         if num_classes is not None:
@@ -110,7 +107,7 @@ class TimestepUNet(nn.Module):
         self._build_end()
 
     def _build_end(self) -> None:
-        """Add what follows the middle block."""
+        """Add the layers after the middle block; a hook for subclasses."""
 
     def _build_input_blocks(self) -> tuple[nn.ModuleList, list[int]]:
         widths = [int(mult * self.model_channels) for mult in self.channel_mult]
@@ -118,7 +115,7 @@ class TimestepUNet(nn.Module):
         blocks, channels = [TimestepEmbedSequential(stem)], [widths[0]]
         for level, width in enumerate(widths):
             for _ in range(self.num_res_blocks):
-                layers = self._stage(channels[-1], width, 2**level, self.num_heads)
+                layers = self._layers(channels[-1], width, 2**level, self.num_heads)
                 blocks.append(TimestepEmbedSequential(*layers))
                 channels.append(width)
             if level < len(widths) - 1:
@@ -126,7 +123,8 @@ class TimestepUNet(nn.Module):
                 channels.append(width)
         return nn.ModuleList(blocks), channels
 
-    def _stage(self, channels: int, out: int, ds: int, num_heads: int) -> list[nn.Module]:
+    def _layers(self, channels: int, out: int, ds: int, num_heads: int) -> list[nn.Module]:
+        """Build a residual block, and attention after it at the factors that ask for it."""
         attention = [self._attention(out, num_heads)] if ds in self.attention_resolutions else []
         return [self._res_block(channels, out_channels=out), *attention]
 
@@ -152,7 +150,7 @@ class TimestepUNet(nn.Module):
         )
 
     def set_priority(self, priority: Priority) -> None:
-        """Let the network play a role from now on, see `attention.set_priority`."""
+        """Choose the priority of the network, see `attention.set_priority`."""
         set_priority(self, priority)
 
     def _resample(self, channels: int, kind: type[Upsample] | type[Downsample]) -> nn.Module:
@@ -162,7 +160,7 @@ class TimestepUNet(nn.Module):
 
     @property
     def inner_dtype(self) -> torch.dtype:
-        """Return the dtype of the blocks' weights, by improved-diffusion's name."""
+        """The dtype of the blocks' weights, by improved-diffusion's name."""
         return next(self.input_blocks.parameters()).dtype
 
     def _float16_parts(self) -> list[nn.Module]:

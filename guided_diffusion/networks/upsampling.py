@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LARGE = 256  # maps of at least so many positions are faster in the merged form on a CPU
+_LARGE = 256  # positions of a map from which the merged form is faster on a CPU
 
 
 def double(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def double(x: Tensor) -> Tensor:
 def convolve_doubled(conv: nn.Module, x: Tensor) -> Tensor:
     """Compute conv(double(x)) for a convolution of kernel size 3 and padding 1.
 
-    On a CPU, large images are convolved in the merged form; the result is equal up to rounding.
+    On a CPU, large images take the merged form; the result is equal up to rounding.
     """
     if not (x.is_cpu and x.ndim == 4 and x.shape[2] * x.shape[3] >= _LARGE):
         return conv(double(x))

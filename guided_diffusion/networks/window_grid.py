@@ -54,19 +54,20 @@ class WindowGrid:
         return x[:, :, : self.spatial[0], : self.spatial[1]].flatten(2, 3)
 
     def mask(self, count: int, device: torch.device) -> Tensor | None:
-        """Return which positions of a window of N = `count` maps see one another; None if all do.
+        """Compute the mask of attention inside the windows of N = `count` maps.
 
         Returns:
-            Bool mask [N * windows, 1, window * window, window * window].
+            Bool mask [N * windows, 1, window * window, window * window], true where a position
+            sees another; None: each sees all of its window.
         """
         if self.padded == list(self.spatial) and not any(self.starts):
             return None
-        number = self._cut_padded(self._numbers(device)[None, None, :, :, None])[:, 0, :, 0]
+        number = self._cut_padded(self._window_numbers(device)[None, None, :, :, None])[:, 0, :, 0]
         together = number[:, :, None] == number[:, None, :]
         return together.expand(count, *together.shape).flatten(0, 1)[:, None]
 
-    def _numbers(self, device: torch.device) -> Tensor:
-        # Number of the window of each position [padded height, padded width]; -1: padding.
+    def _window_numbers(self, device: torch.device) -> Tensor:
+        """Number the window of each position, [padded height, padded width]; -1: padding."""
         numbers = []
         for side, length, start in zip(self.spatial, self.padded, self.starts, strict=True):
             place = torch.arange(length, device=device)

@@ -1,1 +1,1 @@
-"""What commands run on: ranks, the run folder, whole files, random streams, devices, the log."""
+"""The runtime of commands: ranks, run folders, files, random streams, devices, the log."""

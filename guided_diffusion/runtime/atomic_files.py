@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside, fsynced, then renamed."""
+"""Files that appear whole or not at all: written to a temporary name, fsynced, then renamed."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
 
 def write_if_changed(path: Path, content: bytes) -> None:
-    """Write a file whole, unless it holds just that already."""
+    """Write a file whole, unless it holds the same bytes already."""
     if not path.exists() or path.read_bytes() != content:
         with atomic_write(path) as file:
             file.write(content)
@@ -42,7 +42,7 @@ def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
     Args:
         file: file that is open for writing.
         size: size in bytes.
-        elsewhere: end of the message, which says what puts the file on another disk.
+        elsewhere: end of the error message, advice on how to use another disk.
 
     Raises:
         UserError: if the disk has no room for it.
@@ -61,7 +61,7 @@ def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
 
 
 def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
-    """Create an .npy file of zeros, which is there at its full size or not at all.
+    """Create an .npy file of zeros, which appears at its full size or not at all.
 
     Raises:
         UserError: if the disk has no room for it.
@@ -77,7 +77,7 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write to where there is none, once for all ranks.
+    """Make a folder where there is none, and check that it can be written to, on rank 0 for all.
 
     Raises:
         UserError: if nothing can be written there.
@@ -95,14 +95,14 @@ def make_folder(folder: Path) -> None:
 
 
 def refuse_unwritable(out: str, replacing: bool = True) -> None:
-    """Stop if the file of `--out` could not be written at the end; leaves nothing behind.
+    """Refuse a file for `--out` that could not be written at the end; leave no file behind.
 
     Args:
-        out: path of the file; empty: none.
-        replacing: whether it will be written beside and renamed, or appended to if it is there.
+        out: path of the file; empty: no file.
+        replacing: whether `atomic_write` will write it; otherwise an existing file is appended to.
 
     Raises:
-        UserError: naming the flag.
+        UserError: if it could not be written.
     """
     path = Path(out)
     try:

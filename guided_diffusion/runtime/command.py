@@ -1,4 +1,4 @@
-"""How a command starts and ends: settings, ranks, mistakes in one line, exit codes, signals."""
+"""Start and end of a command: settings, ranks, mistakes in one line, exit codes, signals."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from ..config.settings import Settings, defaults, free_settings, joined
 from ..errors import UserError
 from . import dist_util, logger
 
-INTERRUPTED = 130  # exit code, as shells have it
+INTERRUPTED = 130  # exit code, as in shells
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
 AT_ONCE = (
@@ -24,11 +24,11 @@ AT_ONCE = (
 
 
 class StopSignal:
-    """Whether Ctrl-C or a batch system has asked this process to end, inside its `with` block.
+    """A record of requests to end, by Ctrl-C or a batch system, inside a `with` block.
 
     The first request is noted, so that the work at hand can be finished and saved. A second one
     changes nothing, as batch systems send theirs twice and people press Ctrl-C twice; a third one
-    ends the process at once.
+    ends the process at once. `asked` is true from the first request on.
     """
 
     def __init__(self) -> None:
@@ -54,8 +54,7 @@ def reported(interrupted: str = GOES_ON) -> Iterator[None]:
     """Turn mistakes of the user into one line on stderr and exit code 2, and clean up at the end.
 
     Args:
-        interrupted: line for an interruption; it says whether the command goes on from what is
-            there.
+        interrupted: line printed on an interruption, which tells what the same command would do.
     """
     try:
         yield
@@ -80,15 +79,15 @@ def reported(interrupted: str = GOES_ON) -> Iterator[None]:
 class Command:
     """A command: its settings, and the frame in which its body runs.
 
-    Call it with words, or without for those of the command line. It parses them, joins the other
-    ranks if it has a setting `device`, runs the body on typed settings, and cleans up.
+    A call parses arguments, joins the other ranks if there is a setting `device`, runs the body on
+    typed settings, and cleans up.
 
     Args:
-        body: takes an instance of each group of settings; its annotations name the groups.
-        overrides: {name: default} of this command where it differs from its groups.
-        sets: {name: defaults} that a flag `--defaults` chooses from.
-        interrupted: line for an interruption.
-        description: what help says first; empty: the docstring of the body's module.
+        body: function of one instance per group of settings; its annotations name the groups.
+        overrides: {name: default} where this command differs from its groups.
+        sets: {name: defaults}, the choices of a flag `--defaults`, see `create_parser`.
+        interrupted: line printed on an interruption.
+        description: text at the head of the help; empty: the docstring of the body's module.
 
     Attributes:
         name: name of the command, which run folders record.
@@ -112,7 +111,7 @@ class Command:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """{name: default} of all settings, as their groups have them."""
+        """{name: default} of all settings, before the overrides."""
         return defaults(*self.groups)
 
     @property
@@ -131,11 +130,11 @@ class Command:
         )
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-        """Return an instance of each group of settings, read from words."""
+        """Parse arguments into one instance per group of settings."""
         return parse(argv, self.description, *self.groups, overrides=self.overrides, sets=self.sets)
 
     def __call__(self, argv: Sequence[str] | None = None) -> None:
-        """Run the command; words are those of the command line by default."""
+        """Run the command on arguments; None: `sys.argv[1:]`."""
         with reported(self.interrupted):
             settings = self.parse(argv)
             devices = [group.device for group in settings if hasattr(group, "device")]
@@ -145,5 +144,5 @@ class Command:
 
 
 def command(**options: Any) -> Callable[[Callable[..., None]], Command]:
-    """Make a command of the function below; see `Command` for the options."""
+    """Decorate a function so that it becomes a `Command`, with its options."""
     return lambda body: Command(body, **options)

@@ -1,4 +1,4 @@
-"""The ranks of a program: this one's place among them, its device, and what they tell each other.
+"""The ranks of a program: their launch, the device of this one, and messages between them.
 
 Four launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun),
 Slurm's srun and none. MPI is imported only where an MPI launcher started several ranks, and only
@@ -28,17 +28,17 @@ import torch.distributed as dist
 from ..errors import ArgumentError, UserError
 
 T = TypeVar("T")
-_LEAVE_WITHIN = 60.0  # seconds in which ranks that are done wait for one another
+_LEAVE_WITHIN = 60.0  # seconds for which a rank that is done waits for the others
 # Upstream's constants, which programs read or set; devices are chosen by LOCAL_RANK here, and
 # joining is not tried again.
 GPUS_PER_NODE, SETUP_RETRY_COUNT = 8, 3
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
 _MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
-_SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # of batch scripts and interactive shells: one task each
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_PORTS = range(12000, 32000)  # below those that systems hand out by themselves
+_SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # first step id of batch scripts and shells, one task each
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt in glibc's malloc.h
+_PORTS = range(12000, 32000)  # below the ports that systems hand out by themselves
 
-_store: dist.Store | None = None  # of the counters
+_store: dist.Store | None = None  # holds the counters
 _device: th.device | None = None
 
 
@@ -49,7 +49,7 @@ def launcher() -> str:
     slurm = _slurm_place()
     for names in _MPI:
         place = tuple(int(os.environ.get(name) or 0) for name in names)
-        # srun may speak PMI too, and then of the same ranks; mpirun under Slurm counts its own.
+        # srun may set these too, to its own place; mpirun under Slurm sets another.
         if place[1] > 1 and names[0] in os.environ and place != slurm:
             return "mpi"
     return "slurm" if slurm and slurm[1] > 1 else "none"
@@ -74,27 +74,27 @@ def setup_dist(*, device: str = "") -> None:
         device: name of the device; empty: cuda where there is one.
 
     Raises:
-        UserError: if MPI launched several ranks but no MPI library can be loaded, if Slurm did
-            but tells of no node, or the device does not exist.
+        UserError: if an MPI launcher started several ranks but MPI cannot be loaded, if Slurm
+            started them but names no node, or if the device does not exist.
     """
     global _store
     if dist.is_initialized():
         return
-    how = launcher()
-    if how == "mpi":
+    started_by = launcher()
+    if started_by == "mpi":
         _agree_through_mpi()
-    elif how == "slurm":
+    elif started_by == "slurm":
         _agree_through_slurm()
     _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     keep_freed_memory()
     backend = "nccl" if dev().type == "cuda" and dist.is_nccl_available() else "gloo"
-    if how == "none":  # a store in memory: no port that two such processes could fight over
+    if started_by == "none":  # a store in memory: no port that another process could want
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         return
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # Ranks that each start a thread per core slow one another down many times over; srun binds its
     # tasks to cores itself.
-    if how != "slurm" and neighbours > 1 and "OMP_NUM_THREADS" not in os.environ:
+    if started_by != "slurm" and neighbours > 1 and "OMP_NUM_THREADS" not in os.environ:
         th.set_num_threads(max(1, cores() // neighbours))
     # The group's store is made here, since torch would keep it to itself.
     store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
@@ -107,7 +107,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, up to 2 GiB, for what it allocates next.
 
     glibc hands large blocks back to the system, which clears each page anew for the next tensor:
-    on a CPU that took a third of a forward of 10 images. Without glibc nothing is changed.
+    on a CPU that took a third of a forward of 10 images. Without glibc this does nothing.
 
     Reference: mallopt(3).
     """
@@ -115,8 +115,8 @@ def keep_freed_memory() -> None:
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    # Blocks above are pages of their own. Before version 2.35 no more than 32 MiB can be asked.
-    _ = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
+    if not mallopt(_MMAP_THRESHOLD, 2**30):  # larger blocks go back at once
+        mallopt(_MMAP_THRESHOLD, 2**25)  # the most before glibc 2.35
 
 
 def _agree_through_mpi() -> None:
@@ -143,7 +143,7 @@ def _agree_through_mpi() -> None:
 
 
 def _agree_through_slurm() -> None:
-    # MASTER_ADDR and MASTER_PORT of a job script go first, as is the custom.
+    # MASTER_ADDR and MASTER_PORT of a job script win, as is the custom.
     env, (rank, size) = os.environ, _slurm_place()
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or ""
     # One machine needs no name resolution.
@@ -166,7 +166,7 @@ def _agree_through_slurm() -> None:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of Slurm's short form of a list, n01 of "n[01-03,7],gpu2"."""
+    """Return the first host of a node list in Slurm's short form: n01 for "n[01-03,7],gpu2"."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)[0]
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
 
@@ -234,10 +234,10 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 
 def once(action: Callable[[], T]) -> T:
-    """Do something on rank 0 for all ranks, and return its result on each.
+    """Run an action on rank 0 alone, and return its result on every rank.
 
     Raises:
-        UserError: on every rank, where the action raised it on rank 0.
+        UserError: on every rank, if the action raised it.
     """
     result, problem = broadcast_object(_attempt(action) if rank() == 0 else (None, None))
     if problem:
@@ -246,10 +246,10 @@ def once(action: Callable[[], T]) -> T:
 
 
 def everywhere(action: Callable[[], T]) -> T:
-    """Do something on every rank, and return each one's own result.
+    """Run an action on every rank, and return the result of this one.
 
     Raises:
-        UserError: on every rank, where the action raised it on any.
+        UserError: on every rank, if the action raised it on any.
     """
     result, problem = _attempt(action)
     for found in Ranks().gather(problem):
@@ -259,7 +259,7 @@ def everywhere(action: Callable[[], T]) -> T:
 
 
 class Ranks:
-    """All ranks, with the part of an MPI communicator's interface that the logger uses."""
+    """All ranks, as the part of an MPI communicator that the logger uses."""
 
     @property
     def rank(self) -> int:
@@ -275,9 +275,9 @@ class Ranks:
 
 
 class Counter:
-    """A number that all ranks add to, one at a time and without waiting for one another.
+    """A number that all ranks add to, without waiting for one another.
 
-    Every rank creates it, at the same place of the program.
+    Every rank creates it, at the same point of the program.
     """
 
     _created = itertools.count()
@@ -314,8 +314,8 @@ def cleanup() -> None:
         return
     gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
     if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
-        # A rank that leaves well before another makes torch abort one of them now and then. Not
-        # for ever, since another may have failed; one that has failed itself does not wait.
+        # Ranks leave together, since torch sometimes aborts one where another left well before.
+        # The wait has an end, as another rank may have failed; a failed one does not wait.
         deadline = time.monotonic() + _LEAVE_WITHIN
         with contextlib.suppress(RuntimeError):  # the host of the store has left
             here = _store.add("leaving", 1)
@@ -349,6 +349,6 @@ def sync_params(params: Iterable[th.Tensor]) -> None:
     if world_size() > 1:
         with th.no_grad():
             for param in params:
-                sent = param.contiguous()  # what is sent is the memory, in this order on all ranks
+                sent = param.contiguous()  # memory is sent as it lies: on all ranks in one order
                 dist.broadcast(sent, 0)
                 param.copy_(sent)

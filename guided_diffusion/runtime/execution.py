@@ -10,14 +10,14 @@ import torch as th
 
 from ..errors import ArgumentError
 
-# Shapes of inputs, both networks together, that torch compiles for before it gives up.
+# Input shapes, of both networks together, that torch compiles for before it gives up.
 _SHAPES = 64
-_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what torch looks for
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # where torch looks for another than g++
 
 
 @functools.cache
 def settle_precision(precision: str, device: th.device) -> str:
-    """Return "fp32" or "bf16" for a precision: what `auto` comes to on this machine."""
+    """Return "fp32" or "bf16" for a precision; for `auto`, the hardware decides."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -32,8 +32,8 @@ def training_layout(
 ) -> tuple[th.memory_format, th.memory_format]:
     """Return the memory layouts in which a network and its images are trained.
 
-    Tensor cores compute half precision in channels_last. So do the units of a CPU, whose
-    convolutions lay out weights as they like; in float32 neither gains.
+    Half precision is faster in channels_last, on tensor cores and on CPUs; CPU kernels lay out
+    weights by themselves. In float32 neither gains.
     """
     cuda, half = device_type == "cuda", precision == "bf16"
     network = cuda and (half or use_fp16)
@@ -50,7 +50,7 @@ def to_train(
 
 
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
-    """Return the context in which a network of a precision, which may be `auto`, runs."""
+    """Return the context in which a network runs in a precision, which may be `auto`."""
     half = settle_precision(precision, device) == "bf16"
     return th.autocast(device.type, dtype=th.bfloat16, enabled=half)
 
@@ -70,8 +70,8 @@ def compiled(module: th.nn.Module, asked: bool, *, static: bool = False) -> th.n
     Args:
         module: module on its device.
         asked: whether to compile.
-        static: whether to compile for each shape of input alone, as few will come. On a GPU each
-            is a CUDA graph, whose next call overwrites what the last one returned.
+        static: whether to compile anew for each shape of input, for inputs of few shapes. On a GPU
+            each becomes a CUDA graph, and a call overwrites the result of the call before.
 
     Raises:
         UserError: if there is no C++ compiler.

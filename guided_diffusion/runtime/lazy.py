@@ -10,13 +10,13 @@ from typing import Any
 
 
 class LazyModule(types.ModuleType):
-    """Stands for a module until something in it is asked for.
+    """A stand-in for a module, which is imported when something in it is first used.
 
     Args:
         name: full name of the module.
 
     Raises:
-        ImportError: when it is first used, where it is not installed.
+        ImportError: at the first use, if the module is not installed.
     """
 
     def __getattr__(self, attribute: str) -> Any:

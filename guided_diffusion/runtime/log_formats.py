@@ -1,7 +1,7 @@
-"""Formats that a log is written in: rows of key-value pairs, lines of text.
+"""Formats of logs: rows of key-value pairs, and lines of text.
 
-stdout, log (log.txt), csv (progress.csv), json and jsonl (one JSON object per line in
-progress.json or progress.jsonl), tensorboard.
+The formats are stdout, log (log.txt), csv (progress.csv), json and jsonl (one JSON object per line
+in progress.json or progress.jsonl), and tensorboard.
 """
 
 import csv
@@ -17,7 +17,7 @@ _LONGEST = 40  # letters of a key or a value in a table
 
 
 class UnknownFormatError(UserError):
-    """A log format of another name, as OPENAI_LOG_FORMAT may give."""
+    """A log format that does not exist, as OPENAI_LOG_FORMAT may name it."""
 
 
 class KVWriter:
@@ -55,7 +55,7 @@ class _FileFormat(KVWriter):
 
 
 class HumanOutputFormat(KVWriter, SeqWriter):
-    """Tables and lines for people; to a file name or an open text file."""
+    """Tables and lines for people, appended to the file of a name or to an open text file."""
 
     def __init__(self, filename_or_file: str | TextIO) -> None:
         self.owned = isinstance(filename_or_file, str)
@@ -108,7 +108,7 @@ class CSVOutputFormat(_FileFormat):
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         if new := sorted(kvs.keys() - set(self.keys)):
-            # Into a file beside it that then takes its place: a kill in between loses no row.
+            # Written to another file that then takes its place: a kill in between loses no row.
             self.file.seek(0)
             rows = [row + [""] * len(new) for row in list(csv.reader(self.file))[1:]]
             self.keys += new

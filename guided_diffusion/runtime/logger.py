@@ -1,7 +1,7 @@
 """Key-value logging with upstream's interface: a current logger that writes to several formats.
 
-`logkv` notes the last value of a key, `logkv_mean` averages what it is given, `dumpkvs` writes a
-row to every format and starts the next.
+`logkv` notes the last value of a key, `logkv_mean` the mean of several, `dumpkvs` writes a row to
+every format and starts the next.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from typing import Any
 from .log_formats import HumanOutputFormat, KVWriter, SeqWriter, make_output_format
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
-MOST_DEFERRED = 1000  # what they hold takes memory
+MOST_DEFERRED = 1000  # actions, which hold memory
 
 
 class Logger:
     """Collects key-value pairs and writes them, and lines of text, to its formats.
 
-    The functions of this module say what its methods do; they call those of the current logger.
+    For its methods see the functions of this module, which call them on the current logger.
     """
 
     DEFAULT: "Logger | None" = None
@@ -46,7 +46,7 @@ class Logger:
             self.settle()
 
     def settle(self) -> None:
-        """Do what was put off."""
+        """Run the deferred actions."""
         actions, self.deferred = self.deferred, []
         for action in actions:
             action()
@@ -130,14 +130,14 @@ def configure(
     comm: Any = None,
     log_suffix: str = "",
 ) -> None:
-    """Make a new current logger, which says where it logs.
+    """Make a new current logger, and log its folder.
 
     Args:
         dir: folder of the log files; else OPENAI_LOGDIR, else a dated temporary folder.
         format_strs: names of formats; else OPENAI_LOG_FORMAT, else stdout, log and csv on
             rank 0 and log alone on other ranks.
         comm: an MPI communicator over which rows are averaged.
-        log_suffix: put into the file names; ranks above 0 add their own.
+        log_suffix: suffix of the file names; ranks above 0 add their number.
     """
     stamp = datetime.datetime.now().strftime("openai-%Y-%m-%d-%H-%M-%S-%f")
     dir = dir or os.getenv("OPENAI_LOGDIR") or os.path.join(tempfile.gettempdir(), stamp)

@@ -1,7 +1,7 @@
 """Results of many images on disk while they are made: one record per image, in one file.
 
-All ranks write to the file. A killed run leaves it behind, and the same command makes only what is
-missing in it.
+All ranks write to the file. A killed run leaves it behind, and the same command makes only the
+missing records.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
 def fill(
     path: Path, fields: Sequence[tuple], count: int, batch_size: int, make: Make
 ) -> Iterator[np.memmap]:
-    """Make a record for each of 0..count-1 that has none, on all ranks.
+    """Make the records among 0..count-1 that are missing, on all ranks.
 
     Every rank iterates to the end. Record i must depend on i alone, not on its batch.
 
     Args:
-        path: the .npy file; the caller removes it in the end.
+        path: path of the .npy file, which the caller removes in the end.
         fields: name, type and shape of each field of a record, as numpy takes them.
         count: number of records, the `--num_samples` of the command.
         batch_size: records per call of `make`.
-        make: takes n indices, returns {field: [n, ...]}.
+        make: function of n indices that returns {field: values [n, ...]}.
 
     Yields:
-        all records, after each batch of this rank; records made so far by any rank are "finished",
-        and in the end, for which every rank waits, all are.
+        All records, after each batch of this rank. Their field "finished" is true for the records
+        that any rank has made so far; before the last yield, all ranks wait until all are made.
 
     Raises:
         UserError: if the disk has no room.

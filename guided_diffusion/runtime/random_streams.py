@@ -10,11 +10,10 @@ from ..errors import ArgumentError
 
 
 class Stream(enum.IntEnum):
-    """What random numbers are drawn for; each purpose has a stream of its own.
+    """Purposes of random numbers; each has a stream of its own.
 
-    The values decide the results of runs, so they never change. That some purposes share a value
-    is historic and does no harm, because no command draws for two of these. A new purpose takes a
-    free value.
+    The values decide the results of runs, so they never change. Some purposes share a value, which
+    does no harm, because no command draws for two of them. A new purpose takes a free value.
     """
 
     # The drawing of one tissue tile, whose seed is its own: (seed, stream).
@@ -58,8 +57,8 @@ def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
     Args:
         seed: base seed, at least 0.
         stream: purpose of the draws.
-        *index: numbers that tell draws of one purpose apart, such as a step's and an image's; a
-            last one of 0 gives the same generator as none.
+        *index: numbers that tell draws of one purpose apart, such as the numbers of a step and an
+            image; a last number of 0 gives the same generator as none.
 
     Raises:
         UserError: if the base seed is negative.
@@ -71,7 +70,7 @@ def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
 
 
 class ImageNoise:
-    """Standard normal noise, each image's share of it a function of its own index alone.
+    """Standard normal noise; the noise of an image is a function of its own index alone.
 
     Args:
         seed: base seed.

@@ -1,4 +1,4 @@
-"""The run folder: what was asked (`args.json`), and with which versions.
+"""The run folder, and its record `args.json` of the settings and versions of the run.
 
 To resume a run, run the same command again; a folder that was made by other flags is refused.
 """
@@ -21,8 +21,9 @@ from ..errors import ArgumentError, UserError, blame
 from . import atomic_files, dist_util, logger
 
 RECORD = "args.json"
-PATHS = ("_dir", "_path", "_model", "_checkpoint")  # ends of the names of flags that name a place
-WEIGHTS = ".sha256"  # end of the names under which a record tells the weights of its models
+PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
+WEIGHTS = ".sha256"  # ending of the names of entries that hold the digest of a model's weights
+PER_STEP = "batch_size x processes"  # name of the entry that holds the examples per step
 
 
 def versions() -> dict[str, str]:
@@ -34,9 +35,10 @@ def versions() -> dict[str, str]:
 def default_folder(
     name: str, asked: Mapping[str, Any], free: Collection[str], defaults: Mapping[str, Any]
 ) -> Path:
-    """Return results/<name>_<digest of the settings that decide>: a folder for each choice.
+    """Return the folder results/<name>_<digest of the settings>.
 
-    Free settings do not decide, nor do settings at their defaults: one more changes no folder.
+    Free settings and settings at their defaults do not enter the digest, so that a new setting
+    changes no folder.
     """
     fixed = {
         setting: value
@@ -58,10 +60,10 @@ class RunFolder:
     Attributes:
         path: the folder, which need not exist.
         command: name of the command.
-        asked: {name: value} of all that decides what the run makes, as args.json records it.
+        asked: {name: value} of all settings and weights, as args.json records them.
         free: names among them that may differ when the run is continued.
-        older: {name: value} that hold for a record without the name, made before there was one.
-        advice: what else a user can do where a record differs.
+        older: {name: value} of entries that older records lack.
+        advice: end of the message where a record differs: what else a user can do.
     """
 
     path: Path
@@ -72,7 +74,7 @@ class RunFolder:
     advice: str = ""
 
     def refuse_other_run(self) -> None:
-        """Stop if the folder holds a run that was asked otherwise; writes nothing.
+        """Refuse a folder that holds a run of other settings; writes nothing.
 
         Raises:
             UserError: naming each difference.
@@ -90,24 +92,24 @@ class RunFolder:
             if name in before and name not in self.free and not _same(name, before[name], value)
         }
         if differing:
-            alike = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
+            kind = "weights" if all(name.endswith(WEIGHTS) for name in differing) else "flags"
             raise ArgumentError(
                 "out_dir",
-                f"{self.path} holds a run of other {alike} ({'; '.join(differing.values())}); "
-                f"give the same {alike} to continue it, or another folder{self.advice}",
+                f"{self.path} holds a run of other {kind} ({'; '.join(differing.values())}); "
+                f"give the same {kind} to continue it, or another folder{self.advice}",
             )
 
     def claim(self, **resolved: Any) -> None:
-        """Make the folder ours: write args.json, or check that it asks for the same.
+        """Write args.json into the folder, or check that the one there has the same settings.
 
-        Call it when nothing can go wrong any more, so that a mistake leaves no folder behind.
+        Call it after all other checks, so that a mistake leaves no folder behind.
 
         Args:
-            **resolved: what settings came to on this machine, such as the precision for `auto`;
-                recorded beside what was asked.
+            **resolved: values that settings such as the precision `auto` took on this machine;
+                recorded beside the settings.
 
         Raises:
-            UserError: if the folder holds a run that was asked otherwise.
+            UserError: if the folder holds a run of other settings.
         """
         record = {"script": self.command, "args": dict(self.asked), "resolved": resolved}
         record["versions"] = versions()
@@ -143,8 +145,8 @@ def output_folder(out_dir: str, default: str | Path) -> Path:
 
 
 def _remove_partial_files(folder: Path) -> None:
-    # What `atomic_write` was at when an earlier run was killed. A folder below with an args.json
-    # of its own is another run, which may be writing right now.
+    # `atomic_write` leaves them when a run is killed. A folder below with an args.json of its own
+    # is another run, which may be writing right now.
     for place, folders, names in os.walk(folder):
         if RECORD in names and Path(place) != folder:
             folders.clear()
@@ -153,11 +155,8 @@ def _remove_partial_files(folder: Path) -> None:
             Path(place, name).unlink(missing_ok=True)
 
 
-PER_STEP = "batch_size x processes"  # entry of a record: examples per step of all ranks
-
-
 def difference(name: str, before: Any, now: Any) -> str:
-    """Say how an entry of a record differs, in words of the flags that the user knows."""
+    """Describe how an entry of a record differs, in terms of the flags that the user knows."""
     owner, _, flag = name.rpartition(".")
     role, _, stage = owner.partition(".")
     model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"

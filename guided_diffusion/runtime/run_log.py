@@ -27,7 +27,7 @@ def open_run_log(out_dir: Path, *, together: bool = True) -> None:
 def drop_later_rows(out_dir: Path, done: int) -> None:
     """Drop the rows of later steps, which will be done again, from the progress files of a run.
 
-    A last row that a kill cut short goes too; what has no step that can be read stays.
+    A last row that a kill cut short goes too; rows without a readable step stay.
 
     Args:
         out_dir: the run folder, no log open in it.
@@ -42,7 +42,7 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
 
 
 def _step(line: bytes, header: bytes, suffix: str) -> float:
-    # nan, which is beyond nothing, where there is none.
+    # nan, which is not above any number, where no step can be read.
     with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
         if suffix != ".csv":
             return float(json.loads(line)["step"])

@@ -1,4 +1,4 @@
-"""Settings that every command has: where a run lives, and how it computes."""
+"""Settings that most commands share: seed, run folder, device and precision."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class RunSettings(SeedSettings):
 
 @dataclasses.dataclass(frozen=True)
 class DeviceSettings(Settings):
-    """Where networks compute."""
+    """Device of networks."""
 
     device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one", free=True)
 

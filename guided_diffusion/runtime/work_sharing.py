@@ -1,6 +1,6 @@
-"""Work for many ranks: items in batches, which each rank takes as it finishes the one before.
+"""Work for many ranks: batches of items, one after another taken by the rank that is free.
 
-What comes of an item must not depend on its batch or its rank.
+The result of an item must not depend on its batch or its rank.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
-    """Return 0..count-1 in batches of at most `batch_size`, which several ranks can take by turns.
+    """Cut 0..count-1 into batches of at most `batch_size`, for several ranks to take in turn.
 
-    A batch is at most a rank's share of what is left, so that the last ones are small and all
-    ranks end at about the same time (guided self-scheduling).
+    A batch is at most a rank's share of the rest, so that the last ones are small and all ranks
+    end at about the same time (guided self-scheduling).
     """
     batches, rest = [], list(range(count))
     while rest:
@@ -28,11 +28,11 @@ def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
 class SharedBatches(Generic[T]):
     """Batches of items for this rank, which takes another whenever it has done one.
 
-    Every rank creates it, at the same place of the program, and iterates once.
+    Every rank creates it, at the same point of the program, and iterates once.
 
     Args:
-        items: what all ranks together are to do.
-        batch_size: items of a batch at most.
+        items: items of all ranks together.
+        batch_size: largest number of items in a batch.
     """
 
     def __init__(self, items: Sequence[T], batch_size: int) -> None:
@@ -41,7 +41,7 @@ class SharedBatches(Generic[T]):
         self.taken = dist_util.Counter()
 
     def __len__(self) -> int:
-        """Return how many batches a rank gets if all are equally fast."""
+        """Return the number of batches that a rank gets if all are equally fast."""
         return -(-len(self.batches) // dist_util.world_size())
 
     def __iter__(self) -> Iterator[list[T]]:

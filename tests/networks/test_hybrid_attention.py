@@ -159,6 +159,17 @@ def test_a_branch_without_weight_is_not_computed(calls):
     assert lengths("global", (2, 2)) == [4]  # all positions are one window
 
 
+def test_a_block_in_training_follows_its_optimizer_without_gradients_too():
+    block = HybridAttention(2, "legacy", 2, False, "global")
+    qkv = torch.randn(1, 24, 16)
+    with torch.no_grad():
+        before = block(qkv, (4, 4))
+        block.blend.fill_(0.5)  # as an optimizer moves it
+        without = block(qkv, (4, 4))
+    torch.testing.assert_close(without, block(qkv, (4, 4)).detach())
+    assert not torch.allclose(without, before)
+
+
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_the_other_channel_order_computes_the_same(priority):
     model = hybrid(priority)
