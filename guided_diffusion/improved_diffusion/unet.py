@@ -1,6 +1,6 @@
 """The networks with improved-diffusion's arguments: no image size, and heads by number alone.
 
-State dicts are those of guided-diffusion's networks in the legacy order of channels.
+Their state dicts fit guided-diffusion's networks with the legacy attention order.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from ..unet import *
 
 
 class QKVAttention(unet.QKVAttentionLegacy):
-    """Attention of one head, [N, 3 * C, T] -> [N, C, T]; heads go into N."""
+    """Attention of one head, [N, 3 * C, T] -> [N, C, T]; several heads are laid along N."""
 
     def __init__(self) -> None:
         super().__init__(n_heads=1)
