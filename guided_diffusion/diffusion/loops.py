@@ -7,7 +7,7 @@ sampler (`sample` and `pred_xstart`). Nothing is computed before the first item 
 Depths: a partial walk is given by `diffway_start` and `diffway_end`, which cut the list of
 timesteps 0 .. T - 1 as a Python slice does. So a walk between depth 0 and depth d makes d moves.
 
-Arguments that methods share, besides those of `reverse_process`:
+Arguments that methods share, besides the shared arguments of `reverse_process`:
     shape: (N, C, H, W) of the noise that is drawn.
     noise: states to start sampling from, in place of `shape`; drawn if None.
     image: [N, C, H, W] in [-1, 1], or states that an earlier walk reached.

@@ -70,15 +70,13 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
     """
     if not isinstance(section_counts, str):
         counts = list(section_counts)
-    elif not section_counts.startswith("ddim"):
-        counts = _parse_counts(section_counts)
     else:
         counts = _parse_counts(section_counts.removeprefix("ddim"))
-        if len(counts) != 1:
-            raise ValueError(
-                f"timestep respacing: expected one number after ddim, found {section_counts!r}"
-            )
-        return _ddim_timesteps(num_timesteps, counts[0])
+        if section_counts.startswith("ddim"):
+            if len(counts) != 1:
+                expected = "expected one number after ddim"
+                raise ValueError(f"timestep respacing: {expected}, found {section_counts!r}")
+            return _ddim_timesteps(num_timesteps, counts[0])
     size, longer = divmod(num_timesteps, max(len(counts), 1))
     steps: set[int] = set()
     start = 0
@@ -117,23 +115,23 @@ class SpacedDiffusion(GaussianDiffusion):
         super().__init__(**kwargs)
 
     def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
 
     def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> Tensor:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().predict_eps(self._wrap_model(model), *args, **kwargs)
 
     def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
 
     def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> Tensor:
-        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        """Call cond_fn at original timesteps; see `GaussianDiffusion`."""
         return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
 
     def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        """Call cond_fn at original timesteps; see `GaussianDiffusion`."""
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
     def network_timesteps(self, t: Tensor) -> Tensor:

@@ -116,8 +116,8 @@ class Multistep:
     sigma exchanged: d(x / alpha) / d(-lambda) = exp(-lambda) eps.
 
     Three kinds of moves are made at first order: a move from or to the clean end, where lambda is
-    infinite; the first move of an image; and a move so much longer than the one before that it
-    would magnify the error in a difference of predictions.
+    infinite; the first move of an image; and a move that is so much longer than the move before
+    that it would magnify the error in a difference of predictions.
 
     Args:
         order: order of accuracy, 1 to 3.
@@ -153,7 +153,7 @@ class Multistep:
                 images moved the first images of this batch.
         """
         moved = ddim_step(x, level_cur, level_next, eps)
-        past = [_extended(entry, len(x)) for entry in history[: -self.order : -1]]
+        past = [_padded(entry, len(x)) for entry in history[: -self.order : -1]]
         cur, nxt, *before = _as_float64(level_cur, level_next, *(level for level, _, _ in past))
         predicted, share = PREDICTED[self.predicts]
         weights = _difference_weights(*map(share, (cur, nxt, *before)))
@@ -181,8 +181,8 @@ class DDIM(Multistep):
         super().__init__(1, predicts)
 
 
-def _extended(move: Past, images: int) -> Past:
-    """Give a past move rows for all images; the level of an image that it did not move is NaN."""
+def _padded(move: Past, images: int) -> Past:
+    """Pad a past move to rows for all images; the level of an added row is NaN."""
     level, x, eps = move
     missing = images - len(x)
     if missing == 0:

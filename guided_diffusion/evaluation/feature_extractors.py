@@ -91,7 +91,7 @@ class Inception:
             network = create("inception", ["2048"], feature_extractor_weights_path=str(weights))
         except RuntimeError as error:
             raise UserError(
-                f"{weights}: expected torch-fidelity's Inception weights, got those of another "
+                f"{weights}: expected torch-fidelity's Inception weights, got weights of another "
                 f"network ({first_line(error)})"
             ) from None
         self.device, self.network = device, network.to(device)

@@ -166,7 +166,7 @@ def measure(
         found = ", ".join(str(len(mean)) for mean, _ in images.moments.values())
         raise UserError(
             f"{images.path}: expected arr_0, or statistics of {extractor.name}'s "
-            f"{extractor.dims['fid']} or {extractor.dims['sfid']} features, got those of {found}"
+            f"{extractor.dims['fid']} or {extractor.dims['sfid']} features, got {found} features"
         )
     pooled, spatial = (r.to(device, th.float64) for r in extract(images, extractor, batch_size))
     return Measured(pooled, spatial, fitting)

@@ -27,7 +27,7 @@ def _trainer_attribute(name: str) -> Any:
 
 
 class TrainLoop(train_util.TrainLoop):
-    """See `guided_diffusion.train_util.TrainLoop`.
+    """`guided_diffusion.train_util.TrainLoop` with improved-diffusion's attributes.
 
     Attributes:
         model_params: the parameters of the model.

@@ -18,14 +18,14 @@ class QKVAttention(unet.QKVAttentionLegacy):
 
 
 class AttentionBlock(unet.AttentionBlock):
-    """See `guided_diffusion.unet.AttentionBlock`."""
+    """`guided_diffusion.unet.AttentionBlock` with improved-diffusion's arguments."""
 
     def __init__(self, channels: int, num_heads: int = 1, use_checkpoint: bool = False) -> None:
         super().__init__(channels, num_heads, use_checkpoint=use_checkpoint)
 
 
 class UNetModel(unet.UNetModel):
-    """See `guided_diffusion.unet.UNetModel`."""
+    """`guided_diffusion.unet.UNetModel` with improved-diffusion's arguments."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class UNetModel(unet.UNetModel):
 
 
 class SuperResModel(unet.SuperResModel, UNetModel):
-    """See `guided_diffusion.unet.SuperResModel`."""
+    """`guided_diffusion.unet.SuperResModel` with improved-diffusion's arguments."""
 
     def __init__(self, in_channels: int, *args: Any, **kwargs: Any) -> None:
         UNetModel.__init__(self, 2 * in_channels, *args, **kwargs)

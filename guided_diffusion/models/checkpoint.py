@@ -165,7 +165,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def newest_weights(folder: Path) -> Path:
     """Return the file of weights to use from a training run: the newest step, averaged if possible.
 
-    Of several averages it is the one with the highest decay.
+    Of several averages the one with the highest decay is taken.
 
     Raises:
         UserError: if the folder holds no checkpoint.

@@ -44,8 +44,7 @@ SIGNS_OF_FLAGS: SignsOfFlags = (
     ("in_channels", lambda state: shape_of(state, "input_blocks.0.0.weight")[1:2]),
     ("resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
     ("num_res_blocks or --channel_mult", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
-    # In the network of points, whose residual blocks are all in one input block.
-    ("num_res_blocks", lambda state: _keys(state, r"^input_blocks\.1\.\d+\.in_")),
+    ("num_res_blocks", lambda state: _keys(state, r"^input_blocks\.1\.\d+\.in_")),  # for points
     ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
     ("attention_kind", lambda state: bool(_keys(state, r"\.blend$"))),
     ("attention_priority", lambda state: shape_of(state, "middle_block.1.attention.blend")[:1]),

@@ -37,7 +37,7 @@ def build(
     """Build a network and the process that it is trained for.
 
     Args:
-        network: settings of the network; their type tells which network it is.
+        network: settings of the network, whose type selects the network.
         process: settings of the process.
         num_classes: number of classes that a classifier tells apart, or that a class-conditional
             network knows.
@@ -54,7 +54,7 @@ def build_network(
     """Build a network from its settings; see `build`.
 
     Args:
-        network: settings of the network; their type tells which network it is.
+        network: settings of the network, whose type selects the network.
         learn_sigma: whether the network predicts the variance too.
         num_classes: number of classes, see `build`.
     """
@@ -86,9 +86,8 @@ def _unet(network: ModelSettings, learn_sigma: bool, num_classes: int) -> UNetMo
 def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -> SuperResModel:
     side = network.large_size
     if network.small_size > side:
-        raise ArgumentError(
-            "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
-        )
+        problem = f"expected 1 to large_size {side}, got {network.small_size}"
+        raise ArgumentError("small_size", problem)
     common = _common(network, side, learn_sigma, num_classes)
     presets, first = SUPER_RES_CHANNEL_MULT, network.num_channels
     mult = channel_mults(network.channel_mult, side, first, presets, size_flag="large_size")

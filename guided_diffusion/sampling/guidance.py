@@ -74,10 +74,8 @@ class Guided:
         last = self.num_classes - 1
         for number in classes:
             if not 0 <= number <= last:
-                raise ArgumentError(
-                    flag,
-                    f"expected classes from 0 to {last}, which the networks know, got {number}",
-                )
+                expected = f"expected classes from 0 to {last}, which the networks know"
+                raise ArgumentError(flag, f"{expected}, got {number}")
 
     @property
     def num_classes(self) -> int:
@@ -107,19 +105,13 @@ def load_guided(
     if not path:
         if domain.network.class_cond:
             return Guided(domain, None)
-        raise ArgumentError(
-            "classifier_path",
-            "expected a classifier, or a class-conditional --model_path; "
-            f"{domain.origin} knows no classes",
-        )
+        expected = "expected a classifier, or a class-conditional --model_path"
+        raise ArgumentError("classifier_path", f"{expected}; {domain.origin} knows no classes")
     # A classifier without a record is assumed to be made for this diffusion model.
     guide = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
     for flag in same:
         if guide.args[flag] != own[flag]:
-            raise ArgumentError(
-                flag,
-                f"classifier and diffusion model need the same; {guide.origin} has "
-                f"{guide.args[flag]!r}, {domain.origin} has {own[flag]!r}",
-            )
+            found = f"{guide.origin} has {guide.args[flag]!r}, {domain.origin} has {own[flag]!r}"
+            raise ArgumentError(flag, f"classifier and diffusion model need the same; {found}")
     return Guided(domain, guide, guidance.classifier_scale)

@@ -33,7 +33,7 @@ def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
 
 
 def classification(logits: th.Tensor, labels: th.Tensor) -> dict[str, th.Tensor]:
-    """Return cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each."""
+    """Compute cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each."""
     logits = logits.float()
     return {
         "loss": F.cross_entropy(logits, labels, reduction="none"),

@@ -157,7 +157,7 @@ class TrainLoop:
             logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
-        # In float32 whatever the file's format: half precision cannot hold so slow an average.
+        # In float32 for every format of the file: half precision is too coarse for slow averages.
         loaded = checkpoint.load_state(file).items()
         found = self._masters_of({k: v.to(self.device, th.float32) for k, v in loaded})
         return list(map(_in_layout_of, self.mp_trainer.master_params, found))
@@ -169,7 +169,7 @@ class TrainLoop:
         logger.log(f"loading {file}")
         state = checkpoint.load_file(file)
         try:
-            for group in state["param_groups"]:  # whatever kernels the file's run used
+            for group in state["param_groups"]:  # the kernels of this run, not of the file's run
                 group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
             self.opt.load_state_dict(state)
             # The fused kernel needs moments in the memory layout of their parameters.
@@ -292,7 +292,7 @@ class TrainLoop:
         logger.logkv("samples", (self.done + 1) * self.global_batch)
 
     def save(self) -> None:
-        """Save optimizer, averaged weights and weights; weights come last, as sign of a whole."""
+        """Save optimizer, averaged weights and, last, weights, which complete a checkpoint."""
         if dist_util.rank() == 0:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             # One entry more than in upstream's optimizer file; upstream's code ignores it.

@@ -71,7 +71,7 @@ class Training:
 
     @property
     def use_fp16(self) -> bool:
-        """Whether the network is trained by upstream's float16 recipe."""
+        """True if the network is trained by upstream's float16 recipe."""
         return getattr(self.network, self._fp16_flag)
 
     def folder(
