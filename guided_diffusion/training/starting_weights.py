@@ -36,7 +36,7 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     recorded = checkpoint.training_record(file).get("args", {})
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
     own = model.state_dict()
-    # Shares of other priorities have the right shape, but are not shares of these.
+    # Shares that were trained for other priorities may have the right shape all the same.
     priorities = tuple(STARTS.get(recorded.get("attention_priority", "global"), {}))
     other_shares = bool(recorded) and priorities != priorities_of(model)
     differing = [
