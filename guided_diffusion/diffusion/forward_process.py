@@ -7,11 +7,11 @@ t = T - 1 is the noisiest. Images are [N, C, H, W] in [-1, 1], but any [N, ...] 
 Tables are float64 numpy attributes of shape [T]. Their copies on devices are cached; an entry is
 looked up in float64 and then cast to float32.
 
-Arguments that methods share, all tensors of one shape but t:
+Arguments that methods share:
     x_start: clean images [N, ...].
-    x_t: states of these images at t.
+    x_t: states of these images at t, shape of x_start.
     t: timesteps, int64 [N].
-    noise: standard normal noise; drawn if None.
+    noise: standard normal noise, shape of x_start; drawn if None.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch import Tensor
 
 
 class DeviceTable:
-    """A 1-d array with a copy of it on every device that asked for one."""
+    """A 1-d array with a cached copy on each device that uses it."""
 
     def __init__(self, values: np.ndarray | Sequence[int]) -> None:
         self._values = np.asarray(values)
         self._copies: dict[torch.device, Tensor] = {}
 
     def on(self, device: torch.device) -> Tensor:
-        """Return the array as a tensor on `device`, copied there at the first call only."""
+        """Return the array as a tensor on a device; only the first call copies it there."""
         if device not in self._copies:
             self._copies[device] = torch.as_tensor(self._values, device=device)
         return self._copies[device]
@@ -48,7 +48,7 @@ def _extract_into_tensor(
         broadcast_shape: (N, ...).
 
     Returns:
-        Float32 tensor of `broadcast_shape`; constant over each image.
+        Float32 tensor of `broadcast_shape`, constant within each image.
     """
     values = torch.as_tensor(arr, device=timesteps.device)[timesteps].float()
     return values.reshape(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
@@ -65,10 +65,10 @@ class ForwardProcess:
     """The chain q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t) and its marginals.
 
     Args:
-        betas: [T], each in (0, 1], cleanest first.
+        betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
 
     Raises:
-        ValueError: if betas is not such an array.
+        ValueError: if betas is empty, of another shape, or out of this range.
 
     Reference: DDPM, arXiv:2006.11239, section 2.
     """
@@ -94,14 +94,14 @@ class ForwardProcess:
         # q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7.
         prev, rest = self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
         self.posterior_variance = self.betas * (1.0 - prev) / rest
-        # The variance at t = 0 is zero; instead of its logarithm stands the one of t = 1.
+        # The variance at t = 0 is zero, so the log-variance of t = 1 stands in its place.
         second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]
         self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
         self.posterior_mean_coef1 = self.betas * np.sqrt(prev) / rest
         self.posterior_mean_coef2 = (1.0 - prev) * np.sqrt(1.0 - self.betas) / rest
 
     def _table(self, name: str, device: torch.device) -> Tensor:
-        """Return the table of an attribute's name on a device."""
+        """Return the table with the name of an attribute, on a device."""
         if name not in self._tables:
             self._tables[name] = DeviceTable(getattr(self, name))
         return self._tables[name].on(device)
@@ -139,8 +139,8 @@ class ForwardProcess:
         """Compute mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0).
 
         Returns:
-            Three tensors in the shape of x_t. At t = 0 the log-variance would be -inf; the one of
-            t = 1 stands for it.
+            Three tensors in the shape of x_t. At t = 0, where the log-variance would be -inf, it
+            is the log-variance of t = 1.
 
         Raises:
             ValueError: if the two shapes differ.

@@ -1,7 +1,7 @@
 """The diffusion process with its training losses and its likelihood bound.
 
 This is the module to import from. The class is built up in layers, a module each:
-`forward_process` (q and its tables), `reverse_process` (what a network's output means, guidance),
+`forward_process` (q and its tables), `reverse_process` (meaning of a network's output, guidance),
 `moves` (single steps), `loops` (walks over many steps), and here losses and likelihood.
 
 Conventions, as in `forward_process`: t = 0 is the cleanest of 0 .. T - 1, images are [N, C, H, W]
@@ -46,13 +46,13 @@ class GaussianDiffusion(Trajectories):
 
     Args:
         betas: variances [T] of the noise of each move, in (0, 1], cleanest first.
-        model_mean_type: what the network predicts.
+        model_mean_type: prediction that the network makes.
         model_var_type: source of the variance of reverse moves.
-        loss_type: what `training_losses` returns as `loss`.
-        rescale_timesteps: hand t * 1000 / T to the network instead of t.
+        loss_type: loss that `training_losses` returns as `loss`.
+        rescale_timesteps: whether the network is given t * 1000 / T instead of t.
 
     Raises:
-        ValueError: if betas is not such an array.
+        ValueError: if betas is empty, of another shape, or out of this range.
 
     Reference: DDPM, arXiv:2006.11239; arXiv:2102.09672; arXiv:2105.05233.
     """

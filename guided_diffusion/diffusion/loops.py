@@ -1,20 +1,20 @@
 """Walks over many timesteps: sampling from t = T - 1 down to 0, encoding from t = 0 up to T - 1.
 
 The `*_progressive` methods are generators that yield, after each move, the dict of the one-step
-sampler (`sample` and `pred_xstart`). Nothing is computed before the first item is asked for. Each
-has a twin of the same arguments, the `*_loop`, that runs it and returns what is left at its end.
+sampler (`sample` and `pred_xstart`). Nothing is computed before the first item is asked for. The
+`*_loop` method of the same arguments runs such a generator to its end and returns one result.
 
 Depths: a partial walk is given by `diffway_start` and `diffway_end`, which cut the list of
 timesteps 0 .. T - 1 as a Python slice does. So a walk between depth 0 and depth d makes d moves.
 
-Arguments that methods share, besides those of `reverse_process`:
+Arguments that methods share, besides the shared arguments of `reverse_process`:
     shape: (N, C, H, W) of the noise that is drawn.
-    noise: states to start sampling from, whose shape then counts; drawn if None.
+    noise: states to start sampling from, in place of `shape`; drawn if None.
     image: [N, C, H, W] in [-1, 1], or states that an earlier walk reached.
-    device: where to run; by default where the model is.
-    progress: show a progress bar.
-    eta: share of fresh noise; 0 is deterministic. An encoding takes 0 alone.
-    amount: no effect; the published code carries the number of images in a sequence along.
+    device: device to run on; by default the model's.
+    progress: whether a progress bar is shown.
+    eta: share of fresh noise; 0 is deterministic, and the only value for an encoding.
+    amount: number of images in a sequence, as in the published code; it has no effect.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from ..data.image_features import reference_magnitude
 from .moves import Sampler
 from .reverse_process import CondFn, DenoisedFn, Kwargs, Model, Moments
-from .signatures import known_or_given
+from .signatures import accepted_or_given
 
 Walk = Iterator[Moments]
 Device = torch.device | str | None
@@ -38,13 +38,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Finish = Callable[[Any, Tensor, Walk], T]
 
-_OF_MOVES = ("clip_denoised", "denoised_fn", "cond_fn", "model_kwargs", "eta")
+_MOVE_ARGUMENTS = ("clip_denoised", "denoised_fn", "cond_fn", "model_kwargs", "eta")
 
 
 def _starting_states(given: Mapping[str, Any]) -> Tensor:
     """Return the states that a walk's arguments give, or else noise from torch's generator.
 
-    They are on the device that is asked for, else with the model, else (for a function) as given.
+    Without a `device` among the arguments, they are moved to the device of the model's parameters;
+    where a model has none, they stay where they are.
     """
     states, device = given["noise" if "noise" in given else "image"], given["device"]
     if device is None:
@@ -54,41 +55,42 @@ def _starting_states(given: Mapping[str, Any]) -> Tensor:
     return torch.randn(*given["shape"], device=device) if states is None else states.to(device)
 
 
-def _twin_of(progressive: Callable[P, Walk]) -> Callable[[Finish[T]], Callable[P, T]]:
-    """Turn a function of a walk into a method that takes the arguments of a progressive one.
+def _loop_over(progressive: Callable[P, Walk]) -> Callable[[Finish[T]], Callable[P, T]]:
+    """Make a `*_loop` method from a function that takes a walk to its end.
 
-    The method runs the progressive one of its process, which a subclass may have overridden without
-    some of the optional arguments (see `signatures`). The decorated function gets the process, the
-    states [N, ...] that the walk starts from, and the walk; its result is the method's.
+    The new method has the arguments of the progressive method, and calls the process's own method
+    of that name, which a subclass may have overridden without some optional arguments (see
+    `signatures`). The decorated function gets the process, the states [N, ...] that the walk
+    starts from, and the walk; it returns the result of the new method.
 
     Args:
-        progressive: generator method with parameters self, model, a shape or an image, and others
-            that are handed on by name; the start is its `noise` or else its `image`.
+        progressive: generator method with parameters self, model, a shape or an image, and
+            keywords; its walk starts from its `noise`, or else from its `image`.
     """
-    published = inspect.signature(progressive)
+    signature = inspect.signature(progressive)
 
     def decorate(finish: Finish[T]) -> Callable[P, T]:
         @functools.wraps(finish)
         def loop(*args: P.args, **kwargs: P.kwargs) -> T:
-            bound = published.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
             start = given["noise" if "noise" in given else "image"] = _starting_states(given)
-            process, model, first, *_ = given.values()
+            process, model, shape_or_image, *_ = given.values()
             walk = getattr(process, progressive.__name__)
-            options = known_or_given(walk, **dict(list(given.items())[3:]))
-            return finish(process, start, walk(model, first, **options))
+            options = accepted_or_given(walk, **dict(list(given.items())[3:]))
+            return finish(process, start, walk(model, shape_or_image, **options))
 
         returned = finish.__annotations__["return"]
         loop.__annotations__ = {**progressive.__annotations__, "return": returned}
-        vars(loop)["__signature__"] = published.replace(return_annotation=returned)
+        vars(loop)["__signature__"] = signature.replace(return_annotation=returned)
         return loop
 
     return decorate
 
 
 def _last_sample(start: Tensor, walk: Walk) -> Tensor:
-    """Return the states at the end of a walk; its start if it has no move."""
+    """Return the states at the end of a walk, or its start if there is no move."""
     for out in walk:
         start = out["sample"]
     return start
@@ -100,20 +102,21 @@ class Trajectories(Sampler):
     def _walk(
         self, move: Callable[..., Moments], timesteps: Iterable[int], given: Mapping[str, Any]
     ) -> Walk:
-        """Yield the result of each move, the last one's `sample` being the next one's states.
+        """Yield the result of each move; its `sample` is where the next move starts.
 
         Args:
-            move: one-step sampler, of this class or of one that was written for an upstream.
+            move: one-step sampler, of this class or of a subclass that was written for an upstream.
             timesteps: timestep of each move.
-            given: arguments of a progressive method; those of the move are handed on, but left out
-                if None and not known to it.
+            given: arguments of a progressive method. The move gets `_MOVE_ARGUMENTS` of them; an
+                argument that is None is left out if the move does not take it.
         """
         x = _starting_states(given)
         if given["progress"]:
             from tqdm.auto import tqdm  # only a run that shows a bar needs it
 
             timesteps = tqdm(timesteps)
-        options = known_or_given(move, **{key: given[key] for key in _OF_MOVES if key in given})
+        arguments = {key: given[key] for key in _MOVE_ARGUMENTS if key in given}
+        options = accepted_or_given(move, **arguments)
         for index in timesteps:
             t = torch.full((x.shape[0],), index, dtype=torch.int64, device=x.device)
             with torch.no_grad():
@@ -136,7 +139,7 @@ class Trajectories(Sampler):
         """Yield the dicts of `p_sample` along `p_sample_loop`."""
         return self._walk(self.p_sample, range(self.num_timesteps)[::-1], locals())
 
-    @_twin_of(p_sample_loop_progressive)
+    @_loop_over(p_sample_loop_progressive)
     def p_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Sample images by ancestral sampling.
 
@@ -164,7 +167,7 @@ class Trajectories(Sampler):
         timesteps = range(self.num_timesteps)[:diffway_end][::-1]
         return self._walk(self.ddim_sample, timesteps, locals())
 
-    @_twin_of(ddim_sample_loop_progressive)
+    @_loop_over(ddim_sample_loop_progressive)
     def ddim_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Sample images with DDIM, from pure noise or from a given depth.
 
@@ -196,12 +199,12 @@ class Trajectories(Sampler):
         timesteps = range(self.num_timesteps)[diffway_start:diffway_end]
         return self._walk(self.ddim_reverse_sample, timesteps, locals())
 
-    @_twin_of(ddim_reverse_sample_loop_progressive)
+    @_loop_over(ddim_reverse_sample_loop_progressive)
     def ddim_reverse_sample_loop(self, start: Tensor, walk: Walk) -> Tensor:
         """Encode images towards noise with DDIM run backwards.
 
-        As published, the clean image is read at level alpha_bar_0 and the result lies one
-        level above the one at which `ddim_sample_loop` reads it.
+        As published, the clean image is read at level alpha_bar_0, and the result lies one level
+        above the level at which `ddim_sample_loop` reads it.
 
         Args:
             diffway_start: depth at which `image` is, i.e. the first timestep; by default 0.
@@ -227,17 +230,17 @@ class Trajectories(Sampler):
         progress: bool = False,
         eta: float = 0.0,
     ) -> Walk:
-        """Encode fully; yield what `fourier_frequency_list_loop` measures."""
+        """Encode fully; yield the dicts of `ddim_reverse_sample`."""
         yield from self.ddim_reverse_sample_loop_progressive(
             model, image, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta
         )
 
-    @_twin_of(fourier_frequency_list_progressive)
+    @_loop_over(fourier_frequency_list_progressive)
     def fourier_frequency_list_loop(self, start: Tensor, walk: Walk) -> list[float]:
         """Encode fully and measure the published spectral magnitude after each move.
 
-        As published, only the first image of the batch is measured, and the list is turned round,
-        ready for `fourier_trans.get_adaptive_list`.
+        As published, only the first image of the batch is measured, and the list is reversed, as
+        `fourier_trans.get_adaptive_list` expects it.
 
         Returns:
             T magnitudes, noisiest state first: entry k was measured after T - k moves.

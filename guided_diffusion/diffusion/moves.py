@@ -107,7 +107,7 @@ class Sampler(ReverseProcess):
         Raises:
             ValueError: if eta is not 0: only the deterministic process can be run backwards.
 
-        Reference: DDIM, arXiv:2010.02502, eqs. 12 and 14; guided by DDIB, arXiv:2203.08382.
+        Reference: DDIM, arXiv:2010.02502, eqs. 12 and 14; guidance as in DDIB, arXiv:2203.08382.
         """
         if eta != 0.0:
             raise ValueError(f"encoding with DDIM: expected eta = 0, found eta = {eta}")

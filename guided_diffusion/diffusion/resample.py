@@ -26,11 +26,11 @@ class ScheduleSampler(ABC):
         """Return positive weights [T], one per timestep; they need not sum to one."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs in order to draw on as before."""
+        """Return the state from which a resumed run draws as an unbroken run would."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Go on from the state of such a sampler; an empty one leaves this sampler fresh."""
+        """Restore a `state_dict`; an empty one changes nothing."""
 
     def sample(
         self, batch_size: int, device: torch.device | str, *, rng: np.random.Generator | None = None
@@ -134,7 +134,7 @@ class LossSecondMomentResampler(LossAwareSampler):
         return (1 - self.uniform_prob) * rms / rms.sum() + self.uniform_prob / len(rms)
 
     def update_with_all_losses(self, ts: Sequence[int], losses: Sequence[float]) -> None:
-        """Remember losses, and forget the oldest of a timestep whose memory is full.
+        """Remember losses; where the memory of a timestep is full, forget its oldest loss.
 
         Losses that are infinite or NaN are not remembered, as training skips their steps.
         """
@@ -148,12 +148,12 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self._loss_counts[t] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the remembered losses [T, history_per_term] and their numbers [T]."""
+        """Return the remembered losses [T, history_per_term] and their count [T]."""
         state = {"loss_history": self._loss_history, "loss_counts": self._loss_counts}
         return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over remembered losses; see `ScheduleSampler.load_state_dict`."""
+        """Restore remembered losses; see `ScheduleSampler.load_state_dict`."""
         if state:
             self._loss_history[:] = state["loss_history"].numpy()
             self._loss_counts[:] = state["loss_counts"].numpy()
@@ -166,7 +166,7 @@ SCHEDULE_SAMPLERS = {"uniform": UniformSampler, "loss-second-moment": LossSecond
 
 
 def create_named_schedule_sampler(name: str, diffusion: ForwardProcess) -> ScheduleSampler:
-    """Build a sampler of a process's timesteps by its name, a key of `SCHEDULE_SAMPLERS`."""
+    """Build the timestep sampler of a name, a key of `SCHEDULE_SAMPLERS`, for a process."""
     if name not in SCHEDULE_SAMPLERS:
         known = " or ".join(map(repr, SCHEDULE_SAMPLERS))
         raise ValueError(f"schedule sampler: expected {known}, found {name!r}")

@@ -1,7 +1,7 @@
 """A diffusion process that visits only some timesteps of the process that a network knows.
 
 A respaced process has its own timesteps t = 0 .. S - 1. Its betas are such that it visits the
-levels of the timesteps that are kept; the network is still asked at the original timesteps.
+levels of the timesteps that are kept; the network is still given the original timesteps.
 """
 
 from __future__ import annotations
@@ -63,22 +63,20 @@ def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> 
         The timesteps that are kept, each in 0 .. T - 1.
 
     Raises:
-        ValueError: if a section has fewer timesteps than are to be kept, no stride gives N, nothing
+        ValueError: if a section has too few timesteps, no stride gives N timesteps, no timestep
             would be kept, or the text does not parse.
 
     Reference: arXiv:2102.09672, section 4; DDIM, arXiv:2010.02502, appendix D.2.
     """
     if not isinstance(section_counts, str):
         counts = list(section_counts)
-    elif not section_counts.startswith("ddim"):
-        counts = _parse_counts(section_counts)
     else:
         counts = _parse_counts(section_counts.removeprefix("ddim"))
-        if len(counts) != 1:
-            raise ValueError(
-                f"timestep respacing: expected one number after ddim, found {section_counts!r}"
-            )
-        return _ddim_timesteps(num_timesteps, counts[0])
+        if section_counts.startswith("ddim"):
+            if len(counts) != 1:
+                expected = "expected one number after ddim"
+                raise ValueError(f"timestep respacing: {expected}, found {section_counts!r}")
+            return _ddim_timesteps(num_timesteps, counts[0])
     size, longer = divmod(num_timesteps, max(len(counts), 1))
     steps: set[int] = set()
     start = 0
@@ -106,38 +104,38 @@ class SpacedDiffusion(GaussianDiffusion):
         self.use_timesteps = {int(t) for t in use_timesteps}
         self.original_num_steps = len(kwargs["betas"])
         self.timestep_map = sorted(self.use_timesteps)
-        known = range(self.original_num_steps)
-        if not self.timestep_map or not self.use_timesteps <= set(known):
-            found = f"{self.timestep_map[0]} .. {self.timestep_map[-1]}" if self.timestep_map else 0
+        kept, known = self.timestep_map, range(self.original_num_steps)
+        if not kept or not self.use_timesteps <= set(known):
+            found = f"{kept[0]} .. {kept[-1]}" if kept else "none"
             raise ValueError(f"use_timesteps: expected some of 0 .. {known[-1]}, found {found}")
-        self._device_map = DeviceTable(self.timestep_map)
+        self._device_map = DeviceTable(kept)
         # Betas that take each kept level to the next: 1 - alpha_bar_t / alpha_bar_(t before).
         levels = np.cumprod(1.0 - np.asarray(kwargs["betas"], dtype=np.float64))[self.timestep_map]
         kwargs["betas"] = 1.0 - levels / np.append(1.0, levels[:-1])
         super().__init__(**kwargs)
 
     def p_mean_variance(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
 
     def predict_eps(self, model: Model, *args: Any, **kwargs: Any) -> Tensor:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().predict_eps(self._wrap_model(model), *args, **kwargs)
 
     def training_losses(self, model: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; the network is asked at original timesteps."""
+        """Call the network at original timesteps; see `GaussianDiffusion`."""
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
 
     def condition_mean(self, cond_fn: Model, *args: Any, **kwargs: Any) -> Tensor:
-        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        """Call cond_fn at original timesteps; see `GaussianDiffusion`."""
         return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
 
     def condition_score(self, cond_fn: Model, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """See `GaussianDiffusion`; cond_fn is asked at original timesteps."""
+        """Call cond_fn at original timesteps; see `GaussianDiffusion`."""
         return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
 
     def network_timesteps(self, t: Tensor) -> Tensor:
-        """Return timesteps t [N] as a network is told them: original, and scaled if it asks so."""
+        """Return the timesteps [N] that a network gets for t: original ones, rescaled if asked."""
         return self._wrap_model(lambda x, timesteps: timesteps)(t, t)
 
     def _wrap_model(self, model: Model) -> _WrappedModel:
@@ -156,7 +154,7 @@ class _WrappedModel:
 
     Args:
         timestep_map: original timestep of each timestep of the respaced process, rising.
-        rescale_timesteps: hand t * 1000 / T to the network instead of t.
+        rescale_timesteps: whether the network is given t * 1000 / T instead of t.
         original_num_steps: number of timesteps of the original process, T.
     """
 

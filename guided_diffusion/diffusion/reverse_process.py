@@ -6,8 +6,8 @@ is learned: C channels for the mean, then C for the variance.
 
 Arguments that methods share, besides the states x and timesteps t of `forward_process`:
     model: the network.
-    clip_denoised: limit each implied clean image to [-1, 1].
-    denoised_fn: edits each implied clean image before it is limited.
+    clip_denoised: whether each implied clean image is limited to [-1, 1].
+    denoised_fn: function that edits each implied clean image before the limit applies.
     cond_fn: gradient of log p(y | x) to steer by, called as cond_fn(x, t, **model_kwargs).
     model_kwargs: further keywords of the network and of cond_fn, such as `y`.
 """
@@ -30,7 +30,7 @@ DenoisedFn = Callable[[Tensor], Tensor] | None
 CondFn = Callable[..., Tensor] | None
 Moments = dict[str, Tensor]
 
-# Networks that take rescaled timesteps know them in 0 .. this.
+# Upper end of the range that timesteps are rescaled to.
 _RESCALED_STEPS = 1000.0
 
 
@@ -78,19 +78,19 @@ class ReverseProcess(ForwardProcess):
         self.model_mean_type, self.model_var_type = model_mean_type, model_var_type
         self.rescale_timesteps = rescale_timesteps
         self.log_betas = np.log(self.betas)
-        # The move to the clean image has the small variance all the same: likelihood needs it.
+        # The move to the clean image keeps the small variance, because likelihood needs it.
         first_log = self.posterior_log_variance_clipped[0]
         self.large_log_variance = np.append(first_log, self.log_betas[1:])
         self.large_variance = np.append(np.exp(first_log), self.betas[1:])
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
-        """Return timesteps as the network wants them: float32 if rescaled, else t itself."""
+        """Return timesteps as the network takes them: float32 if rescaled, else t itself."""
         return t.float() * (_RESCALED_STEPS / self.num_timesteps) if self.rescale_timesteps else t
 
     def _run_model(
         self, model: Model, x: Tensor, t: Tensor, model_kwargs: Kwargs
     ) -> tuple[Tensor, Tensor | None]:
-        """Ask the network; return the mean's [N, C, ...] and the variance's channels, if any."""
+        """Call the network; return its channels for the mean, and for a learned variance."""
         if t.shape != x.shape[:1]:
             raise ValueError(f"t: expected shape {tuple(x.shape[:1])}, found {tuple(t.shape)}")
         output = model(x, self._scale_timesteps(t), **(model_kwargs or {}))
@@ -148,7 +148,7 @@ class ReverseProcess(ForwardProcess):
         denoised_fn: DenoisedFn = None,
         model_kwargs: Kwargs = None,
     ) -> Moments:
-        """Apply the network to states and read off p(x_{t-1} | x_t) and the implied x_0.
+        """Apply the network to states, and compute p(x_{t-1} | x_t) and the implied x_0.
 
         Returns:
             `mean`, `variance`, `log_variance` and `pred_xstart`, each in the shape of x.
@@ -175,9 +175,9 @@ class ReverseProcess(ForwardProcess):
         clip_denoised: bool = False,
         model_kwargs: Kwargs = None,
     ) -> Tensor:
-        """Predict the noise that DDIM uses at (x, t), whatever the network's output means.
+        """Predict the noise that DDIM uses at (x, t), for any kind of network output.
 
-        The network is asked once, and no posterior is computed. Where the implied clean image is
+        The network is called once, and no posterior is computed. Where the implied clean image is
         limited, the noise is derived from it.
 
         Returns:

@@ -73,8 +73,8 @@ def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) ->
     return SCHEDULES[schedule_name](num_diffusion_timesteps)
 
 
-# Name of a grid -> the rising measure [T] in which it is even, from the timesteps t [T] and the
-# negative log of the signal-to-noise ratio, normalised to [0, 1].
+# Name of a grid -> the rising measure [T] along which the grid is evenly spaced. It is computed
+# from the timesteps t [T], and from the negative log-SNR [T], normalised to [0, 1].
 GRIDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "time": lambda t, _: t,
     "quadratic": lambda t, _: np.sqrt(t),
@@ -128,12 +128,14 @@ def betas_of_flags(
     """Compute the betas [T] of a schedule that a user asks for.
 
     Args:
+        noise_schedule: name of the schedule, a key of `SCHEDULES`.
+        steps: number of steps, T.
         name: name of the argument `steps`, for messages.
-        pure_noise: whether the last level may be pure noise (beta = 1), as that of the linear
-            schedule of 20 steps is. Upstream accepts it, but nothing can be predicted there.
+        pure_noise: whether the last level may be pure noise (beta = 1), as in the linear schedule
+            of 20 steps. Upstream accepts it, but nothing can be predicted there.
 
     Raises:
-        ArgumentError: if there is no such schedule, or not of so few steps.
+        ArgumentError: if there is no such schedule, or it needs more steps.
     """
     if steps < 1:
         raise ArgumentError(name, f"expected at least 1, got {steps}")

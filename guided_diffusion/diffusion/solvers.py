@@ -6,7 +6,7 @@ level_next is the larger and encodes where it is the smaller, by one formula. Le
 floats, or tensors of shape [] or [N] with one level per image. Coefficients are computed in
 float64 and applied in float32 (in float64 to a float64 state).
 
-All is pure arithmetic: nothing here asks a network, draws random numbers, opens a file or waits
+All of it is arithmetic: nothing here calls a network, draws random numbers, opens a file or waits
 for a device.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 Level = float | Tensor
-# A move already made: the level where the network was asked, the states there, their noise.
+# A move already made: the level where the network was called, the states there, their noise.
 Past = tuple[Level, Tensor, Tensor]
 
 
@@ -100,8 +100,8 @@ def ddim_step(
     return moved if noise is None else moved + _per_image(sd, x) * noise
 
 
-# A move longer than this many times the move before is made at first order.
-_LONGEST = 4.0
+# A move that is more than this many times as long as the move before is made at first order.
+_MAX_LENGTH_RATIO = 4.0
 
 
 class Multistep:
@@ -116,15 +116,15 @@ class Multistep:
     sigma exchanged: d(x / alpha) / d(-lambda) = exp(-lambda) eps.
 
     Three kinds of moves are made at first order: a move from or to the clean end, where lambda is
-    infinite; the first move of an image; and a move so much longer than the one before that it
-    would magnify the error in a difference of predictions.
+    infinite; the first move of an image; and a move that is so much longer than the move before
+    that it would magnify the error in a difference of predictions.
 
     Args:
-        order: 1 to 3.
+        order: order of accuracy, 1 to 3.
         predicts: prediction that is taken as a polynomial, a key of `PREDICTED`.
 
     Raises:
-        ValueError: if the order or the prediction is another.
+        ValueError: if there is no such order or prediction.
 
     Reference:
         DPM-Solver++, arXiv:2211.01095, section 4.2 (there order 3 halves the last term); for the
@@ -150,10 +150,10 @@ class Multistep:
 
         Args:
             history: (level_cur, x, eps) of the moves before, the latest last. A move of fewer
-                images is one of the first images of this batch.
+                images moved the first images of this batch.
         """
         moved = ddim_step(x, level_cur, level_next, eps)
-        past = [_extended(entry, len(x)) for entry in history[: -self.order : -1]]
+        past = [_padded(entry, len(x)) for entry in history[: -self.order : -1]]
         cur, nxt, *before = _as_float64(level_cur, level_next, *(level for level, _, _ in past))
         predicted, share = PREDICTED[self.predicts]
         weights = _difference_weights(*map(share, (cur, nxt, *before)))
@@ -165,12 +165,12 @@ class Multistep:
         return moved
 
     def remember(self, history: Sequence[Past], move: Past) -> list[Past]:
-        """Return the history with one move more, no longer than the next step needs."""
+        """Return the history with one more move, cut to the moves that the next step needs."""
         return [*history, move][-(self.order - 1) :] if self.order > 1 else []
 
 
 class DDIM(Multistep):
-    """The multistep solver of first order; the order that is asked for has no effect.
+    """The multistep solver of first order; its argument `order` has no effect.
 
     Its encodings can mirror its decodings, see `translation.moves`.
 
@@ -181,8 +181,8 @@ class DDIM(Multistep):
         super().__init__(1, predicts)
 
 
-def _extended(move: Past, images: int) -> Past:
-    """Give a past move rows for all images; the level of an image that it did not move is NaN."""
+def _padded(move: Past, images: int) -> Past:
+    """Pad a past move to rows for all images; the level of an added row is NaN."""
     level, x, eps = move
     missing = images - len(x)
     if missing == 0:
@@ -194,12 +194,12 @@ def _extended(move: Past, images: int) -> Past:
 
 
 def _clean(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
-    """Return the predicted clean image; x itself where the level is 1 or not known."""
+    """Return the predicted clean image, or x itself where the level is 1 or NaN."""
     level = level.nan_to_num(1.0)
     return _per_image(level.rsqrt(), x) * x - _per_image(torch.sqrt(1 / level - 1), x) * eps
 
 
-# Name of a prediction -> the prediction from (x, level, eps), and its share of the variance of x.
+# Name of a prediction -> its formula from (x, level, eps), and its share of the variance of x.
 PREDICTED: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
     "data": (_clean, lambda level: level),
     "noise": (lambda x, level, eps: eps, lambda level: 1.0 - level),
@@ -207,30 +207,31 @@ PREDICTED: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]] =
 
 
 def _difference_weights(cur: Tensor, nxt: Tensor, *before: Tensor) -> list[Tensor]:
-    """Compute the weights of x0_cur - x0_1 and x0_1 - x0_2 that a move adds to DDIM.
+    """Compute the weights of x0_cur - x0_1 and x0_1 - x0_2, which a move adds to the DDIM move.
 
-    The polynomial is Newton's; its terms are integrated against exp(lambda). A weight is 0 where a
+    x0_1 and x0_2 are the predictions of the latest move before and of the move before it. The
+    polynomial is Newton's; its terms are integrated against exp(lambda). A weight is 0 where a
     level is missing.
     """
     if not before:
         return []
     half_log_snrs = (0.5 * (torch.log(a) - torch.log1p(-a)) for a in (cur, nxt, *before))
-    here, there, *past = half_log_snrs
-    h, gap = there - here, here - past[0]
-    first = h + torch.expm1(-h)  # the integral of u, over exp(h): u counts from the present level
+    lambda_cur, lambda_nxt, *past = half_log_snrs
+    h, gap = lambda_nxt - lambda_cur, lambda_cur - past[0]
+    first = h + torch.expm1(-h)  # the integral of u = lambda - lambda_cur, over exp(h)
     weights = [torch.sqrt(nxt) * first / gap]
     if len(past) == 2:
         gap_before = past[0] - past[1]
         second = h**2 - 2 * first + gap * first  # the integral of u (u + gap), over exp(h)
-        bend = torch.sqrt(nxt) * second / (gap + gap_before)
-        known = torch.isfinite(bend / gap_before)
+        quadratic = torch.sqrt(nxt) * second / (gap + gap_before)
+        known = torch.isfinite(quadratic / gap_before)
         weights = [
-            weights[0] + torch.where(known, bend / gap, 0.0),
-            torch.where(known, -bend / gap_before, 0.0),
+            weights[0] + torch.where(known, quadratic / gap, 0.0),
+            torch.where(known, -quadratic / gap_before, 0.0),
         ]
-    usable = h.abs() <= _LONGEST * gap.abs()  # False where a level is missing
+    usable = h.abs() <= _MAX_LENGTH_RATIO * gap.abs()  # False where a level is missing
     return [torch.where(usable & torch.isfinite(weight), weight, 0.0) for weight in weights]
 
 
-# Name of a solver -> what makes it, for an order and a key of `PREDICTED`.
+# Name of a solver -> class or function that makes it from an order and a key of `PREDICTED`.
 SOLVERS: dict[str, Callable[[int, str], Multistep]] = {"ddim": DDIM, "dpmpp": Multistep}

@@ -1,7 +1,8 @@
-"""Networks that see images: [N, H, W, 3] uint8 becomes pooled and spatial features, one row each.
+"""Feature extractors: from images [N, H, W, 3] uint8 to one row of features for each.
 
-Spatial features are 7 channels of a map, flattened with the channel running fastest, as upstream
-has them. Rows depend on their image alone (up to float rounding), not on the batch.
+Rows are pooled features, and spatial features: 7 channels of a map, flattened with the channel
+running fastest, as in upstream's. A row depends on its image alone (up to float rounding), not on
+the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +31,10 @@ SPATIAL_CHANNELS = 7
 class Extractor(Protocol):
     """A network that turns images into rows of features."""
 
-    name: str  # in `--features`
-    comparable: bool  # with the numbers of other programs
-    note: str  # for readers of its numbers
-    dims: dict[str, int]  # length of a row by the distance that is computed from it
+    name: str  # value of `--features`
+    comparable: bool  # whether its numbers can be compared with other programs' numbers
+    note: str  # description for readers of its numbers
+    dims: dict[str, int]  # {"fid" or "sfid": length of the row that this distance compares}
 
     def __call__(self, images: np.ndarray) -> Rows:
         """Return the features of images [N, H, W, 3] uint8."""
@@ -48,7 +49,7 @@ class SmallNetwork:
     note = "a fixed network of random weights; not comparable with Inception's"
     WIDTHS = (3, 32, 64, 128, 256)
     STRIDES = (1, 2, 2, 2)
-    SIDE = 8  # of the map that spatial features are taken from
+    SIDE = 8  # of the grid of spatial features
     dims = {"fid": WIDTHS[-1], "sfid": SPATIAL_CHANNELS * SIDE**2}
 
     def __init__(self, device: th.device) -> None:
@@ -74,8 +75,7 @@ class SmallNetwork:
 class Inception:
     """Inception-v3 of 2015 as converted by torch-fidelity, from a local file of weights.
 
-    Reference:
-        FID, arXiv:1706.08500; sFID, arXiv:2103.03841.
+    Reference: FID, arXiv:1706.08500; sFID, arXiv:2103.03841.
     """
 
     name = "inception"
@@ -84,14 +84,14 @@ class Inception:
     dims = {"fid": 2048, "sfid": SPATIAL_CHANNELS * 17**2}
 
     def __init__(self, weights: Path, device: th.device) -> None:
-        # torch-fidelity unpickles without restraint, so first see that there are tensors alone.
+        # torch-fidelity unpickles any object, so check first that the file holds tensors only.
         load_state(weights)
         create = _fidelity().FeatureExtractorInceptionV3
         try:
             network = create("inception", ["2048"], feature_extractor_weights_path=str(weights))
         except RuntimeError as error:
             raise UserError(
-                f"{weights}: expected torch-fidelity's Inception weights, got those of another "
+                f"{weights}: expected torch-fidelity's Inception weights, got weights of another "
                 f"network ({first_line(error)})"
             ) from None
         self.device, self.network = device, network.to(device)
@@ -116,21 +116,21 @@ EXTRACTORS = ("auto", "inception", "small")
 
 
 def create_extractor(name: str, weights: str, device: th.device) -> Extractor:
-    """Return the network of a `--features`; `auto` is Inception where it is at hand.
+    """Build a feature extractor by its name.
 
     Args:
-        name: one of `EXTRACTORS`.
-        weights: file of Inception's weights; empty: where torch-fidelity keeps them.
-        device: where it computes.
+        name: one of `EXTRACTORS`; "auto" is Inception if it is installed with its weights.
+        weights: file of Inception's weights; empty: torch-fidelity's file, fetched if missing.
+        device: device of the network.
 
     Raises:
-        UserError: if Inception is asked for and cannot be had.
+        UserError: if Inception is asked for, but it or its weights are missing.
     """
     if name == "small" and weights:
         raise ArgumentError("weights", "expected with --features inception, got it with small")
-    if name == "small" or (name == "auto" and not weights and not _inception_is_at_hand()):
+    if name == "small" or (name == "auto" and not weights and not _inception_is_installed()):
         return SmallNetwork(device)
-    return Inception(Path(weights) if weights else dist_util.once(_fetch), device)
+    return Inception(Path(weights) if weights else dist_util.once(_fetch_weights), device)
 
 
 def _fidelity() -> ModuleType:
@@ -140,19 +140,19 @@ def _fidelity() -> ModuleType:
         raise ArgumentError("features", f"torch-fidelity cannot be loaded ({error})") from None
 
 
-def _kept_weights() -> Path:
+def _default_weights() -> Path:
     return Path(th.hub.get_dir(), "checkpoints", _fidelity().URL_INCEPTION_V3.rpartition("/")[2])
 
 
-def _inception_is_at_hand() -> bool:
+def _inception_is_installed() -> bool:
     try:
-        return _kept_weights().is_file()
+        return _default_weights().is_file()
     except UserError:
         return False
 
 
-def _fetch() -> Path:
-    path, url = _kept_weights(), _fidelity().URL_INCEPTION_V3
+def _fetch_weights() -> Path:
+    path, url = _default_weights(), _fidelity().URL_INCEPTION_V3
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,17 +176,17 @@ def extract(images: ImageSource, extractor: Extractor, batch_size: int) -> Rows:
     if not len(images):  # a file of statistics alone
         return th.zeros(0, extractor.dims["fid"]), th.zeros(0, extractor.dims["sfid"])
     batches = deal(len(images), batch_size)
-    # Tensor cores would round to 10 bits, which the small differences here do not survive.
+    # TF32 would round to 10 bits, coarser than the differences that are measured here.
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        rows = by_turns(
+        rows = map_over_ranks(
             lambda batch: extractor(images.tiles(batch)), batches, images.path.name, "batch"
         )
     pooled, spatial = zip(*rows, strict=True)
     return th.cat(pooled), th.cat(spatial)
 
 
-def by_turns(do: Callable[[Job], T], jobs: Sequence[Job], desc: str, unit: str) -> list[T]:
-    """Do jobs with a progress bar, which ranks take by turns; return all results on every rank."""
+def map_over_ranks(do: Callable[[Job], T], jobs: Sequence[Job], desc: str, unit: str) -> list[T]:
+    """Do jobs on all ranks with a progress bar; return the results in order on every rank."""
     rank, ranks = dist_util.rank(), dist_util.world_size()
     bar = progress_bars.progress(jobs[rank::ranks], desc=desc, unit=unit)
     parts = dist_util.Ranks().gather([do(job) for job in bar])

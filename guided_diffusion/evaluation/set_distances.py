@@ -1,9 +1,9 @@
-"""How far a set of images is from another, from features: KID, precision, recall, FID and sFID.
+"""Distances between two sets of images, from features: KID, precision, recall, FID and sFID.
 
-Sums run in float64. The intervals come from random halves: a replicate draws half of the images
-of either set without putting any back, which spreads like a whole set drawn anew. (Images drawn
-twice, as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The
-replicates are moved onto the value of the whole sets, since half as many images have a larger bias.
+Sums run in float64. Intervals come from random halves: a replicate draws half of the images of
+each set without replacement, which varies as much as a whole set drawn anew. (Images drawn twice,
+as in the plain bootstrap, make k-nearest-neighbour radii vanish and distances grow.) The replicates
+are shifted to the value of the whole sets, because half as many images have a larger bias.
 """
 
 import math
@@ -17,20 +17,20 @@ import torch as th
 from ..data.image_source import ImageSource
 from ..errors import UserError
 from ..runtime.random_streams import Stream, generator
-from .feature_extractors import Extractor, by_turns, extract
+from .feature_extractors import Extractor, extract, map_over_ranks
 
 FEW_IMAGES = 2048  # below it FID says more about the number of images than about the images
 NEIGHBOURS = 3
-SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size at most half of the smaller set
+SUBSETS, SUBSET_SIZE = 100, 1000  # of KID; the size is at most half of the smaller set
 CONFIDENCE = 95  # percent
 BLOCK = 2048  # rows of a matrix of pairs that are held at once
-# What a metric can be; precision and recall are shares.
+# Smallest and largest values of a metric; precision and recall are shares.
 RANGES = {"kid": (-math.inf, math.inf), "fid": (0, math.inf), "sfid": (0, math.inf)}
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution of covariance factor.T @ factor."""
+    """A normal distribution with covariance factor.T @ factor."""
 
     mean: th.Tensor  # [D]
     factor: th.Tensor  # [R, D]; R is below D where fewer images than dimensions were seen
@@ -52,12 +52,11 @@ class Gaussian:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+    """Compute the Frechet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians.
 
     With Ci = Fi^T Fi, the trace of the root is the sum of the singular values of F1 F2^T.
 
-    Reference:
-        Heusel et al. 2017, arXiv:1706.08500, eq. 6.
+    Reference: Heusel et al. 2017, arXiv:1706.08500, eq. 6.
     """
     shift = (one.mean - other.mean).square().sum()
     spread = one.factor.square().sum() + other.factor.square().sum()
@@ -66,26 +65,25 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 
 def polynomial_mmd(x: th.Tensor, y: th.Tensor) -> float:
-    """Return the unbiased squared MMD of rows [N, D] and [M, D], kernel (a.b / D + 1)^3.
+    """Compute the unbiased squared MMD of rows [N, D] and [M, D], kernel (a.b / D + 1)^3.
 
-    Reference:
-        Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
+    Reference: Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
     """
-    within = sum(_kernel_mean(rows, rows, but_itself=True) for rows in (x, y))
+    within = sum(_kernel_mean(rows, rows, skip_diagonal=True) for rows in (x, y))
     return within - 2 * _kernel_mean(x, y)
 
 
-def _kernel_mean(x: th.Tensor, y: th.Tensor, but_itself: bool = False) -> float:
+def _kernel_mean(x: th.Tensor, y: th.Tensor, skip_diagonal: bool = False) -> float:
     dims = x.shape[1]
     total = sum(float((rows @ y.T / dims + 1).pow(3).sum()) for rows in x.split(BLOCK))
-    if not but_itself:
+    if not skip_diagonal:
         return total / (len(x) * len(y))
-    itself = float((x.square().sum(1) / dims + 1).pow(3).sum())
-    return (total - itself) / (len(x) * (len(x) - 1))
+    diagonal = float((x.square().sum(1) / dims + 1).pow(3).sum())
+    return (total - diagonal) / (len(x) * (len(x) - 1))
 
 
 def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]:
-    """Return mean ("value") and standard deviation ("std") of the squared MMD of subsets."""
+    """Compute mean ("value") and standard deviation ("std") of the squared MMD of subsets."""
     size = min(SUBSET_SIZE, len(reference) // 2, len(samples) // 2)
     values = []
     for subset in range(SUBSETS):
@@ -97,19 +95,18 @@ def kid(reference: th.Tensor, samples: th.Tensor, seed: int) -> dict[str, float]
 
 
 def precision_and_recall(reference: th.Tensor, samples: th.Tensor) -> tuple[float, float]:
-    """Return the share of samples among the reference, and of the reference among the samples.
+    """Compute the share of samples in the reference manifold, and of the reference in the samples'.
 
-    An image is among a set if an image of the set is as near to it as to the third nearest
-    neighbour of its own in the set, or nearer.
+    The manifold of a set is a union of balls, one around each of its images, whose radius is the
+    distance to the third nearest other image of the set.
 
-    Reference:
-        Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2.
+    Reference: Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2.
     """
-    return _share_among(samples, reference), _share_among(reference, samples)
+    return _share_inside(samples, reference), _share_inside(reference, samples)
 
 
-def _share_among(rows: th.Tensor, manifold: th.Tensor) -> float:
-    # The nearest image of a set to one of its own is itself.
+def _share_inside(rows: th.Tensor, manifold: th.Tensor) -> float:
+    # One more neighbour, as the nearest image of the set is the image itself.
     nearest = [d.kthvalue(NEIGHBOURS + 1).values for d in _squared_distances(manifold, manifold)]
     radii = th.cat(nearest)
     inside = sum(int((d <= radii).any(1).sum()) for d in _squared_distances(rows, manifold))
@@ -122,23 +119,23 @@ def _squared_distances(x: th.Tensor, y: th.Tensor) -> Iterator[th.Tensor]:
     for rows in x.split(BLOCK):
         scale = rows.square().sum(1)[:, None] + lengths
         squared = scale - 2 * rows @ y.T
-        # Equal images must be at distance 0, which the subtraction misses by a rounding.
+        # Equal images must be at distance 0; the subtraction is off by rounding.
         yield squared.masked_fill(squared < 1e-12 * scale, 0)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Features of a set of images, and distributions that came with the set in their place."""
+    """Features of a set of images, and distributions that came with the set and replace them."""
 
     pooled: th.Tensor  # [N, D] float64
     spatial: th.Tensor  # [N, S] float64
-    given: Mapping[str, Gaussian] = field(default_factory=dict)  # by distance
+    given: Mapping[str, Gaussian] = field(default_factory=dict)  # {"fid" or "sfid": distribution}
 
     def __len__(self) -> int:
         return len(self.pooled)
 
     def gaussian(self, distance: str) -> Gaussian | None:
-        """Return the distribution that "fid" or "sfid" compares; None if it is not known."""
+        """Return the distribution that "fid" or "sfid" compares, or None if it is not known."""
         if distance in self.given or not len(self):
             return self.given.get(distance)
         return Gaussian.of_rows(self.pooled if distance == "fid" else self.spatial)
@@ -152,10 +149,10 @@ class Measured:
 def measure(
     images: ImageSource, extractor: Extractor, batch_size: int, device: th.device
 ) -> Measured:
-    """Extract the features of a set; statistics of the file are taken where they fit.
+    """Extract the features of a set; statistics in its file replace them where they fit.
 
     Raises:
-        UserError: if there are too few images, or statistics alone and none that fit.
+        UserError: if there are too few images, or no images and no statistics that fit.
     """
     fitting = {
         distance: Gaussian.of_moments(*(th.from_numpy(m).to(device, th.float64) for m in moments))
@@ -169,7 +166,7 @@ def measure(
         found = ", ".join(str(len(mean)) for mean, _ in images.moments.values())
         raise UserError(
             f"{images.path}: expected arr_0, or statistics of {extractor.name}'s "
-            f"{extractor.dims['fid']} or {extractor.dims['sfid']} features, got those of {found}"
+            f"{extractor.dims['fid']} or {extractor.dims['sfid']} features, got {found} features"
         )
     pooled, spatial = (r.to(device, th.float64) for r in extract(images, extractor, batch_size))
     return Measured(pooled, spatial, fitting)
@@ -178,14 +175,14 @@ def measure(
 def evaluate(
     reference: Measured, samples: Measured, replicates: int = 200, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Return each metric's "value", its "interval" (None without replicates), and more for KID.
+    """Compute each metric's "value", its "interval" (None without replicates), and more for KID.
 
-    Metrics that need images, where a set has none, are left out.
+    Where a set has no images, metrics that need them are left out.
 
     Args:
         reference: the images to be like.
         samples: the images to be judged.
-        replicates: halves to draw for the intervals; 0: no intervals.
+        replicates: number of halves to draw for the intervals; 0: no intervals.
         seed: base seed of all draws.
     """
     results = {name: {"value": value} for name, value in _scores(reference, samples).items()}
@@ -197,7 +194,7 @@ def evaluate(
         return _scores(reference.half(rng), samples.half(rng))
 
     count = replicates if len(reference) or len(samples) else 0
-    drawn = by_turns(scores_of_halves, range(count), "intervals", "half")
+    drawn = map_over_ranks(scores_of_halves, range(count), "intervals", "half")
     for name, result in results.items():
         values, limits = [scores[name] for scores in drawn], RANGES.get(name, (0, 1))
         result["interval"] = _interval(result["value"], values, limits) if drawn else None
@@ -224,28 +221,29 @@ def _interval(value: float, drawn: Sequence[float], limits: tuple[float, float])
 
 
 def warnings_of(images: ImageSource, measured: Measured, extractor: Extractor) -> list[str]:
-    """Return what a reader of FID and sFID must know about a set."""
-    said = [
+    """Return warnings about a set for readers of FID and sFID."""
+    instead = "taken from its images" if len(images) else "left out"
+    warnings = [
         f"{images.path}: its {distance} statistics are of {len(images.moments[distance][0])} "
-        f"features, {extractor.name} has {extractor.dims[distance]}; taken from its images"
-        for distance in images.moments.keys() - measured.given.keys()
+        f"features, {extractor.name} has {extractor.dims[distance]}; {instead}"
+        for distance in sorted(images.moments.keys() - measured.given.keys())
     ]
     if not len(images):
-        said.append(f"{images.path}: statistics alone; KID, precision and recall need images")
+        warnings.append(f"{images.path}: statistics alone; KID, precision and recall need images")
     elif len(images) < FEW_IMAGES and measured.given.keys() < {"fid", "sfid"}:
         dims = extractor.dims["fid"]
         rank = f", the covariance of {dims} features is singular" if len(images) <= dims else ""
-        said.append(
+        warnings.append(
             f"{images.path}: {len(images)} images, below {FEW_IMAGES}: FID and sFID are too large"
             f"{rank}; compare sets of one size, or KID"
         )
-    return said
+    return warnings
 
 
 def psnr(images: th.Tensor, expected: th.Tensor) -> float:
-    """Return the peak signal-to-noise ratio, dB, of images [N, C, H, W] together; inf if equal.
+    """Compute the peak signal-to-noise ratio of all images [N, C, H, W], in dB; inf if equal.
 
-    Both are clipped to [-1, 1].
+    Both sets are clipped to [-1, 1].
     """
     error = (images.clamp(-1, 1) - expected.clamp(-1, 1)).double().square().mean()
     return float(10 * th.log10(4 / error))

@@ -16,18 +16,16 @@ class EvaluateSettings(SeedSettings, DeviceSettings):
 
     features: str = setting(
         "auto",
-        "network that sees the images: inception; small: fixed random weights, for a quick look; "
-        "auto: inception where it is installed with its weights, else small",
+        "feature extractor: inception; small: fixed random weights, for a quick look; auto: "
+        "inception if it is installed with its weights, else small",
         choices=EXTRACTORS,
     )
-    weights: str = setting(
-        "", "file of Inception's weights; empty: where torch-fidelity keeps them"
-    )
+    weights: str = setting("", "file of Inception's weights; empty: torch-fidelity's own file")
     image_size: int = setting(
         0, "resize and centre-crop to this side, pixels; 0: as they are, all of one size", minimum=0
     )
     batch_size: int = setting(32, "images per forward and per process", minimum=1)
     bootstrap: int = setting(
-        200, "random halves of the sets that the intervals come from; 0: no intervals", minimum=0
+        200, "number of random halves of the sets for the intervals; 0: no intervals", minimum=0
     )
     out: str = setting("", "JSON file to write; empty: none")

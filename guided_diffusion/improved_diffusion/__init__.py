@@ -5,8 +5,8 @@
 After this line `import improved_diffusion`, `from improved_diffusion.unet import UNetModel` and so
 on reach the code of this package. Where the package is installed, the line is not needed.
 
-The two projects share most of their names. Modules of this folder hold those that differ, with
-improved-diffusion's arguments and defaults; of all other modules there is one for both.
+The two projects share most of their names. Modules of this folder hold the names that differ, with
+improved-diffusion's arguments and defaults; all other modules serve both projects.
 """
 
 import importlib

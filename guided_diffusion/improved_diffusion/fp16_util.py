@@ -1,4 +1,4 @@
-"""Master parameters as improved-diffusion has them: one flat float32 tensor for a whole model."""
+"""Master parameters as in improved-diffusion: one flat float32 tensor for a whole model."""
 
 from collections.abc import Iterable, Sequence
 

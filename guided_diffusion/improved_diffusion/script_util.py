@@ -1,4 +1,4 @@
-"""improved-diffusion's flags, their defaults, and what they build."""
+"""improved-diffusion's flags and their defaults, and the functions that build from them."""
 # ruff: noqa: F401
 
 import argparse

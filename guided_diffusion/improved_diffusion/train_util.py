@@ -1,4 +1,4 @@
-"""The training loop with the methods and attributes that improved-diffusion's has of its own."""
+"""The training loop with the methods and attributes of improved-diffusion's loop."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from .fp16_util import (
 )
 
 
-def _of_trainer(name: str) -> Any:
-    """Return a property that reads and sets an attribute of the loop's trainer."""
+def _trainer_attribute(name: str) -> Any:
+    """Make a property that reads and sets an attribute of the loop's trainer."""
     return property(
         lambda loop: getattr(loop.mp_trainer, name),
         lambda loop, value: setattr(loop.mp_trainer, name, value),
@@ -27,17 +27,17 @@ def _of_trainer(name: str) -> Any:
 
 
 class TrainLoop(train_util.TrainLoop):
-    """See `guided_diffusion.train_util.TrainLoop`.
+    """`guided_diffusion.train_util.TrainLoop` with improved-diffusion's attributes.
 
     Attributes:
         model_params: the parameters of the model.
-        master_params: what the optimizer moves: with use_fp16 one flat float32 copy of all, else
-            the parameters.
-        lg_loss_scale: logarithm to base 2 of the loss scale of use_fp16.
+        master_params: parameters that the optimizer moves: with use_fp16 one flat float32 copy of
+            all, else the parameters of the model.
+        lg_loss_scale: base-2 logarithm of the loss scale of use_fp16.
     """
 
-    master_params = _of_trainer("master_params")
-    lg_loss_scale = _of_trainer("lg_loss_scale")
+    master_params = _trainer_attribute("master_params")
+    lg_loss_scale = _trainer_attribute("lg_loss_scale")
 
     def _create_trainer(self) -> MixedPrecisionTrainer:
         self.mp_trainer = MixedPrecisionTrainer(
@@ -51,7 +51,7 @@ class TrainLoop(train_util.TrainLoop):
         return self.mp_trainer
 
     def _find_elsewhere(self) -> str | None:
-        return find_resume_checkpoint()  # the one of this module, which a program may replace
+        return find_resume_checkpoint()  # looked up here: a program may replace this module's
 
     def _setup_fp16(self) -> None:
         self.master_params = make_master_params(self.model_params)
@@ -78,7 +78,7 @@ class TrainLoop(train_util.TrainLoop):
         self._take_step()
 
     def _log_grad_norm(self) -> None:
-        # The trainer notes the same number, and means of equal numbers are equal.
+        # The trainer logs the same number too, which leaves the mean as it is.
         grads = [p.grad for p in self.master_params if p.grad is not None]
         logger.logkv_mean("grad_norm", float(th.stack([g.float().norm() for g in grads]).norm()))
 

@@ -1,6 +1,6 @@
 """The networks with improved-diffusion's arguments: no image size, and heads by number alone.
 
-State dicts are those of guided-diffusion's networks in the legacy order of channels.
+Their state dicts fit guided-diffusion's networks with the legacy attention order.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,21 +11,21 @@ from ..unet import *
 
 
 class QKVAttention(unet.QKVAttentionLegacy):
-    """Attention of one head, [N, 3 * C, T] -> [N, C, T]; heads go into N."""
+    """Attention of one head, [N, 3 * C, T] -> [N, C, T]; several heads are laid along N."""
 
     def __init__(self) -> None:
         super().__init__(n_heads=1)
 
 
 class AttentionBlock(unet.AttentionBlock):
-    """See `guided_diffusion.unet.AttentionBlock`."""
+    """`guided_diffusion.unet.AttentionBlock` with improved-diffusion's arguments."""
 
     def __init__(self, channels: int, num_heads: int = 1, use_checkpoint: bool = False) -> None:
         super().__init__(channels, num_heads, use_checkpoint=use_checkpoint)
 
 
 class UNetModel(unet.UNetModel):
-    """See `guided_diffusion.unet.UNetModel`."""
+    """`guided_diffusion.unet.UNetModel` with improved-diffusion's arguments."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class UNetModel(unet.UNetModel):
 
 
 class SuperResModel(unet.SuperResModel, UNetModel):
-    """See `guided_diffusion.unet.SuperResModel`."""
+    """`guided_diffusion.unet.SuperResModel` with improved-diffusion's arguments."""
 
     def __init__(self, in_channels: int, *args: Any, **kwargs: Any) -> None:
         UNetModel.__init__(self, 2 * in_channels, *args, **kwargs)

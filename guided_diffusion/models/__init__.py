@@ -1,1 +1,1 @@
-"""Trained models: build from settings, save, load, convert, explain a mismatch by its flag."""
+"""Trained models: build from settings, save, load, convert, name the flag behind a mismatch."""

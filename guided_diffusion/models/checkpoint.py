@@ -15,7 +15,7 @@ from typing import Any
 import torch as th
 
 from ..errors import UserError, require
-from ..runtime import atomic_files, dist_util
+from ..runtime import atomic_files, dist_util, run_folder
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 
 SAFETENSORS = ".safetensors"
@@ -65,6 +65,16 @@ def load_file(path: str | Path) -> Any:
     raise UserError(f"{path}: {problem}")
 
 
+def training_record(path: Path) -> dict[str, Any]:
+    """Return the `args.json` that a training left beside a checkpoint; {} where there is none.
+
+    The record of a command that made images in that folder says nothing about the weights.
+    """
+    args = path.with_name("args.json")
+    record = run_folder.read_args(args) if args.exists() else {}
+    return record if str(record.get("script")).endswith("_train") else {}
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     found = hashlib.sha256()
@@ -75,24 +85,22 @@ def digest(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
+    """Return the first line of an error's message, or its type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def save_state(state: Any, path: Path) -> None:
-    """Save a state dict so that it is there whole or not at all.
+    """Save a state dict; the file appears whole or not at all.
 
     Raises:
         UserError: if it cannot be written, as on a full disk.
     """
-    if path.suffix == SAFETENSORS:
-        content = require("safetensors.torch", "safetensors").save(
-            {key: value.clone(memory_format=th.contiguous_format) for key, value in state.items()}
-        )
+    safe = path.suffix == SAFETENSORS and require("safetensors.torch", "safetensors")
     try:
         with atomic_files.atomic_write(path) as file:
-            if path.suffix == SAFETENSORS:
-                file.write(content)
+            if safe:
+                form = th.contiguous_format
+                file.write(safe.save({k: v.clone(memory_format=form) for k, v in state.items()}))
             else:
                 th.save(state, file)
     except RuntimeError as error:  # so torch reports a write that fails
@@ -121,9 +129,9 @@ def fill(
     Args:
         model: the network that the flags describe.
         state: the state dict.
-        path: file that it came from.
-        signs_of_flags: what a state dict tells of each flag, the likeliest first.
-        changed: flags that are not those of the training, with both values in words.
+        path: file that the state dict was read from, for messages.
+        signs_of_flags: flags and their signs, see `mismatch`.
+        changed: {flag: both values in words} of the flags that the training had at other values.
 
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
@@ -142,9 +150,9 @@ def fill(
     model.load_state_dict(state, strict=True)
 
 
-def _newest_first(folder: Path, name: str) -> list[Path]:
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
     # By the step, the last number of a name, and within a step by the number before it.
-    found = {path: re.fullmatch(name, path.name) for path in folder.glob("*.pt")}
+    found = {path: re.fullmatch(pattern, path.name) for path in folder.glob("*.pt")}
     order = [(*map(float, match.groups()[::-1]), path) for path, match in found.items() if match]
     return [path for *_, path in sorted(order, reverse=True)]
 
@@ -155,9 +163,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def newest_weights(folder: Path) -> Path:
-    """Return the weights to use from a training run: newest step, averaged where there are any.
+    """Return the file of weights to use from a training run: the newest step, averaged if possible.
 
-    Of several averages it is the one with the highest decay.
+    Of several averages the one with the highest decay is taken.
 
     Raises:
         UserError: if the folder holds no checkpoint.
@@ -179,5 +187,5 @@ def weights_file(path: Path) -> Path:
     """
     if not path.exists():
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
-    # Asked once: a training beside us may save between the questions of two ranks.
+    # One rank looks for all: a training may save its next file between the looks of two ranks.
     return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path

@@ -1,8 +1,8 @@
-"""Rewrite checkpoints so that the network computes the same: attention order, number format.
+"""Rewrite checkpoints of one network into another attention order or number format.
 
 The two channel orders of the qkv projections (see `attention`) differ by a permutation of rows.
-A state dict does not tell its order nor its number of heads: the `args.json` beside it does, or
-the user.
+The order and the number of heads do not show in a state dict: they come from the `args.json` beside
+it, or from the user.
 """
 
 import re
@@ -25,7 +25,7 @@ class AttentionLayout:
     """Order and heads of a network's qkv projections, which their shapes do not tell.
 
     Attributes:
-        order: order of their channels, see `attention`.
+        order: order of the channels of a projection, see `attention`.
         num_heads: number of heads of a block, where num_head_channels is -1.
         num_heads_upsample: number of heads of an output block; -1: num_heads.
         num_head_channels: number of channels of a head, or -1.
@@ -37,7 +37,7 @@ class AttentionLayout:
     num_head_channels: int = -1
 
     def heads(self, key: str, channels: int) -> int:
-        """Return the number of heads of the block of a key."""
+        """Return the number of heads of the attention block that a key belongs to."""
         upsample = key.startswith("output_blocks.") and self.num_heads_upsample != -1
         heads = self.num_heads_upsample if upsample else self.num_heads
         return count_heads(channels, heads, self.num_head_channels)
@@ -66,20 +66,20 @@ def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.
 
 
 def cast(state: State, dtype: th.dtype) -> dict[str, th.Tensor]:
-    """Return a state dict with its floating-point tensors in another format.
+    """Return a state dict with its floating-point tensors in another number format.
 
     Raises:
         UserError: if a number is beyond the format's range.
     """
-    found = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    for key, value in found.items():
+    converted = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in converted.items():
         if not th.equal(value.isfinite(), state[key].isfinite()):
             raise ArgumentError("dtype", f"{key!r} holds numbers beyond the range of {dtype}")
-    return found
+    return converted
 
 
 def recorded_layout(args: Record) -> AttentionLayout:
-    """Return the layout that the flags of a training describe, a classifier's included.
+    """Return the layout that the recorded flags of a training describe, also of a classifier's.
 
     Raises:
         ArgumentError: if a value in the record is not allowed.
@@ -94,7 +94,7 @@ def recorded_layout(args: Record) -> AttentionLayout:
 
 
 def record_order(args: Record, order: QKVOrder) -> dict[str, Any]:
-    """Return the flags of a training with another attention order."""
+    """Return the recorded flags of a training, with another attention order."""
     return {**args, _order_flag(args): order == "new"}
 
 

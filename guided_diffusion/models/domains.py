@@ -1,7 +1,7 @@
 """Domains: a trained network with the process it was trained for, rebuilt from its `args.json`.
 
 `load_domain` takes a checkpoint file or a training run folder. The settings of the training lie
-beside the weights; those that are given go before them.
+beside the weights; settings that are given override them.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
-from ..runtime import dist_util, execution, logger, run_folder
-from .checkpoint import digest, fill, load_state, weights_file
+from ..runtime import dist_util, execution, logger
+from .checkpoint import digest, fill, load_state, training_record, weights_file
 from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
 from .script_util import NUM_CLASSES, build
 
@@ -33,10 +33,10 @@ class Kind:
     """A family of networks.
 
     Attributes:
-        settings: group that describes a network of the family.
-        command: name of the command that trains one.
-        signs: what a state dict tells of each setting.
-        flag: name of the flag for its path, if it is the same in every command.
+        settings: group of settings that describes a network of the family.
+        command: name of the command that trains such a network.
+        signs: flags and their signs, see `mismatch`.
+        flag: name of the flag for the path of such a network, if all commands have the same.
     """
 
     settings: type[Settings]
@@ -55,7 +55,7 @@ CLASSIFIER = Kind(
 
 @dataclass
 class Domain:
-    """A class of images with its trained model, or a classifier of many.
+    """A class of images with its trained model, or a classifier of many classes.
 
     Attributes:
         model: the network, in eval mode, on its device.
@@ -79,19 +79,19 @@ class Domain:
 
     @property
     def device(self) -> th.device:
-        """Where the network computes; the CPU for one without parameters."""
+        """Device of the network; the CPU if it has no parameters."""
         first = next(self.model.parameters(), None)
         return th.device("cpu") if first is None else first.device
 
     @property
     def args(self) -> dict[str, Any]:
-        """{name: value} of all that network and process were built from."""
+        """Settings that network and process were built from, {name: value}."""
         classes = {} if self.num_classes is None else {"out_channels": self.num_classes}
         return joined(self.network, self.process) | classes
 
     @property
     def identity(self) -> dict[str, Any]:
-        """{name: value} of all that decides what the model computes: `args`, and the weights."""
+        """All that decides what the model computes, {name: value}: `args` and the weights."""
         return self.args | {"sha256": self.sha256}
 
 
@@ -109,7 +109,7 @@ def load_domain(
 
     Args:
         path: path of a file, or of a folder, whose newest averaged weights are taken.
-        flags: {name: value} of settings that override those of `args.json`.
+        flags: {name: value} of settings that override the settings in `args.json`.
         label: name of the domain; empty: the name of the run folder.
         device: device of the model.
         assumed: {name: value} for a checkpoint without `args.json`; None: upstream's defaults.
@@ -119,15 +119,15 @@ def load_domain(
         UserError: if the path, the file or the settings do not fit.
     """
     file, flags = weights_file(Path(path)), dict(flags or {})
-    record, known = file.with_name("args.json"), defaults(kind.settings, ProcessSettings)
-    recorded = _recorded_args(file, kind, known, assumed or {})
-    for name in flags.keys() - known.keys():
-        raise ArgumentError(name, f"no setting of such a model; it has {', '.join(known)}")
-    args = recorded | flags
+    record = training_record(file)
+    trained = _trained_args(file, record, kind, assumed or {})
+    for name in flags.keys() - trained.keys():
+        raise ArgumentError(name, f"no setting of such a model; it has {', '.join(trained)}")
+    args = trained | flags
     changed = {
-        name: f"--{name} {recorded[name]!r}, used with {args[name]!r}"
-        for name in sorted(known.keys() - FREE_OF_TRAINING)
-        if record.exists() and args[name] != recorded[name]
+        name: f"--{name} {trained[name]!r}, used with {args[name]!r}"
+        for name in sorted(trained.keys() - FREE_OF_TRAINING)
+        if record and args[name] != trained[name]
     }
     state, classes = load_state(file), None
     if kind is CLASSIFIER:
@@ -144,9 +144,10 @@ def load_domain(
     try:
         network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
     except ArgumentError as error:
-        if error.name in flags or not record.exists():
+        if error.name in flags or not record:
             raise
-        raise ArgumentError(error.name, f"{error.problem} in {record}") from None
+        problem = f"{error.problem} in {file.with_name('args.json')}"
+        raise ArgumentError(error.name, problem) from None
     betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
     model, diffusion = build(network, process, classes or NUM_CLASSES)
     fill(model, state, file, kind.signs, changed)
@@ -160,25 +161,23 @@ def load_domain(
     return Domain(model, diffusion, name, file, network, process, digest(file), classes)
 
 
-def _recorded_args(
-    file: Path, kind: Kind, known: dict[str, Any], assumed: Mapping[str, Any]
+def _trained_args(
+    file: Path, record: Mapping[str, Any], kind: Kind, assumed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    path = file.with_name("args.json")
-    record = run_folder.read_args(path) if path.exists() else {}
-    script = str(record.get("script", ""))
-    if script == kind.command:
-        return known | {k: v for k, v in record["args"].items() if k in known}
-    if script.endswith("_train"):
+    """Return the settings of the training, recorded or assumed, {name: value}."""
+    if record and record["script"] != kind.command:
         raise UserError(
-            f"{file}: checkpoint and flags describe different networks: those of {script} and "
-            f"of {kind.command}{f' (check --{kind.flag})' if kind.flag else ''}"
+            f"{file}: checkpoint and flags describe different networks: those of "
+            f"{record['script']} and of {kind.command}"
+            f"{f' (check --{kind.flag})' if kind.flag else ''}"
         )
-    # The record of a sampler that wrote into this folder tells nothing of the weights.
-    args = known | {k: v for k, v in assumed.items() if k in known}
-    logger.log(
-        f"{file}: no args.json beside it; assuming these flags, which the command line can "
-        f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
-    )
+    told, known = record.get("args", assumed), defaults(kind.settings, ProcessSettings)
+    args = known | {name: value for name, value in told.items() if name in known}
+    if not record:
+        logger.log(
+            f"{file}: no args.json beside it; assuming these flags, which the command line can "
+            f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
+        )
     return args
 
 
@@ -197,20 +196,20 @@ def load_asked(
     """Load the domain that a command was asked for onto this rank's device.
 
     Args:
-        path: checkpoint file or training run folder; empty is a mistake.
-        network: settings of the command; those given go before those of the training, all
-            describe a checkpoint without a record.
-        process: settings of the command, likewise.
+        path: checkpoint file or training run folder; an empty path is refused.
+        network: settings of the command. Given ones override the settings of the training; for a
+            checkpoint without a record, all of them hold.
+        process: settings of the command, used likewise.
         kind: family of the network.
         label: name of the domain; empty: the name of the run folder.
         flag: name of the flag for the path.
         compile: whether the network is compiled.
         static: whether the network will meet few shapes of input; see `execution.compiled`.
-        assumed: {name: value} of settings that go before those of the command for a checkpoint
-            without a record.
+        assumed: {name: value} of settings that override the settings of the command for a
+            checkpoint without a record.
 
     Raises:
-        UserError: if there is none, or the settings do not fit it.
+        UserError: if there is no such checkpoint, or the settings do not fit it.
     """
     if not path:
         raise ArgumentError(flag, "expected a checkpoint or a training run folder, got none")

@@ -1,4 +1,4 @@
-"""Faces: functions with the parameters of an upstream project, on builders that take settings."""
+"""Faces: functions with an upstream project's parameters that call builders with settings."""
 
 import ast
 import inspect
@@ -19,19 +19,19 @@ def face(
     parameters: str,
     left_out: str = "",
 ) -> Callable[..., Any]:
-    """Return a function that takes upstream's parameters and makes something from settings.
+    """Make a face: a function that takes upstream's parameters and calls a builder with settings.
 
-    Every other setting of the groups is a parameter by keyword, with its default.
+    All other settings of the groups become keywords of the function, with their defaults.
 
     Args:
         name: name of the function.
         doc: docstring of the function.
-        make: takes an instance of each group; parameters that are no setting of the groups go on
-            by keyword.
+        make: builder; it gets an instance of each group, and as keywords the parameters that no
+            group has.
         groups: groups of settings.
-        parameters: names in upstream's order, each alone or as NAME=DEFAULT; names after a * go by
-            keyword only.
-        left_out: name of a setting that is no parameter.
+        parameters: names in upstream's order, each alone or as NAME=DEFAULT; names after a * are
+            keywords only.
+        left_out: name of a setting that is not a parameter.
     """
     own = [{field.name: type(field.default) for field in fields_of(group)} for group in groups]
     types = {key: kind for known in reversed(own) for key, kind in known.items()}
@@ -51,13 +51,13 @@ def face(
     create.__name__ = create.__qualname__ = name
     create.__doc__ = doc
     create.__signature__ = signature  # type: ignore[attr-defined]
-    # Where the face stands, as for a namedtuple: pickle looks for it there.
+    # The module that calls us, as for a namedtuple: pickle looks for the function there.
     create.__module__ = sys._getframe(1).f_globals["__name__"]
     return create
 
 
 def _typed(value: Any, kind: type) -> Any:
-    """Return a value as upstream's looser programs give it in the type of its setting."""
+    """Convert a value to the type of its setting, as loosely as upstream takes values."""
     if kind is bool and not isinstance(value, str):
         return bool(value)
     if kind is str and not isinstance(value, str):
@@ -86,5 +86,5 @@ def _parameters(
 
 
 def defaults_for(create: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the entries of {name: default} that a face takes by position."""
+    """Return the entries of {name: default} that a face takes by position."""
     return {name: known[name] for name in inspect.getfullargspec(create).args}

@@ -1,4 +1,8 @@
-"""What a state dict tells of the flags that its network was built from."""
+"""Signs in a state dict of the flags that its network was built from.
+
+The sign of a flag is a function of a state dict. Where two state dicts differ in it, the flag is a
+likely cause. A flag stands before other flags whose signs it changes too.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +24,7 @@ def _shapes(state: State) -> dict[str, tuple[int, ...] | str]:
 
 
 def number_of_classes(state: State) -> int | None:
-    """Return how many classes the classifier of a state dict tells apart."""
+    """Return the number of classes that a classifier tells apart; None for another network."""
     biases = [key for key in state if re.match(r"out\..*bias$", key)]
     return len(state[biases[-1]]) if biases else None
 
@@ -34,20 +38,19 @@ def _embeddings_per_channel(state: State) -> float | None:
     return len(state[key]) / len(state[norm]) if key in state and norm in state else None
 
 
-# What a state dict tells of a flag, in the order in which one can hide the next.
 SIGNS_OF_FLAGS: SignsOfFlags = (
     ("class_cond", lambda state: "label_emb.weight" in state),
     ("num_channels", lambda state: shape_of(state, "time_embed.0.weight")),
     ("in_channels", lambda state: shape_of(state, "input_blocks.0.0.weight")[1:2]),
     ("resblock_updown", lambda state: bool(_keys(state, r"\.op\."))),
     ("num_res_blocks or --channel_mult", lambda state: _keys(state, r"^input_blocks\.\d+\.")),
-    ("num_res_blocks", lambda state: _keys(state, r"^input_blocks\.1\.\d+\.in_")),  # of points
+    ("num_res_blocks", lambda state: _keys(state, r"^input_blocks\.1\.\d+\.in_")),  # for points
     ("attention_resolutions", lambda state: _keys(state, r"^input_blocks\.\d+\.1\.qkv")),
     ("attention_kind", lambda state: bool(_keys(state, r"\.blend$"))),
     ("attention_priority", lambda state: shape_of(state, "middle_block.1.attention.blend")[:1]),
     ("use_scale_shift_norm", _embeddings_per_channel),
     ("learn_sigma", lambda state: shape_of(state, "out.2.weight")[:1]),
-    ("channel_mult", _shapes),  # for want of a better
+    ("channel_mult", _shapes),  # where no other sign differs
 )
 CLASSIFIER_SIGNS: SignsOfFlags = (
     ("classifier_path", lambda state: bool(_keys(state, r"^output_blocks\."))),

@@ -1,4 +1,4 @@
-"""What the flags of a network mean: from their text to the arguments of a network.
+"""Arguments of a network from the text of its flags.
 
 A mistake is reported under the name of its flag.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ..config.parser import numbers
 from ..errors import ArgumentError
 
-# Width of each level over the first, by image size (guided-diffusion; 16 and 32 are ours).
+# Image size -> width of each level as a multiple of the first (guided-diffusion; 16, 32 are ours).
 CHANNEL_MULT = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -22,10 +22,10 @@ SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
 
 
 def width(channels: int, flag: str = "num_channels") -> int:
-    """Return the width of the first level.
+    """Check and return the channels of the first level.
 
     Raises:
-        UserError: if the norms cannot cut it into their groups.
+        UserError: if the norms cannot divide the channels into their 32 groups.
     """
     if channels % 32 or channels <= 0:
         raise ArgumentError(flag, f"expected a multiple of 32, got {channels}")
@@ -40,13 +40,13 @@ def channel_mults(
     prefix: str = "",
     size_flag: str = "image_size",
 ) -> tuple[float, ...]:
-    """Return the width of each level over the first.
+    """Return the width of each level as a multiple of the first.
 
     Args:
-        text: value of the flag; empty: by the image size.
+        text: value of the flag; empty: the preset of the image size.
         image_size: side of the images, pixels.
         width: channels of the first level.
-        presets: {image size: widths}.
+        presets: {image size: multiples}.
         prefix: beginning of the flag's name.
         size_flag: name of the flag of the image size.
 
@@ -69,12 +69,12 @@ def channel_mults(
 
 
 def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
-    """Return the downsampling factors of feature maps of these sides.
+    """Return the downsampling factors of the feature maps with the sides in a text, as "16,8".
 
     Raises:
-        UserError: if they are no sides.
+        UserError: if a side is not a whole number above 0.
     """
-    # As upstream: the factor is rounded down, and one that no level has (or 0) means none.
+    # As upstream, factors are rounded down, and a factor that no level has (0, say) has no effect.
     sides = numbers("attention_resolutions", resolutions) if resolutions else ()
     if any(side <= 0 for side in sides):
         raise ArgumentError("attention_resolutions", f"expected sides above 0, got {resolutions!r}")

@@ -1,8 +1,7 @@
 """Build networks and processes from settings.
 
-`build` takes typed settings. Upstream's `create_*` and `*_defaults` are faces of it: the published
-names, order and defaults of the parameters, and nothing else. Parameters that upstream lacks go by
-keyword.
+`build` takes typed settings. Upstream's `create_*` functions call it; they have the published
+parameters, in their order and with their defaults, and other settings as keywords (see `faces`).
 """
 
 from collections.abc import Callable
@@ -38,10 +37,10 @@ def build(
     """Build a network and the process that it is trained for.
 
     Args:
-        network: settings of the network; their type tells which network it is.
+        network: settings of the network, whose type selects the network.
         process: settings of the process.
-        num_classes: classes that a classifier tells apart, or that a class-conditional network
-            knows.
+        num_classes: number of classes that a classifier tells apart, or that a class-conditional
+            network knows.
 
     Raises:
         ArgumentError: if a size, a width or an attention resolution does not fit.
@@ -55,17 +54,17 @@ def build_network(
     """Build a network from its settings; see `build`.
 
     Args:
-        network: settings of the network.
+        network: settings of the network, whose type selects the network.
         learn_sigma: whether the network predicts the variance too.
-        num_classes: number of classes.
+        num_classes: number of classes, see `build`.
     """
     try:
         return BUILDERS[type(network)](network, learn_sigma, num_classes)
     except ArgumentError:
         raise
-    except ValueError as error:  # of the network, on an argument
+    except ValueError as error:  # raised by the network, as "argument: problem"
         name, named, problem = str(error).partition(": ")
-        if not named:  # torch's own, of a number that no flag lets through
+        if not named:  # raised by torch
             raise
         raise ArgumentError(name, problem) from None
 
@@ -87,9 +86,8 @@ def _unet(network: ModelSettings, learn_sigma: bool, num_classes: int) -> UNetMo
 def _super_res(network: SuperResSettings, learn_sigma: bool, num_classes: int) -> SuperResModel:
     side = network.large_size
     if network.small_size > side:
-        raise ArgumentError(
-            "small_size", f"expected 1 to large_size {side}, got {network.small_size}"
-        )
+        problem = f"expected 1 to large_size {side}, got {network.small_size}"
+        raise ArgumentError("small_size", problem)
     common = _common(network, side, learn_sigma, num_classes)
     presets, first = SUPER_RES_CHANNEL_MULT, network.num_channels
     mult = channel_mults(network.channel_mult, side, first, presets, size_flag="large_size")
@@ -165,7 +163,7 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
     """Build a process from its settings.
 
     Raises:
-        ArgumentError: if the schedule has not so few steps, or the respacing asks for more steps
+        ArgumentError: if the schedule needs more steps, or the respacing asks for more timesteps
             than there are.
     """
     variance = "FIXED_SMALL" if process.sigma_small else "FIXED_LARGE"

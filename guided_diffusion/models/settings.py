@@ -14,7 +14,7 @@ class ConvertSettings(Settings):
     attention_order: str = setting(
         "keep",
         "channel order of the qkv projections in the output: legacy (q,k,v per head), new (heads "
-        "per q,k,v) or that of the input",
+        "per q,k,v), keep (the order of the input)",
         choices=("keep", "legacy", "new"),
     )
     dtype: str = setting(
@@ -27,7 +27,7 @@ class ConvertSettings(Settings):
         -1, "attention heads of the input; -1: by its args.json", minimum=1, also=(-1,)
     )
     num_heads_upsample: int = setting(
-        -1, "its heads on the way up; -1: by its args.json, else --num_heads", minimum=1, also=(-1,)
+        -1, "heads in its output blocks; -1: by args.json, else --num_heads", minimum=1, also=(-1,)
     )
     num_head_channels: int = setting(
         -1, "channels per head, in place of --num_heads; -1: by args.json", minimum=1, also=(-1,)

@@ -1,8 +1,8 @@
 """Classifier guidance: a sampler that is steered by the gradient of log p(y | x_t).
 
 A classifier takes noisy images [N, C, H, W] and the timesteps of the process that made them
-noisy, and returns logits [N, K]; classes are numbered 0..K-1. Labels y [N] go to the diffusion
-model and to the classifier alike, as the samplers' `model_kwargs`.
+noisy, and returns logits [N, K]; classes are numbered 0..K-1. Both the diffusion model and the
+classifier get labels y [N], from the samplers' `model_kwargs`.
 
 Reference: arXiv:2105.05233, section 4.
 """
@@ -40,7 +40,7 @@ def classifier_gradient(classifier: Model, scale: float = 1.0) -> CondFn:
 
 @dataclass
 class Guided:
-    """A diffusion model, class-conditional or not, and the classifier that steers it if any."""
+    """A diffusion model, class-conditional or not, and the classifier that steers it, if any."""
 
     domain: Domain
     classifier: Domain | None
@@ -48,19 +48,19 @@ class Guided:
 
     @property
     def model(self) -> Model:
-        """The diffusion model as one that takes labels, if only to pass over them."""
+        """The diffusion model, as a function that takes labels; it may ignore them."""
         if self.domain.network.class_cond:
             return self.domain.model
         return lambda x, t, y=None: self.domain.model(x, t)
 
     @property
     def cond_fn(self) -> CondFn:
-        """What steers the sampler, or None."""
+        """Gradient that steers the sampler; None without a classifier."""
         return self.classifier and classifier_gradient(self.classifier.model, self.scale)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The flags and the digest of each network, as a run folder records them."""
+        """Flags and digest of each network, as a run folder records them."""
         networks = {"model": self.domain, "classifier": self.classifier}
         return {
             f"{role}.{name}": value
@@ -70,18 +70,16 @@ class Guided:
         }
 
     def check_classes(self, flag: str, classes: Sequence[int]) -> None:
-        """Refuse, under a flag, the first class that one of the networks does not know."""
+        """Refuse classes that one of the networks does not know, under the name of a flag."""
         last = self.num_classes - 1
         for number in classes:
             if not 0 <= number <= last:
-                raise ArgumentError(
-                    flag,
-                    f"expected classes from 0 to {last}, which the networks know, got {number}",
-                )
+                expected = f"expected classes from 0 to {last}, which the networks know"
+                raise ArgumentError(flag, f"{expected}, got {number}")
 
     @property
     def num_classes(self) -> int:
-        """How many classes all networks know that are told one."""
+        """Number of classes that each network which takes a class knows."""
         known = [self.domain.model.num_classes] if self.domain.network.class_cond else []
         return min(known + ([self.classifier.num_classes] if self.classifier else []))
 
@@ -96,8 +94,8 @@ def load_guided(
 ) -> Guided:
     """Load a diffusion model and its classifier onto this rank's device.
 
-    Settings that were given override the settings of the trainings; see `load_asked`. The process
-    is the same for both.
+    Given settings override the settings of the trainings; see `load_asked`. Both networks have the
+    same process.
 
     Raises:
         UserError: if a file is missing, or the networks do not fit each other.
@@ -107,19 +105,13 @@ def load_guided(
     if not path:
         if domain.network.class_cond:
             return Guided(domain, None)
-        raise ArgumentError(
-            "classifier_path",
-            "expected a classifier, or a class-conditional --model_path; "
-            f"{domain.origin} knows no classes",
-        )
-    # A classifier without a record of its own is one made for this diffusion model.
-    judge = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
+        expected = "expected a classifier, or a class-conditional --model_path"
+        raise ArgumentError("classifier_path", f"{expected}; {domain.origin} knows no classes")
+    # A classifier without a record is assumed to be made for this diffusion model.
+    guide = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
     for flag in same:
-        if judge.args[flag] != own[flag]:
-            raise ArgumentError(
-                flag,
-                f"classifier and diffusion model need the same; {judge.origin} has "
-                f"{judge.args[flag]!r}, {domain.origin} has {own[flag]!r}",
-            )
-    return Guided(domain, judge, guidance.classifier_scale)
+        if guide.args[flag] != own[flag]:
+            found = f"{guide.origin} has {guide.args[flag]!r}, {domain.origin} has {own[flag]!r}"
+            raise ArgumentError(flag, f"classifier and diffusion model need the same; {found}")
+    return Guided(domain, guide, guidance.classifier_scale)

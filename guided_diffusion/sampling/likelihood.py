@@ -1,4 +1,4 @@
-"""How likely a model finds images: a bound on their bits per dimension, and its terms.
+"""Likelihood of images under a model: a bound on their bits per dimension, and its terms.
 
 A dimension is the 8-bit value of one pixel and channel. A bound is the sum of one term per timestep
 and of the prior's, each estimated with one draw of noise per image.
@@ -18,7 +18,7 @@ TERMS = ("vb", "xstart_mse", "mse")  # of each timestep
 
 
 def fields(num_timesteps: int) -> list[tuple]:
-    """Return name, type and shape of what is measured of an image, see `measure`."""
+    """Return name, type and shape of each result of `measure` for one image."""
     totals = [(name, np.float32) for name in ("total_bpd", "prior_bpd")]
     return totals + [(name, np.float32, (num_timesteps,)) for name in TERMS]
 
@@ -35,11 +35,11 @@ def measure(
 
     Args:
         domain: the model.
-        images: as the model takes them.
-        indices: places of n of them.
+        images: images in the size and channels of the model.
+        indices: places of the n images to measure.
         seed: base seed of the noise.
-        clip_denoised: limit the images that the network predicts to [-1, 1].
-        precision: "fp32" or "bf16" arithmetic of the network.
+        clip_denoised: whether predicted clean images are limited to [-1, 1].
+        precision: arithmetic of the network, "fp32", "bf16" or "auto".
 
     Returns:
         `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T] from the noisiest timestep to the

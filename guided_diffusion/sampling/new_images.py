@@ -1,7 +1,7 @@
-"""New images on disk while they are drawn: upstream's .npz, from a file that all ranks share.
+"""New images of a model, saved as upstream's .npz.
 
-Images are [N, H, W, C] uint8. A killed run leaves what is finished; the same command draws only
-what is missing (see `partial_results`).
+Images are [N, H, W, C] uint8. A killed run keeps its finished images in a file that all ranks
+share; the same command draws the missing ones (see `partial_results`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ Draw = Callable[[Sequence[int]], th.Tensor]
 Labels = Callable[[Sequence[int]], np.ndarray]
 
 
-def stream(
+def save_drawn(
     folder: Path,
     shape: Sequence[int],
     batch_size: int,
@@ -38,16 +38,16 @@ def stream(
     Every rank calls it alike. Image i must depend on its index alone, not on its batch.
 
     Args:
-        folder: where the files go; exists.
+        folder: folder of the files, which exists.
         shape: (N, H, W, C).
         batch_size: images per call of `draw`.
-        draw: takes n indices, returns their images [n, C, H, W] in [-1, 1].
-        identity: all that decides the images, as JSON takes it: flags, digests of weights. What
-            a killed run of another identity left is not continued.
-        labels: takes n indices, returns their classes [n]; None: the .npz holds no classes.
+        draw: function from n indices to their images [n, C, H, W] in [-1, 1].
+        identity: all that decides the images, as JSON takes it: flags, digests of weights. A
+            killed run is continued only under the same identity.
+        labels: function from n indices to their classes [n]; None: the .npz holds no classes.
 
     Returns:
-        samples_NxHxWxC.npz, with arr_0 the images and arr_1 the classes.
+        Path of samples_NxHxWxC.npz, with arr_0 the images and arr_1 the classes.
 
     Raises:
         UserError: if the disk has no room.
@@ -92,14 +92,14 @@ def draw(
         indices: numbers of the images, n of them.
         sample: sampler, and whether implied clean images are limited to [-1, 1].
         seed: base seed.
-        precision: "fp32", "bf16" or "auto", arithmetic of the network.
-        model: replacement of the domain's network.
+        precision: arithmetic of the network, "fp32", "bf16" or "auto".
+        model: function to call in place of the domain's network; None: the network.
         cond_fn: gradient of log p(y | x) to steer by.
-        model_kwargs: further keywords of the network and of cond_fn, on its device.
+        model_kwargs: further keywords of the network and of cond_fn, on the network's device.
         purpose: random stream of the noise.
 
     Returns:
-        [n, C, H, W].
+        Images [n, C, H, W].
     """
     noise = ImageNoise(seed, indices, purpose)
     start, diffusion = noise.draw(shape), domain.diffusion.drawing(noise)
@@ -126,21 +126,21 @@ def draw_and_save(
     conditions: Callable[[Sequence[int]], Mapping[str, th.Tensor]] | None = None,
     **options: Any,
 ) -> None:
-    """Draw as many images of one model as settings ask for, and save them; see `stream`.
+    """Draw as many images of one model as settings ask for, and save them; see `save_drawn`.
 
     Args:
-        folder: folder of the files; exists.
+        folder: folder of the files, which exists.
         domain: the diffusion model.
         size: side of the images in pixels.
         sample: number of images, batch size and sampler.
-        identity: all that decides the images.
-        labels: takes n indices, returns their classes [n], the `y`; None: there are no classes.
-        conditions: takes n indices, returns further keywords of the network; None: none.
+        identity: all that decides the images, see `save_drawn`.
+        labels: function from n indices to their classes [n], the `y`; None: there are no classes.
+        conditions: function from n indices to further keywords of the network; None: no keywords.
         **options: `seed` and further keywords of `draw`.
     """
     channels = domain.network.in_channels
 
-    def of_model(indices: Sequence[int]) -> th.Tensor:
+    def draw_some(indices: Sequence[int]) -> th.Tensor:
         given = {"y": th.from_numpy(labels(indices))} if labels else {}
         given |= conditions(indices) if conditions else {}
         on_device = {name: value.to(domain.device) for name, value in given.items()}
@@ -148,12 +148,12 @@ def draw_and_save(
         return draw(domain, shape, indices, sample, model_kwargs=on_device, **options)
 
     shape = sample.num_samples, size, size, channels
-    stream(folder, shape, sample.batch_size, of_model, identity, labels)
+    save_drawn(folder, shape, sample.batch_size, draw_some, identity, labels)
 
 
 def random_labels(
     seed: int, indices: Sequence[int], classes: Sequence[int] = range(NUM_CLASSES)
 ) -> np.ndarray:
-    """Return the class that each image is drawn in, int64 [n]; one of `classes`, at random."""
+    """Draw a class for each image, int64 [n], at random among `classes`."""
     picks = [generator(seed, Stream.IMAGE_CLASS, index).integers(len(classes)) for index in indices]
     return np.array([classes[pick] for pick in picks], dtype=np.int64)

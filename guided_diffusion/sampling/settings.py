@@ -21,7 +21,7 @@ class EnlargeSettings(Settings):
     """The images to enlarge."""
 
     base_samples: str = setting(
-        "", "small images: an .npz as image_sample.py writes it, or a folder, searched recursively"
+        "", "small images: an .npz file from image_sample.py, or a folder, searched recursively"
     )
 
 
@@ -33,13 +33,13 @@ class GuidanceSettings(Settings):
         "", "classifier checkpoint or training run folder; empty: no guidance"
     )
     classifier_scale: float = setting(
-        1.0, "strength of the guidance; above 1: less variety, surer of the class"
+        1.0, "strength of the guidance; above 1: less variety, clearer classes"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassSettings(Settings):
-    """Which classes to draw."""
+    """The classes to draw."""
 
     classes: str = setting("", "numbers of the classes to draw from, as 0,3; empty: all")
 
@@ -51,7 +51,7 @@ class LikelihoodSettings(Settings):
     data_dir: str = setting("", "folder of images, searched recursively")
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
     num_samples: int = setting(
-        1000, "images to measure, the first by name; all where there are fewer", minimum=1
+        1000, "images to measure, the first by name; all if there are fewer", minimum=1
     )
     batch_size: int = setting(1, "images per forward and per process", minimum=1, free=True)
     model_path: str = setting("", "checkpoint file or training run folder")

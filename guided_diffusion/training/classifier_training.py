@@ -1,7 +1,7 @@
 """Training of the noisy-image classifier that guides a sampler.
 
-The classifier sees images as the sampler will show them to it: noised to a random timestep t and
-told t as the diffusion tells it to its network. See `train_util` for what a step depends on.
+The classifier gets images as the sampler will give them to it: noised to a random timestep t, with
+t on the scale that the diffusion model gets. See `train_util` for what a step depends on.
 """
 
 from collections.abc import Iterator
@@ -24,16 +24,16 @@ def correct_at(logits: th.Tensor, labels: th.Tensor, k: int) -> th.Tensor:
     """Return 1 for each image whose class is among its k highest logits, else 0, float32 [N].
 
     Args:
-        logits: scores [N, K]; with k above K all are guesses.
+        logits: scores [N, K].
         labels: classes, int64 [N].
-        k: number of guesses.
+        k: number of guesses; above K, all classes are guesses.
     """
     guesses = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (guesses == labels[:, None]).any(dim=1).float()
 
 
 def classification(logits: th.Tensor, labels: th.Tensor) -> dict[str, th.Tensor]:
-    """Return cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each."""
+    """Compute cross entropy in nats, and top-1 and top-5 correctness, of each image, [N] each."""
     logits = logits.float()
     return {
         "loss": F.cross_entropy(logits, labels, reduction="none"),
@@ -43,11 +43,13 @@ def classification(logits: th.Tensor, labels: th.Tensor) -> dict[str, th.Tensor]
 
 
 class ClassifierLoop(TrainLoop):
-    """Trains a classifier; logs train_loss, train_acc@1, train_acc@5, and val_* of unseen images.
+    """Training loop of a classifier.
+
+    It logs train_loss, train_acc@1 and train_acc@5, and val_* for unseen images.
 
     Args:
         *args: arguments of `TrainLoop`, with an `EncoderUNetModel`, and "y" among the conditions.
-        noised: whether images are shown noisy; otherwise clean, as of timestep 0.
+        noised: whether images are noised; otherwise they are clean, with timestep 0.
         val_data: endless batches of unseen images of this rank, or None.
         eval_interval: steps between batches of unseen images.
         **options: keywords of `TrainLoop`; no average of the weights is kept.
@@ -68,7 +70,7 @@ class ClassifierLoop(TrainLoop):
         self.noised, self.val_data, self.eval_interval = noised, val_data, eval_interval
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
-        """Do one optimizer step, and see how it does on unseen images every so often."""
+        """Do one optimizer step, and evaluate unseen images at every `eval_interval`."""
         super().run_step(batch, cond)
         if self.val_data is not None and (self.done + 1) % self.eval_interval == 0:
             self.evaluate(*next(self.val_data))
@@ -79,17 +81,17 @@ class ClassifierLoop(TrainLoop):
 
     @th.no_grad()
     def evaluate(self, batch: th.Tensor, cond: Conditions) -> None:
-        """Log loss and accuracy of a batch, without learning from it."""
+        """Log loss and accuracy of a batch of unseen images."""
         timesteps, _, noise = self._draws(batch, Stream.VALIDATION_NOISE)
         self.model.eval()
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
             tensors = batch, noise, cond["y"]
-            images, seen, y = (execution.upload(values[part], self.device) for values in tensors)
+            images, eps, y = (execution.upload(values[part], self.device) for values in tensors)
             with execution.autocast(self.device, self.precision):
-                found = self._losses(images, {"y": y}, timesteps[part], seen)
-            found = {f"val_{key}": value for key, value in found.items()}
-            log_loss_dict(self.diffusion, timesteps[part], found)
+                losses = self._losses(images, {"y": y}, timesteps[part], eps)
+            named = {f"val_{key}": value for key, value in losses.items()}
+            log_loss_dict(self.diffusion, timesteps[part], named)
         self.model.train()
 
     def _draws(self, batch: th.Tensor, *stream: Stream) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -101,24 +103,24 @@ class ClassifierLoop(TrainLoop):
     def _losses(
         self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
     ) -> dict[str, th.Tensor]:
-        shown = self.diffusion.q_sample(images, t, noise) if self.noised else images
-        logits = self.ddp_model(shown, self.diffusion.network_timesteps(t))
+        inputs = self.diffusion.q_sample(images, t, noise) if self.noised else images
+        logits = self.ddp_model(inputs, self.diffusion.network_timesteps(t))
         return classification(logits, cond["y"])
 
 
 def check_data(
     data_dir: str, val_data_dir: str, num_classes: int, labels: str = "prefix"
 ) -> list[str]:
-    """Return the classes of the images to learn from, in the order of their numbers.
+    """Check the classes of the images, and return them in the order of their numbers.
 
     Args:
-        data_dir: folder to learn from.
-        val_data_dir: folder to judge by, or "".
+        data_dir: folder of the images to learn from.
+        val_data_dir: folder of the unseen images, or "".
         num_classes: number of outputs of the network.
         labels: name of the label source, one of `LABEL_SOURCES`.
 
     Raises:
-        UserError: if they are too many, too few, or others in the folder to judge by.
+        UserError: if there are too many or too few classes, or the unseen images have others.
     """
     with blame("data_dir"):
         classes = _classes(data_dir, labels)

@@ -3,7 +3,7 @@
 Conventions: a parameter group is a list of (name, parameter) pairs together with the shape of its
 master parameter, which is one flat float32 tensor for the whole group. There are two groups, so
 that an optimizer can tell them apart by their shape: vectors and scalars as [-1], matrices as
-[1, -1]. Gradients on the model are those of loss * 2 ** lg_loss_scale.
+[1, -1]. The model's gradients are gradients of loss * 2**lg_loss_scale.
 
 Reference: Micikevicius et al. 2018, "Mixed Precision Training", https://arxiv.org/abs/1710.03740,
 sections 3.1 (master copy) and 3.2 (loss scale).
@@ -28,7 +28,7 @@ ParamGroups = Sequence[tuple[Sequence[NamedParam], tuple[int, ...]]]
 def get_param_groups_and_shapes(
     named_model_params: Iterable[NamedParam],
 ) -> list[tuple[list[NamedParam], tuple[int, ...]]]:
-    """Sort named parameters into vectors (with scalars) and matrices (with all above).
+    """Sort named parameters into vectors (with scalars) and matrices (with all higher dimensions).
 
     Returns:
         Two pairs of (named parameters in their given order, shape of the group's master).
@@ -84,9 +84,9 @@ def master_params_to_state_dict(
 
     Args:
         model: network with the names and the buffers.
-        param_groups_and_shapes: groups behind the masters; read with use_fp16 only.
+        param_groups_and_shapes: groups that the masters stand for; read only with use_fp16.
         master_params: masters, one per group with use_fp16, else one per parameter of the model.
-        use_fp16: whether a master stands for a group.
+        use_fp16: whether each master stands for a group.
 
     Raises:
         ValueError: if a group names a parameter that the model lacks.
@@ -108,7 +108,7 @@ def master_params_to_state_dict(
 def state_dict_to_master_params(
     model: nn.Module, state_dict: dict[str, Tensor], use_fp16: bool
 ) -> list[Tensor]:
-    """Return masters with the values of a state dict, as `master_params_to_state_dict` made it."""
+    """Return masters with the values of a state dict; undoes `master_params_to_state_dict`."""
     named = [(name, state_dict[name]) for name, _ in model.named_parameters()]
     if use_fp16:
         return make_master_params(get_param_groups_and_shapes(named))
@@ -137,21 +137,21 @@ def param_grad_or_zeros(param: Tensor) -> Tensor:
 
 
 def check_overflow(value: float) -> bool:
-    """Return whether a number is infinite or not a number."""
+    """Return whether a number is infinite or NaN."""
     return not math.isfinite(value)
 
 
 class MixedPrecisionTrainer:
-    """Runs backward and optimizer steps for a model in float32, or with blocks of float16.
+    """Backward and optimizer steps of a model in float32, or with blocks of float16.
 
-    With use_fp16 the model is converted by its `convert_to_fp16`, `master_params` are flat float32
-    copies, one per group, for the optimizer to work on, and the loss is scaled: by a factor that
-    grows slowly with each step, and halves whenever a gradient overflows. Without it
+    With use_fp16 the model is converted by its `convert_to_fp16`, and the optimizer moves
+    `master_params`, flat float32 copies, one per group. The loss is scaled by a factor that grows
+    slowly with each step, and halves whenever a gradient overflows. Without use_fp16
     `master_params` are the model's own parameters.
 
-    A step whose gradients are infinite or not numbers is skipped and reported in either case, so
-    that no such number ever reaches the weights. Where the optimizer can skip by itself, as a
-    fused Adam in float32 does, no step waits for its device; the report comes with the log's row.
+    In either case a step with infinite or NaN gradients is skipped and reported, so that such a
+    number never reaches the weights. Where the optimizer can skip by itself, as a fused Adam in
+    float32 does, no step waits for its device; the report comes with the log's row.
 
     Attributes:
         step: optimizer steps, skipped ones included; a loop that resumes sets it.
@@ -169,7 +169,8 @@ class MixedPrecisionTrainer:
     ) -> None:
         self.model, self.use_fp16 = model, use_fp16
         self.fp16_scale_growth, self.lg_loss_scale = fp16_scale_growth, initial_lg_loss_scale
-        self.step, self._skipped = 0, 0  # in all, in a row
+        self.step = 0
+        self._skipped = 0  # in a row
         self.model_params = self.master_params = list(model.parameters())
         self.param_groups_and_shapes = None
         if use_fp16:
@@ -182,19 +183,20 @@ class MixedPrecisionTrainer:
         zero_grad(self.model_params)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the (scaled) gradients of a scalar loss to the model's."""
+        """Add the (scaled) gradients of a scalar loss to the gradients of the model."""
         (loss * 2**self.lg_loss_scale if self.use_fp16 else loss).backward()
 
     def optimize(self, opt: torch.optim.Optimizer) -> bool | Tensor:
         """Step an optimizer over `master_params` and log the norms of gradients and parameters.
 
         Returns:
-            False if the gradients overflowed; then nothing moved, and a loss scale was halved.
-            Where the device decides, a bool tensor [] on it, which waits only when it is read.
+            False if the gradients overflowed: nothing moved, and with use_fp16 the loss scale was
+            halved. Where the device decides, a bool tensor [] on it; reading it waits for the
+            device.
 
         Raises:
-            UserError: if that happened so many times in a row that it will not end; where the
-                device decides, the log raises it when a row is read.
+            UserError: after `MAX_SKIPPED` skipped steps in a row; where the device decides, the
+                log raises it when it writes a row.
         """
         self.step += 1
         return self._optimize_fp16(opt) if self.use_fp16 else self._optimize_normal(opt)
@@ -203,7 +205,7 @@ class MixedPrecisionTrainer:
         logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
         model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)
         scale = 2**self.lg_loss_scale
-        taken = self._note(self.step, *self._compute_norms(scale))
+        taken = self._log_step(self.step, *self._compute_norms(scale))
         if taken:
             torch._foreach_mul_([param.grad for param in self.master_params], 1 / scale)
             opt.step()
@@ -217,7 +219,7 @@ class MixedPrecisionTrainer:
         own_norms = type(self)._compute_norms is not MixedPrecisionTrainer._compute_norms
         adam = isinstance(opt, (torch.optim.Adam, torch.optim.AdamW))
         if own_norms or not (adam and all(group["fused"] for group in opt.param_groups)):
-            taken = self._note(self.step, *self._compute_norms())
+            taken = self._log_step(self.step, *self._compute_norms())
             if taken:
                 opt.step()
             return taken
@@ -228,10 +230,11 @@ class MixedPrecisionTrainer:
         opt.step()
         del opt.grad_scale, opt.found_inf
         step = self.step
-        logger.defer(lambda: self._note(step, *norms.tolist()))
+        logger.defer(lambda: self._log_step(step, *norms.tolist()))
         return taken
 
-    def _note(self, step: int, grad_norm: float, param_norm: float) -> bool:
+    def _log_step(self, step: int, grad_norm: float, param_norm: float) -> bool:
+        """Log the norms of a step and return True; or, on overflow, lower the scale: False."""
         if not check_overflow(grad_norm):
             self._skipped = 0
             logger.logkv_mean("grad_norm", grad_norm)

@@ -11,11 +11,11 @@ def log_loss_dict(
 ) -> None:
     """Log the mean of each loss, and its mean over each quarter of the timesteps as NAME_q0..q3.
 
-    A quarter without a timestep in the row has no entry there. The values are read when the row is
-    written, so that no step waits for its device.
+    A quarter without timesteps in a row of the log has no entry there. The values are read when the
+    row is written, so that no step waits for its device.
 
     Args:
-        diffusion: process that tells the number of timesteps.
+        diffusion: process that the timesteps belong to.
         ts: timesteps, int64 [N].
         losses: {name: losses [N]}.
     """

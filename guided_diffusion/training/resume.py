@@ -19,15 +19,15 @@ def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
 
 
 def get_blob_logdir() -> str:
-    """Return the folder of checkpoints when none is named: the logger's, else the current one."""
+    """Return the folder of checkpoints where none is named: the logger's, else the current one."""
     return logger.get_dir() or "."
 
 
 def named_checkpoint(path: str) -> str:
-    """Return a checkpoint itself, or the newest whole one of a training run folder.
+    """Return the path of a checkpoint itself, or of the newest whole one of a training run folder.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder holds no whole checkpoint.
     """
     found = dist_util.once(lambda: newest_checkpoint(path)) if os.path.isdir(path) else path
     if path and not found:
@@ -64,7 +64,7 @@ def ema_rates(text: float | str) -> list[float]:
     """Read the decays of averaged weights.
 
     Raises:
-        UserError: unless they are numbers in [0, 1), with commas between.
+        UserError: if they are not numbers in [0, 1) with commas between.
     """
     try:
         rates = [float(part) for part in str(text).split(",")]
@@ -76,7 +76,7 @@ def ema_rates(text: float | str) -> list[float]:
 
 
 def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float | str) -> str | None:
-    """Return the averaged weights beside a checkpoint, or None."""
+    """Return the path of the averaged weights beside a checkpoint, or None."""
     if not main_checkpoint:
         return None
     path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")

@@ -31,8 +31,8 @@ class DenoisingSettings(LoopSettings):
 
     init_checkpoint: str = setting(
         "",
-        "checkpoint or training run folder whose weights to start from, at step 0; its "
-        "attention may be standard where this model's is hybrid",
+        "checkpoint or training run folder whose weights to start from, at step 0; it may have "
+        "standard attention where this model has hybrid attention",
     )
     lr_anneal_steps: int = setting(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
@@ -58,11 +58,11 @@ class GridSettings(Settings):
 class ClassifierTrainSettings(Settings):
     """Training of a classifier."""
 
-    val_data_dir: str = setting("", "images to judge by, of the same classes; empty: none")
+    val_data_dir: str = setting("", "unseen images of the same classes to evaluate; empty: none")
     noised: bool = setting(True, "show noisy images, as guidance needs it; False: clean ones")
     iterations: int = setting(150000, "steps to train", minimum=1)
     anneal_lr: bool = setting(False, "let --lr fall to 0 over the --iterations")
     eval_interval: int = setting(5, "steps between batches of --val_data_dir", minimum=1, free=True)
     num_classes: int = setting(
-        NUM_CLASSES, "classes that the network can tell apart, at least those there are", minimum=2
+        NUM_CLASSES, "classes that the network can tell apart; the data may have fewer", minimum=2
     )

@@ -1,15 +1,15 @@
-"""What a training step draws at random, as a function of the seed, the step and the place alone.
+"""Random draws of a training step, which depend on the seed, the step and the place alone.
 
 Timesteps are drawn for the batch of all ranks together, and each rank takes its slice; the noise of
-an image depends on its place in that batch. So n ranks with batches of b draw what one process with
-batches of n * b draws, and a run that resumes draws what it would have drawn.
+an image depends on its place in that batch. So n ranks with batches of b draw the same as one
+process with batches of n * b, and a resumed run draws the same as an unbroken one.
 """
 
 import numpy as np
 import torch as th
 
 from ..diffusion.resample import ScheduleSampler
-from ..diffusion.signatures import known
+from ..diffusion.signatures import accepted
 from ..networks.attention import priorities_of, set_priority
 from ..runtime import dist_util
 from ..runtime.random_streams import Stream, generator
@@ -29,7 +29,7 @@ def draw_timesteps_and_noise(
     rng = generator(seed, stream, step)
     count = len(batch) * dist_util.world_size()
     mine = slice(len(batch) * dist_util.rank(), len(batch) * (dist_util.rank() + 1))
-    t, weights = sampler.sample(count, "cpu", **known(sampler.sample, rng=rng))
+    t, weights = sampler.sample(count, "cpu", **accepted(sampler.sample, rng=rng))
     shape = tuple(batch.shape[1:])
     if len(shape) == 1:  # one draw for all points is faster than a generator for each
         noise = rng.standard_normal((count, *shape), dtype=np.float32)[mine]
@@ -40,13 +40,13 @@ def draw_timesteps_and_noise(
 
 
 def seed_dropout(seed: int, step: int) -> None:
-    """Seed torch's generator, from which dropout draws; there is no other way."""
+    """Seed torch's global generator, the only one that dropout draws from."""
     rng = generator(seed, Stream.DROPOUT, step, dist_util.rank())
     th.manual_seed(int(rng.integers(2**62)))
 
 
 def draw_priority(model: th.nn.Module, seed: int, step: int) -> None:
-    """Let a network with weights for two roles play one of them, on all ranks the same."""
+    """Draw the priority of a network that holds weights for several; all ranks draw the same."""
     priorities = priorities_of(model)
     if len(priorities) > 1:
         rng = generator(seed, Stream.PRIORITY, step)

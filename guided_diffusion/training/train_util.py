@@ -1,6 +1,6 @@
-"""The training loop: upstream's interface, with state that can be killed and resumed.
+"""The training loop: upstream's interface, and runs that can be killed and resumed.
 
-What a step computes depends on the seed, the step and the weights alone; `step_draws` says why n
+The result of a step depends on the seed, the step and the weights alone; `step_draws` says why n
 ranks with batches of b train as one process with batches of n * b.
 """
 
@@ -17,7 +17,7 @@ from torch.optim import AdamW
 
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.resample import LossAwareSampler, ScheduleSampler, UniformSampler
-from ..diffusion.signatures import known
+from ..diffusion.signatures import accepted
 from ..errors import UserError
 from ..models import checkpoint
 from ..models.mismatch import SIGNS_OF_FLAGS
@@ -43,18 +43,19 @@ FUSED = ("cpu", "cuda")  # devices with an AdamW of one kernel
 
 
 class TrainLoop:
-    """Trains one model on batches of one domain; a subclass can give it other losses.
+    """Training loop of one model on batches of one domain; a subclass can give it other losses.
 
     Args:
         model: the network, on its device.
         diffusion: the process.
-        data: endless (batch [N, ...], images in [-1, 1], conditions) of this rank.
+        data: endless pairs of this rank: a batch [N, ...] of images in [-1, 1] or points, and its
+            conditions.
         ema_rate: decay of the averaged weights, one number or several with commas between;
             None: no average is kept.
-        use_fp16: upstream's float16 recipe with a loss scale.
+        use_fp16: whether to use upstream's float16 recipe with a loss scale.
         schedule_sampler: distribution of the timesteps; None: uniform.
-        out_dir: folder of checkpoints, from whose newest the loop goes on; empty: the logger's,
-            where, as upstream, nothing but `resume_checkpoint` is looked for.
+        out_dir: folder of checkpoints; the loop goes on from its newest one. Empty: the logger's
+            folder, and the loop goes on only from `resume_checkpoint`, as upstream.
         precision: "fp32", "bf16" (autocast) or "auto".
         seed: base seed of timesteps and noise.
 
@@ -98,7 +99,7 @@ class TrainLoop:
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
         self.sync_cuda = th.cuda.is_available()  # for upstream's users
         self.seed = seed
-        self.out_dir, self._goes_on = Path(out_dir or get_blob_logdir()), bool(out_dir)
+        self.out_dir, self._searches_out_dir = Path(out_dir or get_blob_logdir()), bool(out_dir)
         self.max_steps = min((n for n in (max_steps, lr_anneal_steps) if n > 0), default=0)
         self.device = next(model.parameters()).device
         self.precision = execution.settle_precision(precision, self.device)
@@ -120,7 +121,7 @@ class TrainLoop:
         self.opt = AdamW(masters, lr=lr, weight_decay=weight_decay, fused=fused)
         if resumed:
             self._load_optimizer_state()
-        self._set_lr(max(self.resume_step - 1, 0))  # as the last step before left it
+        self._set_lr(max(self.resume_step - 1, 0))  # as the last step left it
         self._taken: bool | th.Tensor = True
         self.use_ddp = dist_util.world_size() > 1  # upstream's name, which subclasses read
         self.ddp_model = model
@@ -129,8 +130,8 @@ class TrainLoop:
             self.ddp_model = DDP(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def _load_and_sync_parameters(self) -> None:
-        # The newest of the run's own folder, else what upstream's hook finds, else what was given.
-        own = dist_util.once(lambda: newest_checkpoint(self.out_dir)) if self._goes_on else ""
+        # The newest of the run's own folder, else the result of upstream's hook, else the argument.
+        own = self._searches_out_dir and dist_util.once(lambda: newest_checkpoint(self.out_dir))
         start = own or self._find_elsewhere() or named_checkpoint(self.resume_checkpoint)
         self.resume_checkpoint = start
         if start:
@@ -156,10 +157,10 @@ class TrainLoop:
             logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
-        # In float32 whatever the file's format: half precision cannot hold so slow an average.
+        # In float32 for every format of the file: half precision is too coarse for slow averages.
         loaded = checkpoint.load_state(file).items()
         found = self._masters_of({k: v.to(self.device, th.float32) for k, v in loaded})
-        return list(map(_laid_out_like, self.mp_trainer.master_params, found))
+        return list(map(_in_layout_of, self.mp_trainer.master_params, found))
 
     def _load_optimizer_state(self) -> None:
         file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
@@ -168,13 +169,13 @@ class TrainLoop:
         logger.log(f"loading {file}")
         state = checkpoint.load_file(file)
         try:
-            for group in state["param_groups"]:  # whatever kernels the file's run used
+            for group in state["param_groups"]:  # the kernels of this run, not of the file's run
                 group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
             self.opt.load_state_dict(state)
-            # The fused kernel reads memory in order, and the file's may be in another.
+            # The fused kernel needs moments in the memory layout of their parameters.
             for param, moments in self.opt.state.items():
-                moments |= {name: _laid_out_like(param, value) for name, value in moments.items()}
-            # Upstream's files have no such entry.
+                moments |= {name: _in_layout_of(param, value) for name, value in moments.items()}
+            # Upstream's files have no entry "loop".
             loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
             self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
             if "schedule_sampler" in loop and hasattr(self.schedule_sampler, "load_state_dict"):
@@ -184,12 +185,12 @@ class TrainLoop:
                 f"{file}: optimizer of another network or precision, {error}; "
                 "to start without it, move it away"
             ) from None
-        for group in self.opt.param_groups:  # the flag of this run, not of the file's
+        for group in self.opt.param_groups:  # the flag of this run, not of the file's run
             group["weight_decay"] = self.weight_decay
 
     @property
     def done(self) -> int:
-        """Steps done in all, those before a resume included."""
+        """Number of steps done, with the steps before a resume."""
         return self.step + self.resume_step
 
     def run_loop(self) -> None:
@@ -231,7 +232,7 @@ class TrainLoop:
         step_draws.draw_priority(self.model, self.seed, self.done)
         for start in range(0, len(batch), self.microbatch):
             part = slice(start, start + self.microbatch)
-            images, seen = (execution.upload(v[part], self.device) for v in (batch, noise))
+            images, eps = (execution.upload(v[part], self.device) for v in (batch, noise))
             if images.ndim == 4:
                 images = images.to(memory_format=self.layout)
             kwargs = {k: execution.upload(v[part], self.device) for k, v in cond.items()}
@@ -239,7 +240,7 @@ class TrainLoop:
             last = part.stop >= len(batch) or not self.use_ddp
             with contextlib.nullcontext() if last else self.ddp_model.no_sync():
                 with execution.autocast(self.device, self.precision):
-                    losses = self._losses(images, kwargs, t, seen)
+                    losses = self._losses(images, kwargs, t, eps)
                 if isinstance(self.schedule_sampler, LossAwareSampler):
                     self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
                 named = {f"{self.log_prefix}{k}": v.detach() * w for k, v in losses.items()}
@@ -249,9 +250,9 @@ class TrainLoop:
     def _losses(
         self, images: th.Tensor, cond: Conditions, t: th.Tensor, noise: th.Tensor
     ) -> dict[str, th.Tensor]:
-        """Return what to log of each image, [N] each; "loss" among it is what is minimised."""
-        losses = self.diffusion.training_losses
-        return losses(self.ddp_model, images, t, model_kwargs=cond, **known(losses, noise=noise))
+        """Return losses of each image to log, {name: [N]}; training minimises "loss"."""
+        losses, model = self.diffusion.training_losses, self.ddp_model
+        return losses(model, images, t, model_kwargs=cond, **accepted(losses, noise=noise))
 
     def _draws(
         self, batch: th.Tensor, stream: Stream = Stream.TRAINING_NOISE
@@ -272,7 +273,7 @@ class TrainLoop:
             self._update_ema()
 
     def _update_ema(self) -> None:
-        given = known(update_ema, taken=self._taken)
+        given = accepted(update_ema, taken=self._taken)
         for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
             update_ema(params, self.mp_trainer.master_params, rate=rate, **given)
 
@@ -286,15 +287,15 @@ class TrainLoop:
             group["lr"] = self.lr * share
 
     def log_step(self) -> None:
-        """Note steps and images done."""
+        """Log the number of steps and images done."""
         logger.logkv("step", self.done + 1)
         logger.logkv("samples", (self.done + 1) * self.global_batch)
 
     def save(self) -> None:
-        """Save optimizer, averaged weights and weights; the weights last, they make it whole."""
+        """Save optimizer, averaged weights and, last, weights, which complete a checkpoint."""
         if dist_util.rank() == 0:
             self.out_dir.mkdir(parents=True, exist_ok=True)
-            # Upstream's optimizer file with an entry more, which its own code passes over.
+            # One entry more than in upstream's optimizer file; upstream's code ignores it.
             loop = {
                 "lg_loss_scale": self.mp_trainer.lg_loss_scale,
                 "schedule_sampler": getattr(self.schedule_sampler, "state_dict", dict)(),
@@ -318,7 +319,7 @@ class TrainLoop:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[th.nn.Module]:
-        """Lend the model with its (first) averaged weights, in eval mode, for a block."""
+        """Give the model its (first) averaged weights, and eval mode, inside a `with` block."""
         own = {key: value.clone() for key, value in self.model.state_dict().items()}
         training = self.model.training
         self.model.load_state_dict(self._state_of(self.ema_params[0]))
@@ -330,7 +331,8 @@ class TrainLoop:
             self.model.train(training)
 
 
-def _laid_out_like(param: th.Tensor, value: th.Tensor) -> th.Tensor:
+def _in_layout_of(param: th.Tensor, value: th.Tensor) -> th.Tensor:
+    """Return a value in the memory layout of a parameter, if they have the same shape."""
     if value.shape != param.shape or value.stride() == param.stride():
         return value
     return th.empty_like(param).detach().copy_(value.detach())

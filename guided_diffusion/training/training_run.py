@@ -1,7 +1,7 @@
-"""What training commands share: the run folder, the loop, and a picture of samples every so often.
+"""Shared parts of the training commands: the run folder, the loop, and pictures of samples.
 
-A command makes a `Training` of its settings, takes its run folder and its loop, gives the loop
-data, claims the folder, and calls `train`. Until the claim nothing is written.
+A command makes a `Training` from its settings, gets the run folder and the loop from it, gives the
+loop data, claims the folder, and calls `train`. Before the claim nothing is written.
 """
 
 import os
@@ -37,10 +37,10 @@ from .train_util import TrainLoop, ema_rates
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of a training command, and what its body makes of them.
+    """Settings of a training command; they make its run folder, its loop and its samples.
 
     Raises:
-        ArgumentError: on settings that cannot work together, before anything is loaded.
+        ArgumentError: if settings cannot work together.
     """
 
     loop: LoopSettings
@@ -71,7 +71,7 @@ class Training:
 
     @property
     def use_fp16(self) -> bool:
-        """Whether the network is trained by upstream's float16 recipe."""
+        """True if the network is trained by upstream's float16 recipe."""
         return getattr(self.network, self._fp16_flag)
 
     def folder(
@@ -81,16 +81,16 @@ class Training:
         *others: Settings,
         free: Collection[str] = (),
     ) -> RunFolder:
-        """Return the run folder, which is not claimed yet.
+        """Return the run folder, not claimed yet.
 
         Args:
             command: the command, for its name and defaults.
-            default: path of the run folder where none is named.
+            default: path of the run folder if the settings name none.
             *others: further settings of the command.
             free: names of further settings that may differ when the run is continued.
 
         Raises:
-            UserError: if the folder holds a run of other settings.
+            UserError: if the folder holds a run with other settings.
         """
         path = Path(self.run.out_dir or os.getenv("OPENAI_LOGDIR") or default)
         own = self.loop, *others, self.network, self.process, self.run, self.execution
@@ -118,7 +118,7 @@ class Training:
         num_classes: int = NUM_CLASSES,
         **options: Any,
     ) -> TrainLoop:
-        """Build the network and its loop, resumed if the folder holds a checkpoint, without data.
+        """Build the network and its loop, without data; resume if the folder holds a checkpoint.
 
         Args:
             folder: path of the run folder.
@@ -126,7 +126,7 @@ class Training:
             num_classes: number of classes of a classifier.
             **options: further keywords of the loop.
         """
-        # There is no other way to the generator that the first weights are drawn with.
+        # Layers draw their first weights from torch's global generator and take no other.
         th.manual_seed(int(generator(self.run.seed, Stream.FIRST_WEIGHTS).integers(2**62)))
         model, diffusion = build(self.network, self.process, num_classes)
         precision, own = self.execution.precision, self.loop.values()
@@ -156,10 +156,10 @@ class Training:
             loop: the training loop.
             shape: shape of the samples, (N, C, H, W).
             conditions: conditions of the network, {name: tensor [N, ...]}.
-            steps: number of DDIM steps; not more than the process has.
+            steps: number of DDIM steps, limited to the steps of the process.
 
         Returns:
-            images of this shape in [-1, 1]; the same noise every time.
+            Images of this shape in [-1, 1], from the same noise at every call.
         """
         visited = str(min(steps, self.process.diffusion_steps))
         diffusion = build_process(self.process.replace(timestep_respacing=visited))
@@ -176,7 +176,7 @@ def default_folder(prefix: str, data_dir: str) -> Path:
 
 
 def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
-    """Raise an `ArgumentError` if labels are asked for, but the network is told no class."""
+    """Raise an `ArgumentError` if labels are asked for, but the network takes no class."""
     if images.labels != "prefix" and not class_cond:
         raise ArgumentError("labels", "expected together with --class_cond True, got it alone")
 
@@ -184,13 +184,13 @@ def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
 def save_picture_if_due(
     loop: TrainLoop, draw: Callable[[], Image.Image] | None, every: int, missing: bool = False
 ) -> None:
-    """Save a picture of samples as samples/NNNNNN.png, if there is to be one of the present step.
+    """Save a picture of samples as samples/NNNNNN.png, if one is due at the present step.
 
     Args:
         loop: the training loop.
-        draw: makes the picture; called on rank 0. None: no pictures.
+        draw: function that makes the picture, called on rank 0; None: no pictures.
         every: steps between pictures; -1: as between checkpoints, 0: no pictures.
-        missing: whether a picture that exists stays.
+        missing: whether the picture is made only if it is missing.
     """
     every = loop.save_interval if every == -1 else every
     if not (draw and every and (loop.done % every == 0 or loop.done == loop.max_steps)):
@@ -213,19 +213,19 @@ def train(
     note: str = "",
     labelled: FolderSettings | None = None,
 ) -> None:
-    """Train to the end in a folder that is claimed; if asked to stop, save and stop.
+    """Train to the end in a claimed folder; if asked to stop, save and stop.
 
-    A third request ends it without a save; see `StopSignal`.
+    A third request ends the training without a save; see `StopSignal`.
 
     Args:
         loop: the training loop, with its data.
-        draw: see `save_picture_if_due`.
-        every: steps between pictures of samples, likewise.
+        draw: function that makes a picture of samples, see `save_picture_if_due`.
+        every: steps between pictures of samples, see `save_picture_if_due`.
         unit: name of one example.
         note: first line of the log.
         labelled: images whose classes the run folder records; None: there are no classes.
     """
-    # Forget what comes again, and open the log.
+    # Remove files and rows of steps that are trained again, and open the log.
     dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
     dist_util.once(lambda: drop_later_rows(loop.out_dir, loop.done))
     open_run_log(loop.out_dir)
@@ -250,7 +250,7 @@ def train(
     with StopSignal() as signal:
         for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
             save_picture_if_due(loop, draw, every)
-            # The ranks have to agree; they do so where they meet anyway, for the log.
+            # All ranks have to agree to stop. They ask each other only where a log row is due.
             stop = signal.asked if alone else loop.done % loop.log_interval == 0
             if stop and any(dist_util.Ranks().gather(signal.asked)):
                 logger.log(f"asked to stop after {loop.done} steps")
@@ -269,16 +269,16 @@ def train_on_images(
     draw_grid: Callable[[TrainLoop], Image.Image],
     condition: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
 ) -> None:
-    """Train a diffusion model on a folder of images, with a grid of samples every so often.
+    """Train a diffusion model on a folder of images, and save grids of samples on the way.
 
     Args:
-        training: what was asked for.
+        training: settings of the command.
         folder: the run folder, not claimed yet.
-        images: the folder of images, and changes to them.
+        images: folder of the images, and changes to them.
         image_size: side of the images in pixels.
-        grid: steps between pictures.
-        draw_grid: makes a picture of samples.
-        condition: makes the batches of the loop from those of images.
+        grid: steps between grids of samples.
+        draw_grid: function that makes a picture of samples.
+        condition: function that makes the loop's batches from batches of images.
     """
     loop, network = training.loop, training.network
     trainer = training.create_loop(folder.path)

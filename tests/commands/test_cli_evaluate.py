@@ -102,6 +102,9 @@ def test_statistics_of_a_reference_are_used_where_they_fit(place, tmp_path):
     assert list(alone["metrics"]) == ["fid"] and "N = 0, FID by its statistics" in table
     assert alone["reference"]["statistics"] == ["fid"]
     assert any("alone; KID, precision and recall need images" in w for w in alone["warnings"])
+    unfit = {"mu_s": np.zeros(9), "sigma_s": np.eye(9)}
+    _, table = report(place, saved("half.npz", 256, **unfit), "two")
+    assert "its sfid statistics are of 9 features, small has 448; left out" in table
     beside, _ = report(place, saved("beside.npz", 256, arr_0=images), "two")
     assert beside["metrics"]["fid"]["value"] == alone["metrics"]["fid"]["value"]
     assert beside["metrics"]["sfid"]["value"] == plain["metrics"]["sfid"]["value"]

@@ -168,6 +168,16 @@ def test_a_file_with_args_assumes_nothing(run_folder, recorder):
     assert recorder.lines == []
 
 
+def test_a_record_of_a_command_that_made_images_says_nothing_of_the_weights(tmp_path, recorder):
+    path, other = save(tmp_path / "model.pt"), {"num_channels": 64, "learn_sigma": True}
+    record = {"script": "frequency_generating_m_samples", "args": other}
+    (tmp_path / "args.json").write_text(json.dumps(record))
+    domain = domains.load_domain(path, {"num_heads": 1}, assumed=FLAGS)
+    assert (domain.args["num_channels"], domain.args["learn_sigma"]) == (32, False)
+    assert f"{path}: no args.json beside it" in recorder.text
+    assert "trained with" not in recorder.text
+
+
 def test_broken_args_are_refused(run_folder):
     (run_folder / "args.json").write_text("{")
     with pytest.raises(UserError, match="args.json: expected JSON"):

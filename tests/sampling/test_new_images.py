@@ -36,7 +36,7 @@ def load(path):
 
 
 def test_images_and_labels_are_saved_in_order_beside_a_grid(tmp_path):
-    path = new_images.stream(
+    path = new_images.save_drawn(
         tmp_path, SHAPE, 3, Painter(), IDENTITY, labels=lambda indices: np.array(indices) * 2
     )
     assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
@@ -48,16 +48,16 @@ def test_images_and_labels_are_saved_in_order_beside_a_grid(tmp_path):
 
 
 def test_without_labels_there_are_images_alone(tmp_path):
-    assert load(new_images.stream(tmp_path, SHAPE, 3, Painter(), IDENTITY)).keys() == {"arr_0"}
+    assert load(new_images.save_drawn(tmp_path, SHAPE, 3, Painter(), IDENTITY)).keys() == {"arr_0"}
 
 
 def test_a_stopped_run_is_continued_by_the_same_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        new_images.stream(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
     (kept,) = names(tmp_path)
     assert kept.startswith(".samples_7x4x4x3_")
     again = Painter()
-    path = new_images.stream(tmp_path, SHAPE, 2, again, IDENTITY)
+    path = new_images.save_drawn(tmp_path, SHAPE, 2, again, IDENTITY)
     assert again.asked == [[3, 4], [5, 6]]
     assert load(path)["arr_0"][:, 0, 0, 0].tolist() == [20 * i for i in range(7)]
     assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
@@ -65,9 +65,9 @@ def test_a_stopped_run_is_continued_by_the_same_one(tmp_path):
 
 def test_a_stopped_run_is_not_continued_by_another_one_but_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        new_images.stream(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
     kept, other = names(tmp_path), Painter()
-    new_images.stream(tmp_path, SHAPE, 7, other, {"seed": 1})
+    new_images.save_drawn(tmp_path, SHAPE, 7, other, {"seed": 1})
     assert other.asked == [list(range(7))]
     assert kept < names(tmp_path)
 
@@ -78,7 +78,7 @@ def test_a_full_disk_is_a_mistake_of_the_user_and_leaves_nothing(tmp_path, monke
 
     monkeypatch.setattr(atomic_files.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"num_samples: 0.00 GB of disk are needed"):
-        new_images.stream(tmp_path, SHAPE, 3, Painter(), IDENTITY)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(), IDENTITY)
     assert names(tmp_path) == set()
 
 

@@ -52,6 +52,17 @@ def test_without_a_record_the_assumed_order_is_said(tmp_path, recorder):
     assert "assuming the qkv order of --use_new_attention_order True" in recorder.text
 
 
+def test_a_record_of_a_command_that_made_images_tells_no_order(tmp_path, recorder):
+    standard = build(use_new_attention_order=True)
+    folder = save(standard, tmp_path / "run", use_new_attention_order=False)
+    record = json.loads((folder / "args.json").read_text())
+    record["script"] = "frequency_generating_m_samples"
+    (folder / "args.json").write_text(json.dumps(record))
+    model = start(build(seed=1, use_new_attention_order=True), folder)
+    torch.testing.assert_close(model(*pictures()), standard(*pictures()))
+    assert "assuming the qkv order of --use_new_attention_order True" in recorder.text
+
+
 def test_an_embedding_of_classes_is_left_out(tmp_path, recorder):
     conditional = build(class_cond=True)
     model = start(build(seed=1), save(conditional, tmp_path / "run"))
