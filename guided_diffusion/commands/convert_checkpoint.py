@@ -32,7 +32,7 @@ def main(asked: ConvertSettings) -> None:
         expected = f"expected a file name that ends in {' or '.join(SUFFIXES)}"
         raise ArgumentError("output", f"{expected}, got {asked.output!r}")
     file, output = checkpoint.weights_file(Path(asked.model_path)), Path(asked.output)
-    state, record = checkpoint.load_state(file), read_record(file.with_name("args.json"))
+    state, record = checkpoint.load_state(file), checkpoint.training_record(file)
 
     # Rewrite both.
     if asked.attention_order != "keep":
