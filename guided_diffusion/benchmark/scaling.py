@@ -1,4 +1,4 @@
-"""The memory of generation over the number of images, and its time over the number of ranks.
+"""Memory of generation for several numbers of images, and its time on one and on two ranks.
 
 The sampler's own command runs in new processes, on the demo's models and copies of the demo's
 tiles. For the comparison of ranks, each process has one thread.
@@ -33,7 +33,7 @@ from guided_diffusion.benchmark import timing
 from guided_diffusion.runtime import dist_util
 print(timing.peak_memory(dist_util.dev()))
 """
-MEASURED = ["-c", MEASURING, "sequences"]  # prints its peak of memory on the last line
+MEASURED = ["-c", MEASURING, "sequences"]  # the last line that it prints is its peak of memory
 
 
 def scaling(asked: ScalingSettings) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> di
     program = [*launcher, *SAMPLER] if ranks > 1 else SAMPLER
     flags = _flags(asked, tiles, asked.rank_images, out_dir)
     seconds = []
-    for _ in range(2):  # the second time everything is made already, and only the start is left
+    for _ in range(2):  # the second time all files are there already, and only the start is left
         begun = time.perf_counter()
         run(program, flags, OMP_NUM_THREADS="1")
         seconds.append(time.perf_counter() - begun)

@@ -85,7 +85,7 @@ def main(
         direction.exporter.save(sequence)
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
-        logger.logkvs(generation.where(direction) | progress.after())
+        logger.logkvs(generation.where(direction) | progress.update())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
