@@ -31,7 +31,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Draw the images that are missing."""
-    # Load the networks, and see whether they know the classes.
+    # Load the networks, and refuse classes that they do not know.
     networks = network, classifier, process
     guided = load_guided(sample.model_path, guidance, *networks, execution.compile)
     every = range(guided.num_classes)

@@ -1,8 +1,8 @@
-"""Where does each policy put the depths, and what comes of it? Two pictures.
+"""Draw the depths that each policy chooses, and the images decoded from them.
 
-depths.png has a row for each image and policy (add, even, uniform), captioned with the depths;
-curves.png the feature along each image's encoding with those depths marked. An image is encoded
-once for all policies. Without models and data it uses the demo's.
+depths.png has a row for each image and policy (add, even, uniform), captioned with the depths.
+curves.png has the feature along the encoding of each image, with the depths marked. An image is
+encoded once for all policies. Without models and data it uses the demo's.
 """
 
 from pathlib import Path

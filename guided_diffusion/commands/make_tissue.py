@@ -24,7 +24,7 @@ def main(asked: TissueSettings) -> None:
     tiles = list(plan(asked))
     folder = Path(asked.out_dir)
 
-    # Refuse a folder with other pictures, which would be taken for some of this run.
+    # Refuse a folder with other pictures, which would be taken for pictures of this run.
     if not asked.out_dir:
         raise ArgumentError("out_dir", "expected a folder to write to, got none")
     others = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.png")}

@@ -1,7 +1,7 @@
-"""Does measured severity rise along the sequences of a run on drawn tissue?
+"""Measure how severity rises along the sequences of a run on drawn tissue.
 
-Reads the manifest, measures each picture (nuclear area fraction, see data/drawn_tissue.py) and
-prints the mean severity at every step and the Spearman correlation of step and severity.
+Severity is the share of a picture's area that nuclei cover, see data/drawn_tissue.py. The command
+prints its mean at every step, and the Spearman correlation of step and severity.
 """
 
 import csv
@@ -21,7 +21,7 @@ from ..runtime.command import STARTS_ANEW, command
 
 @dataclasses.dataclass(frozen=True)
 class SeveritySettings(Settings):
-    """The sequences to measure."""
+    """Sequences to measure."""
 
     folder: str = setting("", "folder that holds manifest.csv", place="folder")
 
@@ -41,7 +41,7 @@ def main(asked: SeveritySettings) -> None:
         measured.setdefault(row["sequence"], {})[int(row["step"])] = severity
     severities = np.array([[line[step] for step in sorted(line)] for line in measured.values()])
 
-    # Print the course and the correlations.
+    # Print the mean of each step, and the correlations.
     depths = np.array([int(row["depth"]) for row in rows]).reshape(severities.shape)
     print("step  mean depth  mean severity  sd")
     for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
@@ -54,10 +54,10 @@ def main(asked: SeveritySettings) -> None:
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of the whole sequences of manifest.csv.
+    """Read the rows of the whole sequences of manifest.csv.
 
     Raises:
-        UserError: if there is none, or it is empty.
+        UserError: if there is no manifest, or no whole sequence in it.
     """
     path = folder / "manifest.csv"
     if not path.is_file():

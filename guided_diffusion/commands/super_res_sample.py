@@ -42,8 +42,8 @@ def main(
     base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
-    files = Path(small.base_samples).is_dir()
-    images = list(map(base.name, range(len(base)))) if files else digest(small.base_samples)
+    in_folder = Path(small.base_samples).is_dir()
+    images = list(map(base.name, range(len(base)))) if in_folder else digest(small.base_samples)
 
     def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:
         low_res, classes = base.batch([index % len(base) for index in indices])
@@ -54,6 +54,5 @@ def main(
     identity = main.deciding(sample, small, network, process, run, execution)
     identity |= domain.identity | {"images": images}
     options = {"seed": run.seed, "precision": execution.precision}
-    options["purpose"] = Stream.ENLARGING_NOISE
-    asked = folder, domain, own.large_size, sample, identity
-    new_images.draw_and_save(*asked, conditions=conditions, **options)
+    options |= {"purpose": Stream.ENLARGING_NOISE, "conditions": conditions}
+    new_images.draw_and_save(folder, domain, own.large_size, sample, identity, **options)
