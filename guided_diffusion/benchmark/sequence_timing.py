@@ -73,8 +73,10 @@ def sequence(
     with lent as workers:
 
         def run(name: str, levels: int) -> Timed:
-            """Run an engine on a number of levels, at the depths that are known already."""
-            return workers[name].run(levels, scaled(depths[: images[name]], levels, whole))
+            """Run an engine on a number of levels, at the depths that are known, scaled to them."""
+            known = depths[: images[name]]
+            scaled = [tuple(round(d * levels / whole) for d in image) for image in known]
+            return workers[name].run(levels, scaled)
 
         fewest = min(whole, PROBED_LEVELS)
         # The first runs of each warm up.
@@ -111,11 +113,6 @@ def open_first(source: Domain, asked: SequenceTimingSettings) -> ImageSource:
     with blame("data_dir"):
         images = open_images(asked.data_dir, network.image_size, network.in_channels)
     return images.first(asked.num_images)
-
-
-def scaled(depths: Depths, levels: int, whole: int) -> Depths:
-    """Scale depths of a process of `whole` levels to a process of `levels` levels."""
-    return [tuple(round(d * levels / whole) for d in image) for image in depths]
 
 
 def few(name: str) -> bool:

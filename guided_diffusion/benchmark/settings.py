@@ -68,7 +68,7 @@ class TimingSettings(MeasurementSettings):
     )
     rounds: int = setting(3, "runs of each contestant, in turn with the others", minimum=1)
     budget: float = setting(
-        0.0, "seconds that a measurement may take; long runs are timed in part; 0: all", minimum=0
+        0.0, "seconds to stay within, by timing only parts of long runs; 0: no limit", minimum=0
     )
 
 

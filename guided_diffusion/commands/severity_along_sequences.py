@@ -15,6 +15,7 @@ from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
+from ..generation.plan import folder_name
 from ..generation.report import by_direction
 from ..runtime.command import STARTS_ANEW, command
 
@@ -64,9 +65,9 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    ways = [f"translation_{'_'.join(ends)}" for ends in by_direction(rows)]
-    if len(ways) > 1:
-        raise UserError(f"{folder}: expected the folder of one direction, such as {ways[0]} in it")
+    names = [folder_name(*ends) for ends in by_direction(rows)]
+    if len(names) > 1:
+        raise UserError(f"{folder}: expected the folder of one direction, such as {names[0]} in it")
     amount = max((int(row["step"]) for row in rows), default=0)
     rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
     if not rows:

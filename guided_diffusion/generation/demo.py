@@ -47,7 +47,7 @@ def with_places(asked: Group) -> Group:
 
 
 def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
-    """Return settings with the demo's values for flags that were not given, if they run the demo.
+    """Return settings with the demo's values where none were given, if models and data are its own.
 
     Args:
         asked: settings of the sequences.

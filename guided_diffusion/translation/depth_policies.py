@@ -14,12 +14,7 @@ from ..diffusion.schedules import strictly_rising
 
 @dataclass(frozen=True)
 class Depths:
-    """Depths of one image.
-
-    Attributes:
-        values: rising depths, each 0..T.
-        fallback: whether a search failed, so that the depths are evenly spaced.
-    """
+    """Rising depths of one image, evenly spaced after a failed search if `fallback` is set."""
 
     values: tuple[int, ...]
     fallback: bool = False

@@ -15,8 +15,8 @@ from .moves import Move
 class Trajectory:
     """States of a batch along an encoding, in memory or, where too large, in a file.
 
-    The state at a depth that was not visited is a shorter move of the solver from the visited
-    state before it. Such a move takes no forward, since the predicted noise is kept too.
+    The solver reaches a depth that was not visited by a shorter move from the visited state before
+    it. Such a move takes no forward, since the predicted noise is kept too.
 
     Args:
         moves: moves of the encoding.
