@@ -19,6 +19,8 @@ from ..generation.plan import folder_name
 from ..generation.report import by_direction
 from ..runtime.command import STARTS_ANEW, command
 
+COLUMNS = "file_name", "sequence", "step", "depth", "source", "target"
+
 
 @dataclasses.dataclass(frozen=True)
 class SeveritySettings(Settings):
@@ -58,13 +60,15 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
     """Read the rows of the whole sequences of manifest.csv.
 
     Raises:
-        UserError: if there is no manifest, or no whole sequence in it.
+        UserError: if there is no manifest, or no whole sequence of one direction in it.
     """
     path = folder / "manifest.csv"
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    if any(not row.keys() >= set(COLUMNS) for row in rows):
+        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found others")
     names = [folder_name(*ends) for ends in by_direction(rows)]
     if len(names) > 1:
         raise UserError(f"{folder}: expected the folder of one direction, such as {names[0]} in it")
