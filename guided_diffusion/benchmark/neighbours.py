@@ -30,7 +30,7 @@ WAITING = {
     "passive": UNSET | {"OMP_WAIT_POLICY": "PASSIVE"},
     "as delivered": UNSET,
 }
-LONGEST = 3600  # seconds that a neighbour lives, whatever happens
+LONGEST = 3600  # seconds; no neighbour lives longer
 BUSY = """
 import os, sys, time
 parent, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])

@@ -3,7 +3,7 @@
 With --bidirectional True it goes back too, and with --stages between several stages. Without
 models and data it runs on two small demo models of drawn tissue. Running the same command again
 makes only what is missing. Flags of network and process are read from the args.json beside each
-model; those given here win, and the defaults below are for models without one.
+model; flags given here win, and the defaults below are for models without one.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def main(
         direction.exporter.save(sequence)
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
-        logger.logkvs(generation.where(direction) | progress.update())
+        logger.logkvs(generation.names_of(direction) | progress.update())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")

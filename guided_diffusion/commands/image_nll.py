@@ -2,7 +2,7 @@
 
 The bits of an image depend on --seed, the image and its number alone, whatever the batch size and
 the number of processes. A killed run keeps what it measured; the same command measures the rest.
-Flags of network and process are read from the args.json beside the model; those given here win.
+Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ The n-th class of --source is translated to the n-th class of --target. Images l
 each class, or in one folder with the class before the first _ of their names; classes are
 numbered in alphabetical order, as in training, unless --label_map says otherwise. Running the same
 command again makes only what is missing. Flags of the networks are read from the args.json beside
-each; those given here win.
+each; flags given here win.
 """
 
 from pathlib import Path

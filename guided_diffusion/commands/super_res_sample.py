@@ -3,7 +3,7 @@
 The small images are taken in turn, each once where --num_samples is not given. Image i depends on
 --seed, i and its small image alone, whatever the batch size and the number of processes. A killed
 run keeps its finished images, and the same command draws the others.
-Flags of network and process are read from the args.json beside the model; those given here win.
+Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Sequence

@@ -128,4 +128,4 @@ def check_names(source: str, target: str) -> None:
     check_name(source, "source")
     check_name(target, "target")
     if source == target:
-        raise ArgumentError("target", f"expected another name than that of --source, {source!r}")
+        raise ArgumentError("target", f"expected a name that differs from --source, got {source!r}")

@@ -112,7 +112,7 @@ class Generation:
             for sequence in direction.sequences:
                 yield direction, sequence
 
-    def where(self, direction: Direction) -> dict[str, str]:
+    def names_of(self, direction: Direction) -> dict[str, str]:
         """Return {"source": name, "target": name} of a direction; {} if it is the only one."""
         if len(self.directions) == 1:
             return {}
