@@ -139,9 +139,8 @@ def train(
     with blame("data_dir"):
         count = len(list_image_files(asked.data_dir))
     if count < asked.batch_size:
-        raise ArgumentError(
-            "batch_size", f"expected at most the {count} images there are, got {asked.batch_size}"
-        )
+        expected = f"expected at most the {count} images there are"
+        raise ArgumentError("batch_size", f"{expected}, got {asked.batch_size}")
     folder, names = tempfile.TemporaryDirectory(), (BASELINE, *TRAINED)
     built = training, asked, network, process, folder.name
     with folder, timing.workers(names, *built, device=asked.device) as workers:

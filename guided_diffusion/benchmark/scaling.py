@@ -80,10 +80,8 @@ def lines(record: dict[str, Any]) -> list[str]:
         made = f"{times['without_start']:.1f} s without their start"
         found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, {made}")
     ratios = record["ratio"], record["ratio_without_start"]
-    return [
-        *found,
-        "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start".format(*ratios),
-    ]
+    line = "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start"
+    return [*found, line.format(*ratios)]
 
 
 def _copy_tiles(folder: Path, count: int) -> Path:

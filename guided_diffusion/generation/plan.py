@@ -99,10 +99,8 @@ def _listed_stages(asked: SequenceSettings) -> list[Stage]:
     names = [name for name, _, _ in parts]
     different = len(set(names)) == len(names) > 1
     if not different or not all(model for _, _, model in parts):
-        expected = (
-            "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            "a checkpoint or training run folder"
-        )
+        form = "NAME=RUN,NAME=RUN,... of two or more different names"
+        expected = f"expected {form}, each with a checkpoint or training run folder"
         raise ArgumentError("stages", f"{expected}, got {asked.stages!r}")
     for name in names:
         check_name(name, "stages")
