@@ -1,4 +1,4 @@
-"""Kinds of attention side by side: what is trained under one budget, and what is measured.
+"""Kinds of attention side by side: the models to train under one budget, and their measurements.
 
 A model is named by its kind of attention and trained for both domains; the target's training
 starts from the source's weights. A row of the table is a pair of such models.
@@ -26,7 +26,7 @@ from ..translation.sequences import ImageSequence, Recipe, Sequences
 
 HYBRID = {"attention_kind": "hybrid"}
 NEW_ORDER = {"use_new_attention_order": True}
-# Flags of the training, by name of the model.
+# Flags of the trainings, by name of the model.
 MODELS: dict[str, dict[str, Any]] = {
     "standard": {},
     "standard-new": NEW_ORDER,
@@ -39,17 +39,17 @@ STRATA = 10  # parts of the time axis; a loss takes one time for each image from
 
 @dataclass(frozen=True)
 class Row:
-    """Names of a pair of models, and flags that override those the source was trained with."""
+    """Row of the table: names of its two models, and flags that override the source's own."""
 
     name: str
     source: str
     target: str
-    read_with: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ends(self) -> tuple[tuple[str, str, dict[str, Any]], ...]:
         """(name of the model, domain, overriding flags) of source and target."""
-        return (self.source, "source", self.read_with), (self.target, "target", {})
+        return (self.source, "source", self.overrides), (self.target, "target", {})
 
 
 ROWS = (
@@ -64,9 +64,9 @@ ROWS = (
 
 
 def trainings() -> Iterator[list[tuple[str, str, dict[str, Any], str]]]:
-    """Yield lists of trainings, each as (name, domain, flags, name of the source it starts from).
+    """Yield chains of trainings, each (name, domain, flags, name of the source to start from).
 
-    The trainings of one list need each other in this order; the lists are independent.
+    A training needs the trainings before it in its chain; the chains are independent.
     """
     for name, flags in MODELS.items():
         chain = [(name, "source", flags, ""), (name, "target", flags, name)]
@@ -79,11 +79,11 @@ def trainings() -> Iterator[list[tuple[str, str, dict[str, Any], str]]]:
 def mean_loss(
     domain: Domain, images: th.Tensor, priority: Priority, seed: int, batch_size: int = 50
 ) -> float:
-    """Return the mean squared error of the predicted noise, over images and times.
+    """Measure the mean squared error of the predicted noise, over images and times.
 
     Args:
         domain: domain whose network predicts.
-        images: [N, C, H, W] in [-1, 1].
+        images: clean images [N, C, H, W] in [-1, 1].
         priority: priority of the network's attention.
         seed: seed of the noise and the times, which are the same for every domain.
         batch_size: images per forward.
@@ -103,14 +103,14 @@ def mean_loss(
 
 
 def round_trip(source: Domain, images: th.Tensor, recipe: Recipe) -> float:
-    """Return the PSNR in dB of images [N, C, H, W] after a walk to noise and back."""
+    """Measure the PSNR in dB of images [N, C, H, W] after a walk to noise and back."""
     predict = recipe.predictor(source, "global")
     _, returned = translate(predict, predict, images, recipe.walk)
     return psnr(returned.cpu(), images)
 
 
 def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
-    """Return the SSIM of images to their source at each step, in grey, mean over the sequences.
+    """Measure the SSIM of images to their source at each step, in grey, mean over the sequences.
 
     Raises:
         MissingExtraError: without torchmetrics.
@@ -127,14 +127,14 @@ def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
 
 
 def _grey(tiles: np.ndarray) -> th.Tensor:
-    # [N, H, W, C] uint8 -> [N, 1, H, W], luma of ITU-R BT.601 where there is colour.
+    # [N, H, W, C] uint8 -> [N, 1, H, W], luma of ITU-R BT.601 of colour images.
     values = th.from_numpy(tiles).float().movedim(-1, 1)
     weights = th.tensor([0.299, 0.587, 0.114]) if values.shape[1] == 3 else th.ones(1)
     return (values[:, : len(weights)] * weights[:, None, None]).sum(1, keepdim=True)
 
 
 def distance(extractor: Extractor, reference: th.Tensor, tiles: np.ndarray, seed: int) -> float:
-    """Return the KID of tiles [N, H, W, C] uint8 to the features [M, D] of a reference."""
+    """Measure the KID of tiles [N, H, W, C] uint8 to the features [M, D] of a reference."""
     return kid(reference, features_of(extractor, tiles), seed)["value"]
 
 
@@ -145,10 +145,10 @@ def features_of(extractor: Extractor, tiles: np.ndarray) -> th.Tensor:
 
 @dataclass(frozen=True)
 class Material:
-    """Images that every row is measured on: of source and target, [N, C, H, W] each."""
+    """Images that every row is measured on; pairs are images [N, C, H, W] of source and target."""
 
     trained: tuple[th.Tensor, th.Tensor]  # seen in training
-    held_out: tuple[th.Tensor, th.Tensor]
+    held_out: tuple[th.Tensor, th.Tensor]  # seen by no model
     sources: ImageSource  # the held-out source images
     reference: th.Tensor  # features [N, D] of the target images that were seen in training
 
@@ -161,11 +161,11 @@ def measure(
     extractor: Extractor,
     seed: int,
 ) -> tuple[dict[str, Any], list[ImageSequence]]:
-    """Return the numbers of a row, and the sequences of the held-out source images."""
-    roles = ((source, "global"), (target, "local"))
+    """Measure a row; return its numbers, and the sequences of the held-out source images."""
+    ends = ((source, "global"), (target, "local"))
     losses = []
     for images in (material.trained, material.held_out):
-        both = [mean_loss(d, x, role, seed) for (d, role), x in zip(roles, images, strict=True)]
+        both = [mean_loss(d, x, p, seed) for (d, p), x in zip(ends, images, strict=True)]
         losses.append(float(np.mean(both)))
     sequences = list(Sequences(source, target, material.sources, recipe))
     steps = np.stack([to_uint8(sequence.images) for sequence in sequences], axis=1)
@@ -183,8 +183,8 @@ def lines(table: Sequence[dict[str, Any]], limits: tuple[float, float]) -> list[
     """Return the table as text.
 
     Args:
-        table: rows of `measure`, with their names.
-        limits: KID of held-out source and of held-out target images to the reference.
+        table: results of `measure`, each with the `name` of its row.
+        limits: KID to the reference of held-out source images, and of held-out target images.
     """
     width = 5 * len(table[0]["ssim"])
     found = [
@@ -204,7 +204,7 @@ def lines(table: Sequence[dict[str, Any]], limits: tuple[float, float]) -> list[
 
 
 def picture(names: Sequence[str], shown: Sequence[Sequence[ImageSequence]]) -> Image.Image:
-    """Return a picture of sequences, with the sequences of one source image below one another.
+    """Draw sequences, with the sequences of one source image below one another.
 
     Args:
         names: names of the rows of the table.

@@ -1,7 +1,8 @@
-"""The time of generation alone on the machine and beside busy processes, by how threads wait.
+"""Time of generation, alone on the machine and beside busy processes.
 
-The sampler's own command makes sequences of the demo in a new process, with each way of waiting in
-turn. The neighbours are processes that do nothing but compute.
+It depends on how threads wait for one another. The sampler's own command makes sequences of the
+demo in a new process, with each way of waiting in turn. The neighbours are processes that do
+nothing but compute.
 """
 
 import contextlib
@@ -22,14 +23,14 @@ from . import scaling, timing
 from .settings import NeighboursSettings
 
 UNSET = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
-# The defaults of GNU's runtime and of LLVM's, with which torch is delivered.
+# The defaults of the two runtimes of OpenMP that torch is delivered with, GNU's and LLVM's.
 TORCHS_OWN = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 WAITING = {
     "torch's own": UNSET | TORCHS_OWN,
     "passive": UNSET | {"OMP_WAIT_POLICY": "PASSIVE"},
     "as delivered": UNSET,
 }
-LONGEST = 3600  # seconds that a neighbour lives, whatever happens
+LONGEST = 3600  # seconds; no neighbour lives longer
 BUSY = """
 import os, sys, time
 parent, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
@@ -40,11 +41,11 @@ while os.getppid() == parent and time.monotonic() < end:
 
 def neighbours(asked: NeighboursSettings) -> dict[str, Any]:
     """Measure the time of the sampler with each way of waiting, alone and beside neighbours."""
-    start, most = time.perf_counter(), asked.neighbours or dist_util.cores()
+    start, busy_count = time.perf_counter(), asked.neighbours or dist_util.cores()
     own = {name: getattr(asked, name) for name in ("num_images", "amount", "preset", "device")}
     flags = [f"--{name}={value}" for name, value in (demo.PLACES | own).items()]
     seconds: dict[tuple[int, str], list[float]] = {
-        contestant: [] for contestant in itertools.product((0, most), WAITING)
+        contestant: [] for contestant in itertools.product((0, busy_count), WAITING)
     }
     with tempfile.TemporaryDirectory() as folder:
         for turn, (count, name) in itertools.product(range(asked.rounds), seconds):

@@ -1,4 +1,4 @@
-"""The time of one network: of a forward in its variants, and of training.
+"""Time of one network: a forward in several variants, and training steps.
 
 The network has fresh weights, which take the same time as trained ones. It has the demo's shape,
 unless a setting of the network is given.
@@ -37,18 +37,19 @@ from .timing import BASELINE, Timed
 
 TRAINED = ("fp32", "bf16")  # precisions of our training
 NEVER = 10**9  # steps
-FORWARDS_OF_A_STEP = 3  # in FLOPs: forward, and backward to activations and to weights
+# FLOPs of a training step over FLOPs of a forward: gradients of activations and of weights too.
+FORWARDS_OF_A_STEP = 3
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute one forward."""
+    """Way to compute one forward."""
 
     precision: str = "fp32"  # or "bf16"
     channels_last: bool = True  # layout of the memory; else NCHW
-    fused: bool = True  # attention, SiLU, enlarging convolutions by fused kernels; else published
+    fused: bool = True  # fused kernels of attention, SiLU and enlarging; else as published
     flags: Mapping[str, Any] = field(default_factory=dict)  # settings of the network to change
-    blend: float | None = None  # share of the windows in hybrid attention; None: as it starts
+    blend: float | None = None  # share of windows in hybrid attention; None: as initialized
 
 
 HYBRID = {"attention_kind": "hybrid"}
@@ -70,7 +71,7 @@ VARIANTS = {
 def network_to_time(
     network: ModelSettings, process: ProcessSettings
 ) -> tuple[ModelSettings, ProcessSettings]:
-    """Return the network that was asked for, if a setting of it was given, or the demo's."""
+    """Return the settings of the network if one of them was given, else the demo's."""
     if network.given or process.given:
         return network, process
     domain = load_domain(demo.PLACES["source_model"])
@@ -96,7 +97,7 @@ def forward(
             name: partial(_forwards, networks[name], variant, states, t)
             for name, variant in VARIANTS.items()
         }
-        once = sum(run(1).seconds for run in contestants.values())  # warms up, too
+        once = sum(run(1).seconds for run in contestants.values())  # also warms up
         left = (asked.budget - time.perf_counter() + start) / (len(sizes) - done)
         repeats = timing.affordable(asked, once, left, asked.repeats)
         repeated = {name: partial(run, repeats) for name, run in contestants.items()}
@@ -138,9 +139,8 @@ def train(
     with blame("data_dir"):
         count = len(list_image_files(asked.data_dir))
     if count < asked.batch_size:
-        raise ArgumentError(
-            "batch_size", f"expected at most the {count} images there are, got {asked.batch_size}"
-        )
+        expected = f"expected at most the {count} images there are"
+        raise ArgumentError("batch_size", f"{expected}, got {asked.batch_size}")
     folder, names = tempfile.TemporaryDirectory(), (BASELINE, *TRAINED)
     built = training, asked, network, process, folder.name
     with folder, timing.workers(names, *built, device=asked.device) as workers:
@@ -159,8 +159,7 @@ def train(
     flops = FORWARDS_OF_A_STEP * cost.flops(network, process)
     images, rows = steps * asked.batch_size, []
     for name in runs:
-        peak = peaks["bf16" if name == "bf16" else "fp32"]
-        row = timing.compared(runs, name, images, flops, peak)
+        row = timing.compared(runs, name, images, flops, peaks.get(name, peaks["fp32"]))
         rate = {"images_per_second": images / row["median"]}
         rows.append({"name": name} | rate | row | profiles[name])
     found = {"network": joined(network, process), "steps": steps}
@@ -174,14 +173,16 @@ def training(
     process: ProcessSettings,
     folder: str,
 ) -> Callable[[int], None]:
-    """Return the function that trains a number of steps more.
+    """Start a training, and return a function that goes on with it for a number of steps.
 
     Args:
-        name: `BASELINE` for the published procedure, or one of `TRAINED` for ours.
-        asked, network, process: settings.
+        name: `BASELINE` for the published procedure, or a precision of `TRAINED` for ours.
+        asked: images and batch size.
+        network: settings of the network.
+        process: settings of the process.
         folder: path of an empty folder, which stays empty.
     """
-    logger.configure(folder, [])  # rows are gathered and dumped, to nowhere
+    logger.configure(folder, [])  # rows are gathered, and written nowhere
     if name == BASELINE:
         steps = _published_steps(asked, network, process)
     else:
@@ -191,7 +192,7 @@ def training(
         shape = {"image_size": network.image_size, "in_channels": network.in_channels}
         trainer.data = load_data(data_dir=asked.data_dir, batch_size=asked.batch_size, **shape)
         steps = trainer.steps()
-    atexit.register(steps.close)  # ended at the interpreter's end, it would miss what it imports
+    atexit.register(steps.close)  # closed later, it would miss modules that are gone by then
 
     def train_more(count: int) -> None:
         for _ in range(count):

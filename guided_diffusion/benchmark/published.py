@@ -1,12 +1,12 @@
-"""The published procedures, for the benchmark to measure against; nothing else uses them.
+"""Published procedures, for the benchmark to measure against; nothing else uses them.
 
 Everything is eager float32 on contiguous NCHW memory, with attention as a product of matrices, a
 softmax and another product, SiLU as a sigmoid and a product, and enlarged images written out before
-they are convolved. A sequence is made of one image at a time: the encoding is walked to its end to
-measure it, walked again to take the latents from it, and every depth is decoded alone. A training
-step decodes its pictures afresh, updates parameter by parameter, and reads every loss and every
-norm on the host. Where the present process is quicker than the published one (tables kept on the
-device), the published procedure is given that too.
+they are convolved. Sequences are made of one image at a time: the image is encoded a first time to
+measure it and a second time to take its latents, and every depth is decoded alone. A training step
+decodes its pictures afresh, updates parameter by parameter, and reads every loss and every norm on
+the host. Tables of the diffusion process lie on the device, as in our own procedure, although the
+published code keeps them on the host.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from ..translation import depth_policies
 
 
 def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
-    """Do as `attention.attend` without a fused kernel: all weights [N, H, T, T] are written out.
+    """Attend as `attention.attend` does, without a fused kernel: weights are [N, H, T, T].
 
     Queries and keys are scaled by D^(-1/4) each, and the softmax is taken in float32.
     """
@@ -41,12 +41,12 @@ def attend(q: th.Tensor, k: th.Tensor, v: th.Tensor, mask: th.Tensor | None = No
 
 
 def silu(_: nn.SiLU, x: th.Tensor) -> th.Tensor:
-    """Do as `nn.SiLU.forward` without a fused kernel."""
+    """Compute SiLU as `nn.SiLU.forward` does, without a fused kernel."""
     return x * th.sigmoid(x)
 
 
 def convolve_doubled(conv: th.nn.Module, x: th.Tensor) -> th.Tensor:
-    """Do as `upsampling.convolve_doubled` in two steps."""
+    """Enlarge and convolve as `upsampling.convolve_doubled` does, in two steps."""
     return conv(upsampling.double(x))
 
 
@@ -70,7 +70,7 @@ def unfused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def arithmetic(*models: th.nn.Module) -> Iterator[None]:
-    """Let networks compute as published inside a block, and as ours do after it."""
+    """Let networks compute as published inside a block, and as ours after it."""
     for model in models:
         model.to(memory_format=th.contiguous_format)
     try:
@@ -83,7 +83,7 @@ def arithmetic(*models: th.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Made:
-    """A sequence by the published procedure."""
+    """Sequence that the published procedure made."""
 
     depths: tuple[int, ...]
     images: th.Tensor  # [amount, C, H, W], not clipped
@@ -91,7 +91,7 @@ class Made:
 
 
 class _Counted:
-    """A network that counts the images that go through it."""
+    """Network that counts the images that go through it."""
 
     def __init__(self, model: th.nn.Module) -> None:
         self.model, self.forwards = model, 0
@@ -110,13 +110,13 @@ def sequence(
 ) -> Made:
     """Make the sequence of one image [1, C, H, W] in [-1, 1]; call it inside `arithmetic`.
 
-    Rising depths to decode from are searched, unless they are given.
+    Without `depths`, which rise, the published search chooses them.
     """
     encoder, decoder = _Counted(source.model), _Counted(target.model)
     options = {"clip_denoised": False, "device": source.device}
     state, reached, images = image.to(source.device), 0, []
     walk = source.diffusion.ddim_reverse_sample_loop_progressive(encoder, state, **options)
-    # As published: each feature is read on the host at once, also where the depths are given.
+    # As published, each feature is read on the host at once, even if the depths are given.
     features = th.cat([magnitude_bins(out["sample"]).cpu() for out in walk]).numpy()  # [T, K]
     depths = depths or depth_policies.add(features, amount).values
     for d in depths:
@@ -129,16 +129,16 @@ def sequence(
 
 
 def count_forwards(depths: Sequence[int], levels: int) -> int:
-    """Return the network evaluations of one sequence with these depths."""
+    """Count the network evaluations of one sequence with these depths."""
     return levels + max(depths) + sum(depths)
 
 
 def batches(dataset: ImageDataset, batch_size: int) -> Iterator[th.Tensor]:
-    """Yield shuffled batches [N, C, H, W] for ever from a dataset of N images at least.
+    """Yield shuffled batches [N, C, H, W] for ever from a dataset of at least N images.
 
     Each picture is decoded when its turn comes, by a process ahead of the training, as published.
     """
-    # Kept from pass to pass: a folder of few pictures would else pay for its start all the time.
+    # The process is kept from pass to pass: its start would take most of the time of few pictures.
     loader = DataLoader(
         dataset, batch_size, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True
     )

@@ -1,4 +1,4 @@
-"""The memory of generation over the number of images, and its time over the number of ranks.
+"""Memory of generation for several numbers of images, and its time on one and on two ranks.
 
 The sampler's own command runs in new processes, on the demo's models and copies of the demo's
 tiles. For the comparison of ranks, each process has one thread.
@@ -33,7 +33,7 @@ from guided_diffusion.benchmark import timing
 from guided_diffusion.runtime import dist_util
 print(timing.peak_memory(dist_util.dev()))
 """
-MEASURED = ["-c", MEASURING, "sequences"]  # prints its peak of memory on the last line
+MEASURED = ["-c", MEASURING, "sequences"]  # the last line that it prints is its peak of memory
 
 
 def scaling(asked: ScalingSettings) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def scaling(asked: ScalingSettings) -> dict[str, Any]:
         "ratio": whole[0] / whole[1],
         "ratio_without_start": made[0] / made[1],
         "device": timing.device_name(dist_util.dev()),
-        "cores": os.cpu_count(),
+        "cores": dist_util.cores(),
         "extrapolated": False,
         "seconds": time.perf_counter() - start,
     } | run_folder.versions()
@@ -80,10 +80,8 @@ def lines(record: dict[str, Any]) -> list[str]:
         made = f"{times['without_start']:.1f} s without their start"
         found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, {made}")
     ratios = record["ratio"], record["ratio_without_start"]
-    return [
-        *found,
-        "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start".format(*ratios),
-    ]
+    line = "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start"
+    return [*found, line.format(*ratios)]
 
 
 def _copy_tiles(folder: Path, count: int) -> Path:
@@ -103,7 +101,7 @@ def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> di
     program = [*launcher, *SAMPLER] if ranks > 1 else SAMPLER
     flags = _flags(asked, tiles, asked.rank_images, out_dir)
     seconds = []
-    for _ in range(2):  # the second time everything is made already, and only the start is left
+    for _ in range(2):  # the second time all files are there already, and only the start is left
         begun = time.perf_counter()
         run(program, flags, OMP_NUM_THREADS="1")
         seconds.append(time.perf_counter() - begun)

@@ -1,13 +1,13 @@
-"""The time of sequences, over the time that the published procedure takes.
+"""Time of sequences, compared with the time of the published procedure.
 
-The models are the demo's; where a flag of the network is given, both are made of the flags, with
-fresh weights, which take the same time. All engines choose depths by the published policy.
+The models are the demo's; if a flag of the network is given, both models are built from the flags,
+with fresh weights, which take the same time. All engines choose depths by the published policy.
 
-A whole published sequence takes minutes and more. Within a budget, engines that take every level
-walk on fewer levels at even distances, and the published procedure makes a single image; the
-seconds are multiplied by the network evaluations of the whole over the evaluations that were timed.
-The depths in that count come from the published search on the encoding of the preset `fast`.
-Few-step engines always run whole.
+A whole published sequence takes minutes and more. Within a budget, engines of all levels walk on
+fewer levels at even distances, and the published procedure makes a single image. Their seconds are
+multiplied by the network evaluations of a whole run, over the evaluations that were timed. The
+depths in that count come from the published search on the encoding of the preset `fast`. Few-step
+engines always run whole.
 """
 
 import time
@@ -39,7 +39,7 @@ from . import published, timing
 from .settings import SequenceTimingSettings
 from .timing import BASELINE, Timed
 
-# What --engines can name: preset of the walks, and precision.
+# Choices of --engines: preset of the walks, and precision.
 ENGINES = {
     "fp32": ("published", "fp32"),
     "bf16": ("published", "bf16"),
@@ -53,7 +53,7 @@ Depths = Sequence[tuple[int, ...]]  # of each image
 
 @dataclass(frozen=True)
 class Sequenced:
-    """Depths of each image that was made, and the network evaluations of all."""
+    """Depths of each image of a run, and the network evaluations of all images."""
 
     depths: Depths
     forwards: int
@@ -73,11 +73,14 @@ def sequence(
     with lent as workers:
 
         def run(name: str, levels: int) -> Timed:
-            """Run an engine on so many levels, at the depths that are known already."""
-            return workers[name].run(levels, shorter(depths[: images[name]], levels, whole))
+            """Run an engine on a number of levels, at the depths that are known, scaled to them."""
+            known = depths[: images[name]]
+            scaled = [tuple(round(d * levels / whole) for d in image) for image in known]
+            return workers[name].run(levels, scaled)
 
         fewest = min(whole, PROBED_LEVELS)
-        *_, warm = [{name: run(name, fewest) for name in engines} for _ in range(2)]
+        # The first runs of each warm up.
+        _, warm = [{name: run(name, fewest) for name in engines} for _ in range(2)]
         levels, rounds = plan(asked, warm, fewest, whole, time.perf_counter() - start)
         contestants = {
             name: partial(workers[name].run, whole)
@@ -94,7 +97,7 @@ def sequence(
 
 
 def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
-    """Return the depths of each image that the published search finds on a short encoding."""
+    """Choose the depths of each image by the published search, on a short encoding."""
     walk = WalkSettings(preset="fast").resolved(source.diffusion.num_timesteps)
     images = open_first(source, asked)
     clean, _ = images.batch(range(len(images)))
@@ -112,18 +115,13 @@ def open_first(source: Domain, asked: SequenceTimingSettings) -> ImageSource:
     return images.first(asked.num_images)
 
 
-def shorter(depths: Depths, levels: int, whole: int) -> Depths:
-    """Return depths of the whole process on so many of its levels."""
-    return [tuple(round(d * levels / whole) for d in image) for image in depths]
-
-
 def few(name: str) -> bool:
-    """Tell whether an engine takes a few steps, and not all levels."""
+    """Tell whether an engine takes few steps in place of all levels."""
     return name in ENGINES and "encode_steps" in PRESETS[ENGINES[name][0]]
 
 
 def domains(network: ModelSettings, process: ProcessSettings) -> list[Domain]:
-    """Return the domains of source and target, on the device."""
+    """Load or build the domains of source and target, on the device."""
     if not network.given and not process.given:
         places = (demo.PLACES[role] for role in ("source_model", "target_model"))
         return [load_domain(place, device=dist_util.dev()) for place in places]
@@ -134,7 +132,7 @@ def domains(network: ModelSettings, process: ProcessSettings) -> list[Domain]:
 
 
 def on_levels(pair: Sequence[Domain], levels: int) -> Sequence[Domain]:
-    """Return domains on so many of their levels, at even distances."""
+    """Return domains respaced to a number of levels, at even distances."""
     if levels == pair[0].diffusion.num_timesteps:
         return pair
     settings = [domain.process.replace(timestep_respacing=str(levels)) for domain in pair]
@@ -145,10 +143,10 @@ def on_levels(pair: Sequence[Domain], levels: int) -> Sequence[Domain]:
 def contestant(
     name: str, asked: SequenceTimingSettings, network: ModelSettings, process: ProcessSettings
 ) -> Callable[..., Sequenced]:
-    """Return the function that makes sequences by an engine.
+    """Return a function that makes sequences by an engine.
 
-    It takes a number of levels, and the depths of each image; without them it searches them, and
-    makes the sequences of all images.
+    The function takes a number of levels, and the depths of the images to make; without depths it
+    chooses them, and makes all images.
     """
     pair = domains(network, process)
     images = open_first(pair[0], asked)
@@ -195,7 +193,7 @@ def _our_sequences(
 def plan(
     asked: SequenceTimingSettings, warm: Mapping[str, Timed], fewest: int, whole: int, spent: float
 ) -> tuple[int, int]:
-    """Return levels and rounds that fit into the budget; at least the fewest, once.
+    """Return the levels and rounds that fit into the budget; at least the fewest levels, once.
 
     Args:
         asked: budget (0: all levels), rounds and amount.
@@ -206,9 +204,10 @@ def plan(
     """
     if not asked.budget:
         return whole, asked.rounds
+    # Seconds of a round: of the engines of all levels, on the fewest; and of the few-step engines.
     long = sum(one.seconds for name, one in warm.items() if not few(name))
     short = 0.0
-    for name in filter(few, warm):  # at most: every image decoded from full depth
+    for name in filter(few, warm):  # at most, as if every image were decoded from full depth
         preset, made = PRESETS[ENGINES[name][0]], warm[name].result
         steps = preset["encode_steps"] + asked.amount * preset["decode_steps"]
         short += warm[name].seconds * steps * len(made.depths) / made.forwards
@@ -242,7 +241,7 @@ def _rows(
 
 
 def count_forwards(name: str, depths: Depths, levels: int) -> int:
-    """Return the network evaluations of sequences at these depths by an engine of all levels."""
+    """Count the network evaluations of sequences at these depths by an engine of all levels."""
     if name == BASELINE:
         return sum(published.count_forwards(each, levels) for each in depths)
     return sum(levels + sum(each) for each in depths)

@@ -1,4 +1,4 @@
-"""Settings of the measurements of the project itself."""
+"""Settings of measurements of the project itself."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ class AblationSettings(SeedSettings, DeviceSettings):
 
 @dataclasses.dataclass(frozen=True)
 class PairSettings(DeviceSettings):
-    """A source and a target model, and images to take there."""
+    """A source and a target model, and source images."""
 
     source_model: str = setting("", "source checkpoint or training run folder; empty: the demo")
     target_model: str = setting("", "target checkpoint or training run folder; empty: the demo")
@@ -62,12 +62,13 @@ class TimingSettings(MeasurementSettings):
 
     against: str = setting(
         "published",
-        "what the ratios are over; the procedure of the published code: eager, fp32, unfused",
+        "baseline of the ratios; published: the procedure of the published code, in eager fp32, "
+        "without fused kernels",
         choices=("published",),
     )
     rounds: int = setting(3, "runs of each contestant, in turn with the others", minimum=1)
     budget: float = setting(
-        0.0, "seconds to stay within, by timing less of what is long; 0: no limit", minimum=0
+        0.0, "seconds to stay within, by timing only parts of long runs; 0: no limit", minimum=0
     )
 
 
@@ -129,7 +130,7 @@ class NeighboursSettings(MeasurementSettings):
 
 @dataclasses.dataclass(frozen=True)
 class CompareDepthsSettings(PairSettings):
-    """Policies of depth side by side."""
+    """Depth policies side by side."""
 
     num_images: int = setting(2, "images, the first by name", minimum=1)
     amount: int = setting(5, "images of each sequence", minimum=1)

@@ -1,8 +1,8 @@
-"""The distance of each engine from the converged solution, and its cost.
+"""Distance of each engine from the converged solution, and its cost.
 
 Images are encoded, and decoded from 30, 60 and 100 percent of full depth with the target model
 and with the source model again. The converged engine is the multistep solver of third order on
-every level. Its distance from the same solver on every second level tells the accuracy of the
+every level. Its distance from the same solver on every second level is the accuracy of the
 comparison itself.
 """
 
@@ -65,7 +65,7 @@ def lines(record: dict[str, Any]) -> list[str]:
 
 
 def load_pair(asked: BenchmarkSettings | CompareDepthsSettings) -> tuple[Domain, Domain, th.Tensor]:
-    """Load the source and target domains, and the first images [N, C, H, W]; by default the demo's.
+    """Load source and target domain, and the first images [N, C, H, W]; by default the demo's.
 
     Raises:
         UserError: if one of them cannot be used.
@@ -80,7 +80,7 @@ def load_pair(asked: BenchmarkSettings | CompareDepthsSettings) -> tuple[Domain,
 
 
 def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, WalkSettings, str]]:
-    """Yield name, walks and precision of the engines to compare; the converged one first."""
+    """Yield name, walks and precision of the engines to compare, the converged engine first."""
     half = max(1, levels // 2)
     yield "converged", CONVERGED, "fp32"
     halved = CONVERGED.replace(grid="time", encode_steps=half, decode_steps=half)
@@ -99,7 +99,7 @@ def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, WalkSettin
 
 
 def depths_of(domain: Domain) -> list[int]:
-    """Return the depths to decode from."""
+    """Return the depths to decode from, one for each of `SHARES`."""
     return [max(1, round(share * domain.diffusion.num_timesteps)) for share in SHARES]
 
 
@@ -109,8 +109,8 @@ def measure(
     """Encode images, and decode them from each share of full depth.
 
     Returns:
-        forwards and seconds of encoding and the target's decodings, the forwards per image; the
-        images [N, C, H, W] that the target decoded from each depth; and the source's.
+        seconds of encoding and of the target's decodings, and their forwards per image; the images
+        [N, C, H, W] that the target decoded from each depth; and the images of the source.
     """
     count = len(images)
     depths = [depth for depth in depths_of(source) for _ in range(count)]

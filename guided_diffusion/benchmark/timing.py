@@ -1,8 +1,8 @@
-"""Measuring time and memory so that two ways of doing one thing can be compared.
+"""Time and memory of several ways to do one thing, measured so that they can be compared.
 
-Contestants run in turn, A B A B, so that what disturbs the machine disturbs all of them; what
-counts is the ratio within a round: its median, least and largest over the rounds. Times are
-seconds of the wall clock, which is read when the device has finished.
+The contestants run in turn, A B A B, so that disturbances of the machine meet all of them. The
+result is the ratio of seconds within a round: its median, least and largest over the rounds. Times
+are seconds of the wall clock, which is read when the device has finished.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ DTYPES = {"fp32": th.float32, "bf16": th.bfloat16}
 
 @dataclass(frozen=True)
 class Timed:
-    """One run: its seconds, what it returned, and the most bytes that were held up to its end."""
+    """One run: its seconds, its result, and the most bytes that were held up to its end."""
 
     seconds: float
     result: Any
@@ -39,7 +39,7 @@ class Timed:
 
 
 def timed(action: Callable[[], Any], device: th.device) -> Timed:
-    """Run something once, and measure it."""
+    """Run an action once, and measure it."""
     wait = th.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
@@ -59,7 +59,7 @@ def interleaved(
 
 
 def operators(action: Callable[[], Any], device: th.device, most: int = 6) -> dict[str, float]:
-    """Run something once under torch's profiler.
+    """Run an action once under torch's profiler.
 
     Returns:
         {operator: share of the whole time} for the `most` that took longest, the largest first;
@@ -87,7 +87,7 @@ def affordable(asked: TimingSettings, once: float, left: float, most: int) -> in
         asked: budget and rounds.
         once: seconds of one repeat by all contestants.
         left: seconds left of the budget.
-        most: repeats without a budget.
+        most: number of repeats without a budget.
     """
     return max(1, min(most, int(left / (asked.rounds * once)))) if asked.budget else most
 
@@ -100,14 +100,14 @@ def compared(
     peak: float,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the row of a contestant: its seconds, and their ratio over the baseline's.
+    """Return the row of a contestant: its seconds, and the ratio of the baseline's over them.
 
     Args:
         runs: runs of all contestants.
         name: name of the contestant.
         forwards: network evaluations of one whole run.
         flops: FLOPs of one evaluation.
-        peak: FLOP/s of a product of matrices in its precision.
+        peak: FLOP/s of a product of matrices in the precision of the contestant.
         scales: factor for the seconds of each contestant; None: 1.
     """
     scales = scales or dict.fromkeys(runs, 1.0)
@@ -126,7 +126,7 @@ def compared(
 def record(
     kind: str, asked: TimingSettings, start: float, peaks: dict[str, float], rows: list[dict]
 ) -> dict[str, Any]:
-    """Return what to keep of a measurement that began at `start`, with a row per contestant."""
+    """Return the record of a measurement that began at `start`, with a row per contestant."""
     return {
         "measurement": kind,
         "against": asked.against,
@@ -196,7 +196,7 @@ def peak_memory(device: th.device) -> int:
     if device.type == "cuda":
         return th.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # kilobytes but on macOS
+    return most if sys.platform == "darwin" else most * 1024  # in kilobytes, except on macOS
 
 
 class Worker:

@@ -1,8 +1,8 @@
-"""Does the kind of attention matter? Train small models of each, and print one table.
+"""Compare kinds of attention: train small models of each, measure them, and print one table.
 
 Each kind is trained for a source and a target domain under one budget, then measured on images
-that no model saw: loss, round trip through the source, structure kept along the sequences, and how
-near the last image has come to the target. Without folders it draws tissue of two severities.
+that no model saw: loss, round trip through the source, similarity to the source and distance to the
+target at each step of the sequences. Without folders it draws tissue of two severities.
 Running the same command again goes on where it stopped.
 """
 
@@ -24,14 +24,14 @@ from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 PLACES = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
 NETWORK = "--num_res_blocks 1 --channel_mult 1,2,2 --num_head_channels 32 --dropout 0".split()
-OF_TRAININGS = (
+TRAINING_FLAGS = (
     "image_size num_channels attention_resolutions lr batch_size ema_rate precision seed device"
 ).split()
 LOOP = "--augment dihedral --sample_interval 0 --log_interval 100 --save_interval 500".split()
 WALK = WalkSettings(
     solver="dpmpp", solver_order=3, encode_steps=40, decode_steps=40, level_convention="aligned"
 )
-SHOWN = 3  # source images of the picture
+SHOWN = 3  # source images in the picture
 
 
 @command()
@@ -77,7 +77,7 @@ def main(asked: AblationSettings) -> None:
 
 
 def find_folders(asked: AblationSettings) -> dict[str, Path]:
-    """Return the folder of each place; drawn tissue where none is named."""
+    """Return the image folder of each of `PLACES`; if none is named, draw tissue."""
     named = {place: Path(getattr(asked, place)) for place in PLACES if getattr(asked, place)}
     if named and len(named) < len(PLACES):
         missing = next(place for place in PLACES if place not in named)
@@ -97,9 +97,9 @@ def find_folders(asked: AblationSettings) -> dict[str, Path]:
 
 
 def train(chain: list, asked: AblationSettings, folders: dict[str, Path]) -> None:
-    """Train the models of a chain, one after another, by the project's own command."""
+    """Train the models of a chain, one after another, by the command `image_train`."""
     for name, domain, network, start in chain:
-        own = {flag: value for flag, value in asked.values().items() if flag in OF_TRAININGS}
+        own = {flag: value for flag, value in asked.values().items() if flag in TRAINING_FLAGS}
         own |= network | {
             "lr_anneal_steps": asked.max_steps,
             "data_dir": folders["data_dir" if domain == "source" else "target_data_dir"],

@@ -1,11 +1,11 @@
 """Measure speed, memory and quality: benchmark MEASUREMENT [--FLAG VALUE ...]
 
-sequence, train and forward run sequences by each engine, training steps, and one forward in its
-variants, in turn with the published procedure, and tell how many times quicker they are. scaling
-gives the memory for few and for many images, and the speed of two ranks over one. neighbours gives
-the time beside busy processes, by how threads wait for one another. quality compares the images of
-each engine with the converged solution; it is the default. Without models the demo's are used;
-MEASUREMENT --help lists the flags of a measurement.
+sequence, train and forward time sequences by each engine, training steps, and variants of one
+forward, in turn with the published procedure, and print how many times as fast they are. scaling
+measures the memory for few and for many images, and the speed of two ranks over one. neighbours
+measures the time beside busy processes, for several ways in which threads wait for one another.
+quality compares the images of each engine with the converged solution; it is the default. Without
+models the demo's are used. MEASUREMENT --help lists the flags of a measurement.
 """
 
 import functools
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A function from settings to a record, and one from the record to the lines to print."""
+    """A function from settings to a record, and a function from the record to lines of text."""
 
     measure: Callable[..., Record]
     table: Callable[[Record], list[str]]

@@ -3,7 +3,7 @@
 The .npz holds arr_0, the images, and arr_1, their classes. Image i depends on --seed and i alone,
 whatever the batch size and the number of processes. A killed run keeps its finished images, and
 the same command draws the others. The diffusion model may be class-conditional or not. Flags of
-the networks are read from the args.json beside each; those given here win.
+the networks are read from the args.json beside each; flags given here win.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Draw the images that are missing."""
-    # Load the networks, and see whether they know the classes.
+    # Load the networks, and refuse classes that they do not know.
     networks = network, classifier, process
     guided = load_guided(sample.model_path, guidance, *networks, execution.compile)
     every = range(guided.num_classes)

@@ -4,8 +4,6 @@ The class of an image is its file name up to the first _, and classes are number
 order. Running the same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
-from functools import partial
-
 from ..config.network_settings import ClassifierSettings
 from ..data.image_datasets import load_data
 from ..data.settings import FolderSettings
@@ -31,23 +29,22 @@ def main(
     # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     classes = check_data(images.data_dir, own.val_data_dir, own.num_classes, images.labels)
-    # More steps of a constant rate go on from where fewer ended.
+    # With a constant rate, a run of more steps continues a run of fewer.
     free = () if own.anneal_lr else ("iterations",)
     folder = training.folder(main, "results/classifier", images, own, free=free)
 
     # Build everything that a wrong flag or a broken file can stop.
-    most = own.iterations
-    rate = {"lr_anneal_steps": most if own.anneal_lr else 0, "max_steps": most}
+    steps = own.iterations
+    rate = {"lr_anneal_steps": steps if own.anneal_lr else 0, "max_steps": steps}
     rest = {"noised": own.noised, "eval_interval": own.eval_interval}
     trainer = training.create_loop(folder.path, ClassifierLoop, own.num_classes, **rate, **rest)
-    size = {"image_size": network.image_size, "in_channels": network.in_channels}
-    common = {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
-    load = partial(load_data, **size, **common)
-    trainer.data = load(start_step=trainer.resume_step, **images.values())
+    options = {"image_size": network.image_size, "in_channels": network.in_channels}
+    options |= {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
+    trainer.data = load_data(start_step=trainer.resume_step, **options, **images.values())
     if own.val_data_dir:
-        unseen = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
-        seen = trainer.resume_step // own.eval_interval
-        trainer.val_data = load(start_step=seen, **unseen.values())
+        val_images = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
+        val_step = trainer.resume_step // own.eval_interval
+        trainer.val_data = load_data(start_step=val_step, **options, **val_images.values())
 
     # Claim the run folder and train.
     training.claim(folder)

@@ -1,8 +1,8 @@
-"""Where does each policy put the depths, and what comes of it? Two pictures.
+"""Draw the depths that each policy chooses, and the images decoded from them.
 
-depths.png has a row for each image and policy (add, even, uniform), captioned with the depths;
-curves.png the feature along each image's encoding with those depths marked. An image is encoded
-once for all policies. Without models and data it uses the demo's.
+depths.png has a row for each image and policy (add, even, uniform), captioned with the depths.
+curves.png has the feature along the encoding of each image, with the depths marked. An image is
+encoded once for all policies. Without models and data it uses the demo's.
 """
 
 from pathlib import Path
@@ -40,10 +40,8 @@ def main(asked: CompareDepthsSettings) -> None:
         atomic_files.make_folder(Path(asked.out_dir))
 
     # Encode every image once, and decode it from the depths of each policy.
-    encoder = Predictor(source, priority="global")
-    trajectory, features = encode_decode.encode(
-        encoder, images, walk, watch=progress_bars.inner_progress
-    )
+    encoder, watch = Predictor(source, priority="global"), progress_bars.inner_progress
+    trajectory, features = encode_decode.encode(encoder, images, walk, watch=watch)
     chosen = [
         (i, name, policy.choose(curve))
         for i, curve in enumerate(features)
@@ -52,7 +50,7 @@ def main(asked: CompareDepthsSettings) -> None:
     depths = [depth for *_, found in chosen for depth in found.values]
     latents = torch.cat([trajectory.at(i, found.values) for i, _, found in chosen])
     decoder = Predictor(target, priority="local")
-    decoded = encode_decode.decode(decoder, latents, depths, walk, progress_bars.inner_progress)
+    decoded = encode_decode.decode(decoder, latents, depths, walk, watch)
 
     # Draw a row for each image and policy: the source image and its sequence.
     rows, captions = [], []

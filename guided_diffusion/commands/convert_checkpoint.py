@@ -1,7 +1,7 @@
 """Rewrite a checkpoint: .pt or .safetensors, attention order, number format.
 
-The network computes the same before and after. Where an args.json lies beside the input, one
-with the new order is written beside the output.
+The network computes the same before and after. If an args.json lies beside the input, a copy with
+the new order is written beside the output.
 """
 
 import dataclasses
@@ -61,18 +61,18 @@ def main(asked: ConvertSettings) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of an args.json, {} where there is none."""
+    """Read an args.json; return {} if there is none."""
     return run_folder.read_args(path) if path.exists() else {}
 
 
 def layout_of(file: Path, record: dict[str, Any], asked: ConvertSettings) -> AttentionLayout:
-    """Return what the projections of a file mean, by the flags, else by its args.json.
+    """Return the layout of a file's attention projections, by the flags, else by its args.json.
 
     Raises:
-        UserError: where neither tells.
+        UserError: if neither gives it.
     """
-    heads = {field.name for field in dataclasses.fields(AttentionLayout)}
-    given = {name: v for name, v in asked.values().items() if name in heads and v != -1}
+    fields = {field.name for field in dataclasses.fields(AttentionLayout)}
+    given = {name: v for name, v in asked.values().items() if name in fields and v != -1}
     if "num_heads" in given:
         given.setdefault("num_head_channels", -1)
     order = {"order": asked.input_order} if asked.input_order else {}

@@ -22,7 +22,7 @@ NAMES = {"kid": "KID", "precision": "precision", "recall": "recall", "fid": "FID
 @command(interrupted=STARTS_ANEW)
 def main(asked: EvaluateSettings) -> None:
     """Compare the two sets."""
-    # Open both sets and the network that looks at them.
+    # Open both sets, and the network that extracts their features.
     atomic_files.refuse_unwritable(asked.out)
     device = dist_util.dev()
     sets = []
@@ -57,19 +57,19 @@ def main(asked: EvaluateSettings) -> None:
 
 
 def describe(images: ImageSource, measured: set_distances.Measured) -> dict[str, Any]:
-    """Return what the report says about a set; "statistics": distances that used the file's."""
+    """Return the report on a set; "statistics" names distances by statistics from its file."""
     return {"path": str(images.path), "n": len(images), "statistics": sorted(measured.given)}
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """Return the report as text."""
-    said = [f"features: {report['features']['name']} ({report['features']['note']})"]
+    found = [f"features: {report['features']['name']} ({report['features']['note']})"]
     for name in ("reference", "samples"):
         given = "".join(f", {NAMES[d]} by its statistics" for d in report[name]["statistics"])
-        said.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{given}")
-    said.append(f"{'metric':<10} {'value':>10}  {report['confidence_percent']}% interval")
-    said += [line(NAMES[name], result) for name, result in report["metrics"].items()]
-    return said + [f"warning: {text}" for text in report["warnings"]]
+        found.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{given}")
+    found.append(f"{'metric':<10} {'value':>10}  {report['confidence_percent']}% interval")
+    found += [line(NAMES[name], result) for name, result in report["metrics"].items()]
+    return found + [f"warning: {text}" for text in report["warnings"]]
 
 
 def line(name: str, result: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def page() -> str:
 
 
 def section(group: type[Settings]) -> Iterator[str]:
-    """Yield the lines on one group of settings."""
+    """Yield the lines of one group of settings."""
     yield f"\n## {group.__name__}\n\n{group.__doc__.splitlines()[0]}\n"
     yield "| flag | default | what it is |\n|---|---|---|"
     for field in dataclasses.fields(group):

@@ -3,7 +3,7 @@
 With --bidirectional True it goes back too, and with --stages between several stages. Without
 models and data it runs on two small demo models of drawn tissue. Running the same command again
 makes only what is missing. Flags of network and process are read from the args.json beside each
-model; those given here win, and the defaults below are for models without one.
+model; flags given here win, and the defaults below are for models without one.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from ..translation.sequences import Recipe
 from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 OF_MODELS = defaults(ModelSettings, ProcessSettings)
-# Encoding and decoding draw nothing; models are known by their digests, not by their places.
+# Sequences draw no random numbers; models are known by their digests, not by their paths.
 FREE = {"seed", "source_model", "target_model", "stages"}
 
 
@@ -56,8 +56,8 @@ def main(
     for stage in plan.stages:
         with blame(stage.key.replace(".", " ")):
             file = weights_file(Path(stage.model))
-        how = {"label": stage.name, "assumed": stage.assumed, "compile": execution.compile}
-        domains[stage.name] = load_asked(str(file), network, process, static=True, **how)
+        options = {"label": stage.name, "assumed": stage.assumed, "compile": execution.compile}
+        domains[stage.name] = load_asked(str(file), network, process, static=True, **options)
 
     # Check everything that can be wrong, before the first forward.
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
@@ -68,7 +68,7 @@ def main(
     generation = Generation(plan, domains, recipe, asked, folder.path)
     generation.open_every_image()
 
-    # Say what it would cost, if that is the question.
+    # Print the cost, if asked for it alone.
     if asked.dry_run:
         return dry_run.show(generation)
 
@@ -85,7 +85,7 @@ def main(
         direction.exporter.save(sequence)
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
-        logger.logkvs(generation.where(direction) | progress.after())
+        logger.logkvs(generation.names_of(direction) | progress.update())
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
@@ -100,7 +100,7 @@ def main(
 
 
 def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:
-    """Return the folder of the run, not claimed yet; `asked` holds all settings, resolved."""
+    """Return the run folder, not claimed yet; `asked` is {name: value} of all resolved settings."""
     free = main.free | FREE
     path = Path(asked["out_dir"] or default_folder(plan.name, asked, free, main.defaults))
     models = {name: domain.identity for name, domain in domains.items()}
@@ -111,9 +111,9 @@ def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain])
 def record(
     asked: Mapping[str, Any], plan: Plan, models: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what decides the files of a run: its own settings, and the settings of its models."""
+    """Return all settings that decide the files of a run, the settings of its models included."""
     found = {name: value for name, value in asked.items() if name not in OF_MODELS}
-    # The text of --stages has places in it, which may change; the names may not.
+    # The paths in --stages may change when a run is continued; the names may not.
     found["stages.names"] = plan.name if asked["stages"] else ""
     for stage in plan.stages:
         found |= {f"{stage.key}.{name}": value for name, value in models[stage.name].items()}

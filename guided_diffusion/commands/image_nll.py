@@ -1,8 +1,8 @@
 """Measure the bits per dimension that a model needs for the images of a folder.
 
-What an image needs depends on --seed, the image and its number alone, whatever the batch size and
+The bits of an image depend on --seed, the image and its number alone, whatever the batch size and
 the number of processes. A killed run keeps what it measured; the same command measures the rest.
-Flags of network and process are read from the args.json beside the model; those given here win.
+Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,8 +48,8 @@ def main(
     partial = out_dir / f".image_nll_{digest}.partial.npy"
 
     def measure(indices: Sequence[int]) -> Mapping[str, np.ndarray]:
-        how = run.seed, asked.clip_denoised, execution.precision
-        return likelihood.measure(domain, images, indices, *how)
+        options = run.seed, asked.clip_denoised, execution.precision
+        return likelihood.measure(domain, images, indices, *options)
 
     fields = likelihood.fields(domain.diffusion.num_timesteps)
     for measured in partial_results.fill(partial, fields, count, asked.batch_size, measure):
@@ -66,7 +66,7 @@ def main(
 
 
 def save(out_dir: Path, measured: np.ndarray) -> None:
-    """Write the means over the images: a row of the log, and an .npz of each term."""
+    """Save the means over the images: a row of the log, and an .npz of each term."""
     mean, error = likelihood.mean_and_error(measured["total_bpd"])
     prior, _ = likelihood.mean_and_error(measured["prior_bpd"])
     logger.logkvs({"images": len(measured), "bpd": mean, "bpd_error": error, "prior_bpd": prior})

@@ -2,7 +2,7 @@
 
 Image i depends on --seed and i alone, whatever the batch size and the number of processes. A
 killed run keeps its finished images, and the same command draws the others.
-Flags of network and process are read from the args.json beside the model; those given here win.
+Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from functools import partial

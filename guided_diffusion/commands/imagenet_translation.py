@@ -1,10 +1,10 @@
 """Translate images of one class into another with a class-conditional model (DDIB).
 
-Pairs of classes are the n-th of --source and the n-th of --target. Images lie in a folder for
+The n-th class of --source is translated to the n-th class of --target. Images lie in a folder for
 each class, or in one folder with the class before the first _ of their names; classes are
 numbered in alphabetical order, as in training, unless --label_map says otherwise. Running the same
 command again makes only what is missing. Flags of the networks are read from the args.json beside
-each; those given here win.
+each; flags given here win.
 """
 
 from pathlib import Path
@@ -56,7 +56,7 @@ def main(
     folder = RunFolder(out_dir, main.name, decides | guided.identity, main.free)
     folder.refuse_other_run()
 
-    # Claim the run folder, find out what an earlier run left to do, and deal it to the ranks.
+    # Claim the run folder, and share what an earlier run left to do among the ranks.
     folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
     logger.configure(str(out_dir))
     todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
@@ -64,14 +64,14 @@ def main(
 
     # Translate the images of this rank.
     logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
-    how = {"clip_denoised": asked.clip_denoised, "eta": asked.eta, "seed": run.seed}
-    how["precision"] = execution.precision
+    options = {"clip_denoised": asked.clip_denoised, "eta": asked.eta, "seed": run.seed}
+    options["precision"] = execution.precision
     for batch in progress_bars.progress(mine, unit="batch"):
-        images = class_translation.translate(guided, sources, batch, **how)
+        images = class_translation.translate(guided, sources, batch, **options)
         for item, image in zip(batch, images, strict=True):
             class_translation.save(out_dir, item, image)
 
-    # List all, and lay out sources and results side by side.
+    # List all images, and save a picture of sources and results side by side.
     dist_util.barrier()
     if dist_util.rank() == 0:
         class_translation.save_overview(out_dir, sources, items)

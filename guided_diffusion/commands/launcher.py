@@ -32,7 +32,7 @@ SHORT_NAMES = {
 }
 # Threads of OpenMP wait for one another for milliseconds without letting go of their cores. Beside
 # busy neighbours the awaited thread has no core meanwhile, and everything takes many times longer.
-# So they wait shortly: rounds of its loop with GNU's runtime, milliseconds with LLVM's and Intel's.
+# So the wait is kept short: in rounds of a loop (GNU's runtime) or milliseconds (LLVM's, Intel's).
 WAITING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
@@ -87,7 +87,7 @@ def overview() -> str:
 
 @atexit.register
 def _flush() -> None:
-    # Python does so after this, and would complain of a pipe that nobody reads any more.
+    # Python flushes after this, and would print an error if nobody reads the pipe any more.
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -24,7 +24,7 @@ def main(asked: TissueSettings) -> None:
     tiles = list(plan(asked))
     folder = Path(asked.out_dir)
 
-    # Refuse a folder with other pictures, which would be taken for some of this run.
+    # Refuse a folder with other pictures, which would be taken for pictures of this run.
     if not asked.out_dir:
         raise ArgumentError("out_dir", "expected a folder to write to, got none")
     others = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.png")}
@@ -65,9 +65,7 @@ def read_stages(text: str) -> dict[str, float]:
     pairs = re.findall(r"(?:^|,)([A-Za-z0-9-]+)=([0-9]*\.?[0-9]+)(?=,|$)", text)
     stages = {name: float(severity) for name, severity in pairs}
     if len(stages) != len(text.split(",")) or max(stages.values()) > 1:
-        expected = (
-            "expected NAME=SEVERITY,NAME=SEVERITY with different names of letters, "
-            "digits and -, and severities from 0 to 1"
-        )
-        raise ArgumentError("stages", f"{expected}, got {text!r}")
+        form = "NAME=SEVERITY,NAME=SEVERITY with different names of letters, digits and -"
+        problem = f"expected {form}, and severities from 0 to 1, got {text!r}"
+        raise ArgumentError("stages", problem)
     return stages

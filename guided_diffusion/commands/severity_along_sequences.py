@@ -1,7 +1,7 @@
-"""Does measured severity rise along the sequences of a run on drawn tissue?
+"""Measure how severity rises along the sequences of a run on drawn tissue.
 
-Reads the manifest, measures each picture (nuclear area fraction, see data/drawn_tissue.py) and
-prints the mean severity at every step and the Spearman correlation of step and severity.
+Severity is the share of a picture's area that nuclei cover, see data/drawn_tissue.py. The command
+prints its mean at every step, and the Spearman correlation of step and severity.
 """
 
 import csv
@@ -15,13 +15,16 @@ from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
+from ..generation.plan import folder_name
 from ..generation.report import by_direction
 from ..runtime.command import STARTS_ANEW, command
+
+COLUMNS = "file_name", "sequence", "step", "depth", "source", "target"
 
 
 @dataclasses.dataclass(frozen=True)
 class SeveritySettings(Settings):
-    """The sequences to measure."""
+    """Sequences to measure."""
 
     folder: str = setting("", "folder that holds manifest.csv", place="folder")
 
@@ -41,7 +44,7 @@ def main(asked: SeveritySettings) -> None:
         measured.setdefault(row["sequence"], {})[int(row["step"])] = severity
     severities = np.array([[line[step] for step in sorted(line)] for line in measured.values()])
 
-    # Print the course and the correlations.
+    # Print the mean of each step, and the correlations.
     depths = np.array([int(row["depth"]) for row in rows]).reshape(severities.shape)
     print("step  mean depth  mean severity  sd")
     for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
@@ -54,19 +57,21 @@ def main(asked: SeveritySettings) -> None:
 
 
 def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of the whole sequences of manifest.csv.
+    """Read the rows of the whole sequences of manifest.csv.
 
     Raises:
-        UserError: if there is none, or it is empty.
+        UserError: if there is no manifest, or no whole sequence of one direction in it.
     """
     path = folder / "manifest.csv"
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    ways = [f"translation_{'_'.join(ends)}" for ends in by_direction(rows)]
-    if len(ways) > 1:
-        raise UserError(f"{folder}: expected the folder of one direction, such as {ways[0]} in it")
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    if any(not row.keys() >= set(COLUMNS) for row in rows):
+        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found others")
+    names = [folder_name(*ends) for ends in by_direction(rows)]
+    if len(names) > 1:
+        raise UserError(f"{folder}: expected the folder of one direction, such as {names[0]} in it")
     amount = max((int(row["step"]) for row in rows), default=0)
     rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
     if not rows:

@@ -3,7 +3,7 @@
 The small images are taken in turn, each once where --num_samples is not given. Image i depends on
 --seed, i and its small image alone, whatever the batch size and the number of processes. A killed
 run keeps its finished images, and the same command draws the others.
-Flags of network and process are read from the args.json beside the model; those given here win.
+Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def main(
     base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
-    files = Path(small.base_samples).is_dir()
-    images = list(map(base.name, range(len(base)))) if files else digest(small.base_samples)
+    in_folder = Path(small.base_samples).is_dir()
+    images = list(map(base.name, range(len(base)))) if in_folder else digest(small.base_samples)
 
     def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:
         low_res, classes = base.batch([index % len(base) for index in indices])
@@ -54,6 +54,5 @@ def main(
     identity = main.deciding(sample, small, network, process, run, execution)
     identity |= domain.identity | {"images": images}
     options = {"seed": run.seed, "precision": execution.precision}
-    options["purpose"] = Stream.ENLARGING_NOISE
-    asked = folder, domain, own.large_size, sample, identity
-    new_images.draw_and_save(*asked, conditions=conditions, **options)
+    options |= {"purpose": Stream.ENLARGING_NOISE, "conditions": conditions}
+    new_images.draw_and_save(folder, domain, own.large_size, sample, identity, **options)

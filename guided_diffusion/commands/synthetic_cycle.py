@@ -1,8 +1,7 @@
-"""Move points to another distribution and back, and say how far from their start they end.
+"""Move points to another distribution and back, and measure how far from their start they end.
 
-Prints mean and largest distance; saves the points of every stage as .npz, and a plot of each in
-which a point keeps its colour. Flags of network and process are read from the args.json beside
-each model.
+Prints mean and largest distance; saves the points of every stage as .npz and as plots, in which a
+point keeps its colour. Flags of network and process are read from the args.json beside each model.
 """
 
 from ..config.network_settings import PointNetworkSettings
@@ -22,5 +21,4 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Move the points there and back."""
-    asked = asked, network, process, run, execution
-    point_translation.move_points(main, *asked, back=True)
+    point_translation.move_points(main, asked, network, process, run, execution, back=True)

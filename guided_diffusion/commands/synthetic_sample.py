@@ -1,7 +1,7 @@
 """Draw points from a trained two-dimensional model; save them as .npz (arr_0) and as a plot.
 
 Point i depends on --seed and i alone, whatever the batch size and the number of processes. Flags
-of network and process are read from the args.json beside the model; those given here win.
+of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Sequence

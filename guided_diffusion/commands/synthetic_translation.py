@@ -1,6 +1,6 @@
 """Move points of one distribution to another: encode with the source model, decode with the target.
 
-Saves source points, noise and target points as .npz, and a plot of each in which a point keeps its
+Saves source points, noise and target points as .npz and as plots, in which a point keeps its
 colour. Flags of network and process are read from the args.json beside each model.
 """
 

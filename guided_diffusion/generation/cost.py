@@ -1,8 +1,7 @@
 """Count what a generation run costs, before it starts: forwards, FLOPs, bytes on disk.
 
-A forward is one image going once through one network, whatever the batch that it goes in. A FLOP is
-one addition or one multiplication. What depends on depths that are not chosen yet is an estimate
-and a bound.
+A forward is one image going once through one network, whatever its batch. A FLOP is one addition or
+one multiplication. Where depths are not chosen yet, counts are an estimate and a bound.
 """
 
 import io
@@ -23,7 +22,7 @@ from ..translation.settings import WalkSettings
 from .export import array_entries
 
 PACKED = 0.7  # bytes of a PNG of tissue for each byte of its pixels
-TEXT_BYTES = 1000  # a picture's provenance, and its row of the manifest
+TEXT_BYTES = 1000  # of a picture's provenance and its row of the manifest
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Forwards:
 
     Attributes:
         encoding: forwards of the source's network.
-        decoding: forwards of the target's, for all images of the sequence; where the policy chooses
-            depths by what it measures, as many as evenly spaced depths take.
+        decoding: forwards of the target's network, for all images of the sequence; estimated by
+            evenly spaced depths where the policy measures images to choose depths.
         bound: largest number of forwards that decoding can take.
     """
 
@@ -60,16 +59,16 @@ def forwards(source: GaussianDiffusion, target: GaussianDiffusion, recipe: Recip
 def decoding_forwards(
     diffusion: GaussianDiffusion, walk: WalkSettings, depths: Sequence[int]
 ) -> int:
-    """Return the forwards of decoding one image from each depth: a move for each level below."""
-    visited = [move.depth for move in decode_moves(diffusion, walk)[1:]]
-    return sum(sum(level < d for level in [*visited, 0]) for d in depths)
+    """Return the forwards of decoding one image from each depth: the moves that end below it."""
+    ends = [*(move.depth for move in decode_moves(diffusion, walk)[1:]), 0]
+    return sum(end < depth for depth in depths for end in ends)
 
 
 def flops(network: ModelSettings, process: ProcessSettings) -> int:
     """Return the FLOPs of one forward, without allocating the network."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    # On "meta" attention is counted as its two products; the counter knows no fused one of a CPU.
+    # The counter does not know fused attention on a CPU; on "meta" it counts the two products.
     with th.device("meta"), th.no_grad(), FlopCounterMode(display=False) as counter:
         model = build_network(network.replace(use_fp16=False), process.learn_sigma)
         labels = {"y": th.zeros(1, dtype=th.long)} if network.class_cond else {}
@@ -87,7 +86,7 @@ def array_bytes(
         arrays: names of the files, among source, target, diffway and latent.
         amount: images per sequence.
         tile_shape: (C, H, W).
-        count: source images.
+        count: number of source images.
     """
     entries, size = array_entries(amount, tile_shape), 0
     for entry in map(entries.get, arrays):
@@ -99,6 +98,6 @@ def array_bytes(
 
 
 def picture_bytes(amount: int, tile_shape: tuple[int, int, int], count: int) -> int:
-    """Return about how many bytes pictures and manifest take; arguments as in `array_bytes`."""
+    """Estimate the bytes of pictures and manifest; arguments as in `array_bytes`."""
     pixels = int(np.prod(tile_shape))
     return round(count * (amount + 1) * (PACKED * pixels + TEXT_BYTES))

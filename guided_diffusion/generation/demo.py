@@ -1,4 +1,4 @@
-"""The small models and drawn tiles of `assets/demo`, on which the sampler runs by default."""
+"""Small models and drawn tiles of `assets/demo`, on which the sampler runs by default."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ PLACES = {
     "target_model": FOLDER / "carcinoma",
     "data_dir": FOLDER / "source",
 }
-WAY_BACK = FOLDER / "target"  # tiles from which --bidirectional goes back
+WAY_BACK = FOLDER / "target"  # tiles that the way back of --bidirectional starts from
 FLAGS = {
     "source": "gland",
     "target": "carcinoma",
@@ -27,13 +27,13 @@ FLAGS = {
 
 
 def with_places(asked: Group) -> Group:
-    """Return settings that name the demo's models and tiles where they name no model and no data.
+    """Return settings that name the demo's models and tiles, if they name neither model nor data.
 
     Args:
         asked: settings with the fields of `PLACES`.
 
     Raises:
-        ArgumentError: if only a part of the three places is named.
+        ArgumentError: if only some of the three places are named.
     """
     named = {name for name in PLACES if getattr(asked, name)}
     if named == set(PLACES):
@@ -47,14 +47,14 @@ def with_places(asked: Group) -> Group:
 
 
 def fill_in(asked: SequenceSettings, *others: Settings) -> tuple[Any, ...]:
-    """Return settings with the demo's values where not given, if the demo is what they run on.
+    """Return settings with the demo's values where none were given, if models and data are its own.
 
     Args:
         asked: settings of the sequences.
         *others: further settings.
 
     Raises:
-        ArgumentError: if only a part of models and data is named.
+        ArgumentError: if only some of models and data are named.
     """
     placed = with_places(asked)
     if placed is asked:

@@ -1,4 +1,4 @@
-"""Print what a generation run would cost, instead of making it; nothing is written."""
+"""Print the cost of a generation run, instead of making it; nothing is written."""
 
 import math
 import operator
@@ -16,16 +16,16 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 def show(generation: Generation) -> None:
-    """Print what a run would do and need; every rank calls it, before `prepare`."""
+    """Print the work and the cost of a run; every rank calls it, before `prepare`."""
     jobs = [Job(direction) for direction in generation.directions]
     names = "left", "forwards", "bound", "all_flops", "array_bytes", "picture_bytes"
-    left, made, most, *sizes = (sum(getattr(job, name) for job in jobs) for name in names)
-    about = "" if made == most else "about "
+    left, forwards, bound, *sizes = (sum(getattr(job, name) for job in jobs) for name in names)
+    about = "" if forwards == bound else "about "
     per_forward = dict.fromkeys(readable(n, "FLOP") for job in jobs for n in job.flops)
     flops, arrays, pictures = map(readable, sizes, ("FLOP", "B", "B"))
     lines = [
         f"sequences  {left} of {generation.count} to make",
-        f"forwards   {about}{made:,}{f', at most {most:,}' if about else ''}",
+        f"forwards   {about}{forwards:,}{f', at most {bound:,}' if about else ''}",
         f"FLOPs      {' and '.join(per_forward)} per forward, {about}{flops}",
         f"disk       {arrays} of arrays, about {pictures} of pictures, in all",
     ]
@@ -35,13 +35,13 @@ def show(generation: Generation) -> None:
     seconds = duration(sum(job.seconds() for job in jobs) / ranks)
     if dist_util.rank() == 0:
         where = f"on this machine with {ranks} rank{'s' * (ranks > 1)}"
-        line = f"time       about {seconds} {where}, by {TIMED} forwards of each network"
-        print(line, flush=True)
+        by = f"by {TIMED} forwards of each network"
+        print(f"time       about {seconds} {where}, {by}", flush=True)
     dist_util.barrier()  # a rank that ends while another still talks to it can abort
 
 
 class Job:
-    """The work that is left in one direction: sequences, forwards, FLOPs, bytes, time."""
+    """Work that is left in one direction: sequences, forwards, FLOPs, bytes, time."""
 
     def __init__(self, direction: Direction) -> None:
         self.sequences, exporter = direction.sequences, direction.exporter
@@ -60,7 +60,7 @@ class Job:
         self.picture_bytes = cost.picture_bytes(*common)
 
     def seconds(self) -> float:
-        """Return what one rank would take, by the batches that it would make at full size."""
+        """Return the seconds that one rank would take, timed on batches of full size."""
         sequences, recipe = self.sequences, self.sequences.recipe
         batch = max(1, min(recipe.batches.batch_size, self.left))
         decoded = batch * recipe.depths.amount
@@ -69,11 +69,12 @@ class Job:
         return self.left * (encoding + decoding)
 
     def _per_image(self, predict: Predictor, count: int) -> float:
+        """Return the seconds of a forward per image, for `count` images, mean over the ranks."""
         count = min(count, predict.max_batch)
         states = th.zeros(count, *self.shape, device=predict.domain.device)
         with th.no_grad():
             for number in range(TIMED + 1):
-                if number == 1:  # the first is for warming up
+                if number == 1:  # forward 0 only warms up
                     start = time.perf_counter()
                 predict(states, th.zeros(count, dtype=th.long)).sum().item()  # waits for a GPU
         seconds = (time.perf_counter() - start) / TIMED / count

@@ -25,18 +25,18 @@ from .report import Row
 
 
 class Exporter:
-    """Writes the sequences of one translation folder.
+    """Writer of the sequences of one translation folder.
 
     Args:
         folder: translation_<source>_<target>.
         names: names of source and target domain.
         recipe: depths, walks, batches and arithmetic.
-        count: source images of all ranks.
-        save_npy: write source.npy, target.npy and diffway.npy.
-        save_latents: write latent.npy.
-        provenance: facts for every row and picture, such as the checkpoints.
+        count: number of source images of all ranks.
+        save_npy: whether to write source.npy, target.npy and diffway.npy.
+        save_latents: whether to write latent.npy.
+        provenance: {column: text} for every row and picture, such as the checkpoints.
         part: number of the rank.
-        stages: all stages of the run in their order, for the label columns; None: the two.
+        stages: all stages of the run in their order, for the label columns; None: the names.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Exporter:
         return set(self._finished_rows())
 
     def _finished_rows(self) -> dict[int, list[Row]]:
-        # Pictures that were deleted are made again; latents stand nowhere else.
+        # What was deleted is made again. Latents are in no other file, so without them: everything.
         if "latent" in self.arrays and not (self.folder / "latent.npy").exists():
             return {}
         found = complete_sequences(self._all_rows(), self.recipe.depths.amount)
@@ -86,19 +86,19 @@ class Exporter:
 
         Args:
             files: paths of all source images.
-            tile: returns the tile of an index, [H, W, C] uint8.
+            tile: function from the index of an image to its tile, [H, W, C] uint8.
 
         Returns:
             indices of the sequences that are finished.
 
         Raises:
-            UserError: if what is there was made from other images or checkpoints.
+            UserError: if the folder was made from other images or checkpoints.
         """
         self._refuse_other_origins(files, tile)
         rows, (height, width, channels) = self.merge(), tile(0).shape
         missing = [name for name in self.arrays if not (self.folder / f"{name}.npy").exists()]
         self.create_arrays((channels, height, width))
-        # Fill arrays that were deleted, from the pictures and the manifest.
+        # Restore arrays that were deleted, from the pictures and the manifest.
         found = complete_sequences(rows, self.recipe.depths.amount) if missing else {}
         for index, sequence in found.items():
             tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
@@ -234,7 +234,7 @@ class Exporter:
 
 
 def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Return what one sequence of tiles (C, H, W) has in each array, {name: empty entry}."""
+    """Return the empty entry of one sequence of tiles (C, H, W) in each array, by its name."""
     many = (amount, *tile_shape)
     return {
         "source": np.empty(tile_shape, np.uint8),
@@ -245,7 +245,7 @@ def array_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np
 
 
 def _whole_lines(content: bytes) -> bytes:
-    # A killed run can leave a row cut off; a line that ends within quotes is no whole row.
+    # A killed run can leave a row cut off; a line that ends within quotes is not a whole row.
     end = len(content)
     while (end := content.rfind(b"\n", 0, end)) >= 0 and content.count(b'"', 0, end) % 2:
         pass
@@ -253,7 +253,7 @@ def _whole_lines(content: bytes) -> bytes:
 
 
 def write_manifest(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write a manifest, unless it stands there already."""
+    """Write a manifest, unless the file holds the same already."""
     atomic_files.write_if_changed(path, _as_text(columns, rows, header=True))
 
 
@@ -267,7 +267,7 @@ def _as_text(columns: Sequence[str], rows: Iterable[Row], header: bool) -> bytes
 
 
 def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]:
-    """Return {index: rows by step} of the sequences whose rows are all there and whole."""
+    """Return {index: rows by step} of the sequences whose rows are all there and complete."""
     found: dict[int, dict[int, Row]] = {}
     for row in rows:
         if None not in row.values() and None not in row:

@@ -1,7 +1,7 @@
-"""The stages of a generation run, in their order, and the pairs that it goes between.
+"""Stages of a generation run, in their order, and the pairs of stages that sequences join.
 
-Two stages are named by the flags of source and target, more by `--stages`. A pair leads from one
-stage to another; both directions, or many stages, make a longer list and nothing else.
+Two stages are named by the flags of source and target, more stages by `--stages`. A pair leads from
+one stage to another; both directions, or many stages, only make the list of pairs longer.
 """
 
 import re
@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from ..errors import ArgumentError
 from .settings import SequenceSettings
 
-OF_TWO = ("source_model", "target_model", "source", "target", "target_data_dir")
-# The channel order that ADD reads a checkpoint in, by its role; for one without args.json.
+FLAGS_OF_TWO_STAGES = ("source_model", "target_model", "source", "target", "target_data_dir")
+# Whether ADD reads a checkpoint without args.json in the new channel order, by the model's role.
 ORDER = {"source": True, "target": False}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A class of images in its place.
+    """A class of images and its model.
 
     Attributes:
         name: name in files and labels.
-        model: its checkpoint or training run folder.
-        data_dir: folder of its images, from which sequences can start.
-        flag: flag that names that folder, for messages.
+        model: checkpoint or training run folder.
+        data_dir: folder of the images that sequences can start from.
+        flag: flag that names `data_dir`, for messages.
         key: name under which args.json records the model.
-        assumed: settings of a checkpoint without a record.
+        assumed: settings of a checkpoint without args.json.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Name of a run folder."""
+        """Names of the stages in their order, joined to the name of a run folder."""
         return "_to_".join(stage.name for stage in self.stages)
 
     @classmethod
@@ -57,7 +57,7 @@ class Plan:
         """
         if asked.pairs == "all" and not asked.stages:
             raise ArgumentError("pairs", "expected together with --stages, got all without it")
-        stages = _listed(asked) if asked.stages else _two(asked)
+        stages = _listed_stages(asked) if asked.stages else _two_stages(asked)
         last = len(stages) if asked.pairs == "all" else 1
         pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 : i + 1 + last]]
         if asked.bidirectional:
@@ -69,7 +69,7 @@ class Plan:
         return cls(tuple(stages), tuple(pairs))
 
 
-def _two(asked: SequenceSettings) -> list[Stage]:
+def _two_stages(asked: SequenceSettings) -> list[Stage]:
     check_names(asked.source, asked.target)
     if asked.target_data_dir and not asked.bidirectional:
         problem = "expected together with --bidirectional True, got it alone"
@@ -87,8 +87,8 @@ def _two(asked: SequenceSettings) -> list[Stage]:
     return stages
 
 
-def _listed(asked: SequenceSettings) -> list[Stage]:
-    for name in (name for name in OF_TWO if name in asked.given):
+def _listed_stages(asked: SequenceSettings) -> list[Stage]:
+    for name in (name for name in FLAGS_OF_TWO_STAGES if name in asked.given):
         expected = "expected without --stages, which names every stage and its model"
         hint = "images lie in a subfolder of --data_dir for each"
         raise ArgumentError(name, f"{expected}; {hint}")
@@ -97,12 +97,10 @@ def _listed(asked: SequenceSettings) -> list[Stage]:
         raise ArgumentError("data_dir", f"{expected}, got none")
     parts = [part.strip().partition("=") for part in asked.stages.split(",")]
     names = [name for name, _, _ in parts]
-    unlike = len(set(names)) == len(names) > 1
-    if not unlike or not all(model for _, _, model in parts):
-        expected = (
-            "expected NAME=RUN,NAME=RUN,... of two or more different names, each with "
-            "a checkpoint or training run folder"
-        )
+    different = len(set(names)) == len(names) > 1
+    if not different or not all(model for _, _, model in parts):
+        form = "NAME=RUN,NAME=RUN,... of two or more different names"
+        expected = f"expected {form}, each with a checkpoint or training run folder"
         raise ArgumentError("stages", f"{expected}, got {asked.stages!r}")
     for name in names:
         check_name(name, "stages")
@@ -124,8 +122,8 @@ def check_name(name: str, flag: str) -> None:
 
 
 def check_names(source: str, target: str) -> None:
-    """Raise a `UserError` if the names of a sequence's ends cannot stand in files, or are equal."""
+    """Raise a `UserError` if the names of two stages are equal, or cannot stand in files."""
     check_name(source, "source")
     check_name(target, "target")
     if source == target:
-        raise ArgumentError("target", f"expected another name than that of --source, {source!r}")
+        raise ArgumentError("target", f"expected a name that differs from --source, got {source!r}")

@@ -1,4 +1,4 @@
-"""Say how much of a generation run is done, in forwards of all ranks together (see `cost`)."""
+"""Progress of a generation run, in forwards of all ranks together (see `cost`)."""
 
 import time
 from collections.abc import Iterable
@@ -9,38 +9,37 @@ from . import cost
 
 
 class Progress:
-    """Counts forwards as sequences are finished; every rank creates it at the same place.
+    """Count of forwards as sequences are finished; every rank creates it at the same place.
 
-    A sequence that is left is taken to need more or fewer forwards than planned in the proportion
-    of the finished ones, whose depths are known.
+    The sequences that are left are taken to need as many forwards each as the finished sequences
+    did on average.
 
     Args:
-        parts: the sequences of each direction, which know what is left to do.
+        parts: sequences of each direction that are left to make.
     """
 
     def __init__(self, parts: Iterable[Sequences]) -> None:
-        self.parts = {
-            part: cost.forwards(part.source.diffusion, part.target.diffusion, part.recipe).total
-            for part in parts
-        }
-        self.planned = sum(len(part) * plan for part, plan in self.parts.items())
-        self.made, self.passed = dist_util.Counter(), dist_util.Counter()
-        self.counted = (0, 0)  # what this rank has added to the two
-        self.bar = progress_bars.progress((), total=self.planned, unit="forward", unit_scale=True)
+        self.parts = list(parts)
+        self.sequences = sum(map(len, self.parts))
+        planned = 0
+        for part in self.parts:
+            ends = part.source.diffusion, part.target.diffusion
+            planned += len(part) * cost.forwards(*ends, part.recipe).total
+        # One counter for forwards and finished sequences, since two could be read at unlike times.
+        self.counter, self.base, self.counted = dist_util.Counter(), self.sequences + 1, 0
+        self.bar = progress_bars.progress((), total=planned, unit="forward", unit_scale=True)
         self.start = time.monotonic()
 
-    def after(self) -> dict[str, float]:
-        """Count what this rank has made since the last call, and return what the log says.
+    def update(self) -> dict[str, float]:
+        """Count the forwards that this rank has made since the last call.
 
         Returns:
-            `forwards` done, `forwards_left` and `minutes_left`, of all ranks together.
+            `forwards` done, `forwards_left` and `minutes_left`, of all ranks together, for the log.
         """
         before = self.counted
-        forwards = sum(part.forwards for part in self.parts)
-        self.counted = forwards, sum(part.decoded * plan for part, plan in self.parts.items())
-        made = self.made.add(self.counted[0] - before[0])
-        passed = self.passed.add(self.counted[1] - before[1])
-        left = round((self.planned - passed) * made / passed)
+        self.counted = sum(part.forwards * self.base + part.decoded for part in self.parts)
+        made, finished = divmod(self.counter.add(self.counted - before), self.base)
+        left = round((self.sequences - finished) * made / finished)
         self.bar.total = made + left
         self.bar.update(made - self.bar.n)
         minutes = left / made * (time.monotonic() - self.start) / 60

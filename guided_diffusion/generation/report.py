@@ -1,4 +1,4 @@
-"""Pictures and pages of finished sequences, made from the rows of a manifest."""
+"""Contact sheets and pages of finished sequences, made from the rows of a manifest."""
 
 from collections.abc import Sequence
 from html import escape
@@ -44,7 +44,7 @@ def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Ima
     Args:
         folder: folder of the manifest.
         rows: rows of the manifest, in order.
-        sequences: sequences to show at most, shared evenly by the directions.
+        sequences: most sequences to show, shared evenly by the directions.
     """
     directions = by_direction(rows).values()
     each = max(1, sequences // len(directions))
@@ -56,9 +56,10 @@ def contact_sheet(folder: Path, rows: Sequence[Row], sequences: int = 16) -> Ima
 
 
 def _caption(row: Row, named: bool = False) -> str:
-    share = f"{float(row['label_' + row['target']]):.2f}"
-    share = f"{row['target'][:9]} {share}" if named else share
-    return f"{row['source']}" if row["step"] == "0" else f"{share}  d{row['depth']}"
+    if row["step"] == "0":
+        return row["source"]
+    name = f"{row['target'][:9]} " if named else ""
+    return f"{name}{float(row['label_' + row['target']]):.2f}  d{row['depth']}"
 
 
 def save_contact_sheet(folder: Path, rows: Sequence[Row], *, anew: bool) -> Path:
@@ -75,7 +76,7 @@ def page(rows: Sequence[Row], sequences: int = 100) -> str:
 
     Args:
         rows: rows of the manifest, in order.
-        sequences: sequences of each direction to show at most.
+        sequences: most sequences of each direction to show.
     """
     sections = []
     for ends, lines in by_direction(rows).items():
@@ -84,12 +85,12 @@ def page(rows: Sequence[Row], sequences: int = 100) -> str:
             f"{line[0]['sequence']}: {' '.join(row['depth'] for row in line[1:])}" for line in shown
         )
         sections += [f"<h2>{escape(' to '.join(ends))}</h2>"]
-        sections += [f"<p>{len(shown)} of {len(lines)} sequences.</p>", *map(_line, shown)]
+        sections += [f"<p>{len(shown)} of {len(lines)} sequences.</p>", *map(_figures, shown)]
         sections += [f"<p>Depths: {escape(depths)}</p>"]
     return PAGE.format(sections="\n".join(sections))
 
 
-def _line(rows: Sequence[Row]) -> str:
+def _figures(rows: Sequence[Row]) -> str:
     figures = "".join(
         f'<figure><img loading="lazy" src="{escape(quote(row["file_name"]))}" '
         f'alt="{escape(row["sequence"])}, step {escape(row["step"])}">'

@@ -1,4 +1,4 @@
-"""Make sequences in one or several directions, and the files of all together.
+"""Make sequences in one or several directions, and the files that all directions share.
 
 A direction goes from one stage to another and has a folder of its own, complete in itself. Several
 directions also have, at the top of the run folder, one manifest, one contact sheet and one page.
@@ -43,11 +43,11 @@ class Generation:
     `len` counts the sequences that are left to make, for all ranks together.
 
     Args:
-        plan: stages, and pairs of them.
+        plan: stages of the run, and pairs of stages.
         domains: model of each stage, by name.
         recipe: depths, walks, batches and arithmetic.
         asked: images to use and files to write.
-        out_dir: the run folder; nothing is written there before `prepare`.
+        out_dir: run folder; nothing is written there before `prepare`.
 
     Raises:
         UserError: if models, recipe and images cannot work together.
@@ -112,21 +112,23 @@ class Generation:
             for sequence in direction.sequences:
                 yield direction, sequence
 
-    def where(self, direction: Direction) -> dict[str, str]:
-        """Return what tells a direction from the others; nothing where it is the only one."""
+    def names_of(self, direction: Direction) -> dict[str, str]:
+        """Return {"source": name, "target": name} of a direction; {} if it is the only one."""
         if len(self.directions) == 1:
             return {}
         return dict(zip(("source", "target"), direction.exporter.names, strict=True))
 
     def finish(self) -> tuple[list[Row], Path]:
-        """Merge the manifests and draw the contact sheets; return all rows, and what to look at.
+        """Merge the manifests and draw the contact sheets (rank 0 only).
 
-        Only rank 0 calls it.
+        Returns:
+            all rows, and the path of the picture or page to look at.
         """
         rows = []
-        for exporter, left in ((d.exporter, len(d.sequences)) for d in self.directions):
+        for direction in self.directions:
+            exporter, made = direction.exporter, len(direction.sequences) > 0
             own = exporter.merge()
-            shown = report.save_contact_sheet(exporter.folder, own, anew=left > 0)
+            shown = report.save_contact_sheet(exporter.folder, own, anew=made)
             place = exporter.folder.relative_to(self.out_dir).as_posix()
             rows += [row | {"file_name": f"{place}/{row['file_name']}"} for row in own]
         if len(self.directions) > 1:

@@ -27,8 +27,8 @@ class SequenceSettings(Settings):
     )
     pairs: str = setting(
         "adjacent",
-        "pairs of --stages to go between; all: also straight past stages, whose share in the soft "
-        "labels is then 0",
+        "pairs of --stages to go between; adjacent: neighbours; all: also pairs with other stages "
+        "between them, whose share in the soft labels is then 0",
         choices=("adjacent", "all"),
     )
     source: str = setting("0", "name of the source domain in files and labels")

@@ -1,8 +1,8 @@
 """DDIB between two classes of one class-conditional model.
 
-An image of the source class is encoded to noise by DDIM run backwards, conditioned on that class,
-and decoded by DDIM conditioned on the target class, where a classifier may steer it. Classes are
-the numbers that the model was trained with.
+An image of the source class is encoded to noise by DDIM run backwards, conditioned on the source
+class, and decoded by DDIM conditioned on the target class; a classifier may steer the decoding.
+Classes are the numbers that the model was trained with.
 
 Reference: arXiv:2203.08382, section 4.3.
 """
@@ -26,7 +26,7 @@ from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, PAIRS_A_ROW = 32, 4
-SHOWN = 5  # classes in a message
+LISTED_CLASSES = 5  # in a message
 
 
 @dataclass(frozen=True)
@@ -51,42 +51,42 @@ class Translation:
 def list_translations(
     folder: str, source: str, target: str, label_map: str = "", num_images: int = 0
 ) -> list[Translation]:
-    """Return what is to be translated: for each pair of classes, the images of the first.
+    """List the translations to make: for each pair of classes, the images of the first.
 
     Args:
         folder: folder of images, searched recursively.
-        source: numbers of the classes to translate from, with commas between.
-        target: class to translate to, for each of them.
-        label_map: text file that says which class an image has; see `read_label_map`.
-        num_images: images of each pair, in order of name; 0: all.
+        source: numbers of the classes to translate from, separated by commas.
+        target: numbers of the classes to translate to, one for each of `source`.
+        label_map: text file with the class of each image, see `read_label_map`; empty: none.
+        num_images: number of images of each pair, in order of name; 0: all.
 
     Raises:
         UserError: if the flags or the files do not fit.
     """
     with blame("val_dir"):
         files = list_image_files(folder)
-    names = [path.relative_to(folder) for path in map(Path, files)]
-    # As the images lie: in a folder for each class, or all in one, with the class in their names.
-    folders = all(len(name.parts) > 1 for name in names)
-    kinds = [name.parts[0] for name in names] if folders else class_names(list(map(str, names)))
-    classes = _classes(names, kinds, label_map)
+    paths = [path.relative_to(folder) for path in map(Path, files)]
+    # Images lie in a folder for each class, or in one folder with the class in their names.
+    in_folders = all(len(path.parts) > 1 for path in paths)
+    names = [path.parts[0] for path in paths] if in_folders else class_names(list(map(str, paths)))
+    classes = _class_numbers(paths, names, label_map)
     found: list[Translation] = []
     taken: dict[str, str] = {}
     for pair in _pairs(source, target):
         chosen = [i for i, number in enumerate(classes) if number == pair[0]]
         if not chosen:
-            known = list(dict(sorted(zip(classes, kinds, strict=True))).items())
-            listed = [f"{number} is {name}" for number, name in known[:SHOWN]]
-            listed += ["..."] * (len(known) > SHOWN)
+            known = list(dict(sorted(zip(classes, names, strict=True))).items())
+            listed = [f"{number} is {name}" for number, name in known[:LISTED_CLASSES]]
+            listed += ["..."] * (len(known) > LISTED_CLASSES)
             problem = f"no image of class {pair[0]} in {folder}, where {', '.join(listed)}"
             raise ArgumentError("source", f"{problem}; --label_map can say otherwise")
         log_if_fewer(num_images, len(chosen), f"{folder} of class {pair[0]}")
         for i in chosen[: num_images or None]:
-            place = Path("{}_to_{}".format(*pair), names[i]).with_suffix(".png").as_posix()
-            if (other := taken.setdefault(place, files[i])) != files[i]:
+            result = Path("{}_to_{}".format(*pair), paths[i]).with_suffix(".png").as_posix()
+            if (other := taken.setdefault(result, files[i])) != files[i]:
                 problem = f"expected images of different names, got {other} and {files[i]}"
-                raise ArgumentError("val_dir", f"{problem}, which would both become {place}")
-            found.append(Translation(len(found), files[i], *pair, place))
+                raise ArgumentError("val_dir", f"{problem}, which would both become {result}")
+            found.append(Translation(len(found), files[i], *pair, result))
     return found
 
 
@@ -98,15 +98,15 @@ def _pairs(source: str, target: str) -> Iterable[tuple[int, int]]:
     return dict.fromkeys(zip(*sides, strict=True))
 
 
-def _classes(files: Sequence[Path], kinds: Sequence[str], label_map: str) -> list[int]:
+def _class_numbers(paths: Sequence[Path], names: Sequence[str], label_map: str) -> list[int]:
     if not label_map:
-        numbered = {kind: number for number, kind in enumerate(sorted(set(kinds)))}
-        return [numbered[kind] for kind in kinds]
+        numbered = {name: number for number, name in enumerate(sorted(set(names)))}
+        return [numbered[name] for name in names]
     known, classes = read_label_map(label_map), []
-    for file, kind in zip(files, kinds, strict=True):
-        entries = [known[key] for key in (file.as_posix(), file.name, kind) if key in known]
+    for path, name in zip(paths, names, strict=True):
+        entries = [known[key] for key in (path.as_posix(), path.name, name) if key in known]
         if not entries:
-            problem = f"expected {file} or its class {kind!r} in {label_map}"
+            problem = f"expected {path} or its class {name!r} in {label_map}"
             raise ArgumentError("label_map", problem)
         classes.append(entries[0])
     return classes
@@ -115,9 +115,9 @@ def _classes(files: Sequence[Path], kinds: Sequence[str], label_map: str) -> lis
 def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     """Read the number of each name from a text file.
 
-    A line names an image (ILSVRC2012_val_00000001.JPEG) or a class (n01440764, the name of a
-    folder or the beginning of a file name), and then its number. Where no line has a number, as
-    in lists of ImageNet's synsets, lines are numbered from 0.
+    A line holds the name of an image (ILSVRC2012_val_00000001.JPEG) or of a class (n01440764, the
+    name of a folder or the beginning of a file name), then the number of the class. Where no line
+    has a number, as in lists of ImageNet's synsets, lines are numbered from 0.
 
     Raises:
         UserError: if the file has another form.
@@ -126,8 +126,8 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError("label_map", f"expected a text file, got {path} ({error})") from None
-    lines = [[*line, ""] for line in lines if line]
-    numbered = [line[1].strip().isdecimal() for line in lines]
+    lines = [line for line in lines if line]
+    numbered = [len(line) == 2 and line[1].strip().isdecimal() for line in lines]
     if not lines or (any(numbered) and not all(numbered)):
         broken = f"no number in {lines[numbered.index(False)][0]!r}" if lines else "nothing"
         expected = f"expected a NAME and a NUMBER a line in {path}"
@@ -145,16 +145,19 @@ def translate(
     seed: int = 0,
     precision: str = "fp32",
 ) -> th.Tensor:
-    """Return the translated images [N, C, H, W], each the same in whatever batch.
+    """Translate a batch of images; an image's result does not depend on its batch.
 
     Args:
         guided: class-conditional model, with or without a classifier.
-        images: source image of each translation, as the model takes it.
+        images: source images of all translations, by their index, as the model takes them.
         batch: N translations.
-        clip_denoised: limit each implied clean image to [-1, 1].
-        eta: share of fresh noise in decoding; 0 is deterministic.
-        seed: base seed of that noise.
-        precision: "fp32" or "bf16" arithmetic of the networks.
+        clip_denoised: whether each predicted clean image is clipped to [-1, 1].
+        eta: share of fresh noise in decoding, 0 to 1; 0 is deterministic.
+        seed: base seed of the fresh noise.
+        precision: arithmetic of the networks, "fp32" or "bf16".
+
+    Returns:
+        translated images [N, C, H, W].
     """
     indices = [item.index for item in batch]
     noise = ImageNoise(seed, indices)
@@ -181,7 +184,7 @@ def save(folder: Path, item: Translation, image: th.Tensor) -> None:
 
 
 def save_overview(folder: Path, images: ImageSource, items: Sequence[Translation]) -> None:
-    """Save translations.csv, a row per image, and the first pairs side by side in pairs.png."""
+    """Save translations.csv with a row per image, and pairs.png with the first pairs of images."""
     columns = ["file_name", "source_file", "source", "target"]
     with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")

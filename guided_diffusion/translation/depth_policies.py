@@ -14,7 +14,7 @@ from ..diffusion.schedules import strictly_rising
 
 @dataclass(frozen=True)
 class Depths:
-    """Depths of one image, `fallback` telling that a search failed and they are evenly spaced."""
+    """Rising depths of one image, evenly spaced after a failed search if `fallback` is set."""
 
     values: tuple[int, ...]
     fallback: bool = False
@@ -27,12 +27,12 @@ def uniform(features: np.ndarray, amount: int) -> Depths:
 
 
 def even(features: np.ndarray, amount: int) -> Depths:
-    """Return the depths that part the features' way through their space into equal lengths.
+    """Return the depths that cut the curve of features into parts of equal length.
 
-    The arc length of the curve of features grows with depth whatever the features do: nothing need
-    be monotone and no search can fail. Depth i of n is the first at which i/n of the whole length
-    has been covered. Depths rise strictly (where the length stands still or jumps, neighbours are
-    taken) and end at full depth.
+    Arc length grows with depth whatever the features do, so that features need not be monotone and
+    no search can fail. Depth i of n is the first at which i/n of the whole length is covered.
+    Depths rise strictly and end at full depth; where the length stands still or jumps, neighbouring
+    depths are taken.
 
     Args:
         features: features of one image, [T, K], after 1..T moves.
@@ -41,9 +41,9 @@ def even(features: np.ndarray, amount: int) -> Depths:
     total = len(features)
     pieces = np.linalg.norm(np.diff(features, axis=0, prepend=features[:1]), axis=1)  # [T]
     covered = np.cumsum(pieces)
-    first = np.searchsorted(covered, covered[-1] * np.arange(1, amount + 1) / amount)
-    first[-1] = total - 1
-    return Depths(tuple((strictly_rising(first, total) + 1).tolist()))
+    indices = np.searchsorted(covered, covered[-1] * np.arange(1, amount + 1) / amount)
+    indices[-1] = total - 1
+    return Depths(tuple((strictly_rising(indices, total) + 1).tolist()))
 
 
 def add(features: np.ndarray, amount: int) -> Depths:
@@ -62,21 +62,21 @@ def add(features: np.ndarray, amount: int) -> Depths:
     return search_levels(features.mean(axis=1)[::-1], amount)
 
 
-LOOKS = 101  # of the published search, for one wanted value
+LOOKS = 101  # looks of the published search for one wanted value
 
 
 def search_levels(values: np.ndarray, amount: int) -> Depths:
     """Search a list for `amount` equal parts of its range, as published.
 
-    For each wanted value in turn the first nearest entry is taken, if it lies behind the one taken
-    before it (the first may not have index 0). If it does not, 0 is written over it and the search
-    looks again. A value that is not found in `LOOKS` looks ends the search for all values, and the
-    depths are evenly spaced. A list that rises in many steps is searched as meant. In a list that
-    falls the first value is found near the end and the second before it: with many entries between
-    the two the search fails, with fewer it returns neighbouring indices near the end.
+    For each wanted value in turn the search takes the first nearest entry, if it lies behind the
+    entry taken before (for the first value: behind index 0). Otherwise it writes 0 over the entry
+    and looks again. If a value is not found in `LOOKS` looks, the whole search has failed, and the
+    depths are evenly spaced. The search works on a list that rises in many steps. In a falling
+    list the first value is found near the end and the second before it: with many entries between
+    the two the search fails, with few it returns neighbouring indices near the end.
 
     Args:
-        values: float array [T], which is written over as published.
+        values: float array [T]; the search writes 0 over some entries.
         amount: number of values wanted, 1..T.
 
     Returns:
@@ -96,7 +96,7 @@ def search_levels(values: np.ndarray, amount: int) -> Depths:
 
 
 def _look_behind(last: int, wanted: float, values: np.ndarray) -> int | None:
-    # The published search looks once more than counts: what it sees then is not taken.
+    # The published search looks once more after `LOOKS` looks, and does not take what it finds.
     for look in range(LOOKS + 1):
         nearest = int(np.abs(values - wanted).argmin())
         if nearest > last:

@@ -1,7 +1,7 @@
 """Walks along a process: from clean images to noise (`encode`) and back (`decode`).
 
-See `moves` for levels and depths. A function's `walk` is the solver, grid and steps; its `watch`
-wraps the moves in a progress bar and is called with them and `desc`.
+See `moves` for levels and depths. In all functions, `walk` holds the solver, grid and steps, and
+`watch` wraps the moves in a progress bar; it is called with the moves and the keyword `desc`.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ from .trajectory import Trajectory
 
 
 def unwatched(moves: Iterable[Move], **_: str) -> Iterable[Move]:
-    """Return the moves as they are; `progress_bars.progress` in its place shows a bar of them."""
+    """Return the moves as they are, without a progress bar such as `progress_bars.progress`."""
     return moves
 
 
@@ -49,27 +49,27 @@ def encode(
 
     Args:
         predict: network of the source.
-        images: [N, C, H, W] in [-1, 1], on the CPU.
-        walk: settings of the walk.
+        images: clean images [N, C, H, W] in [-1, 1], on the CPU.
+        walk: solver, grid and steps of both walks.
         feature: name of the image feature to measure, see `image_features.FEATURES`.
-        watch: progress bar.
-        memory_gb: GB of trajectory to keep in memory; beyond it, in a temporary file.
+        watch: wrapper of the moves, which may show progress.
+        memory_gb: most GB of trajectory in memory; a larger one lies in a temporary file.
 
     Returns:
-        the trajectory, and the features [N, T, K] float64 at the depths 1..T; between visited
-        depths they are interpolated.
+        the trajectory, and the features [N, T, K] float64 at the depths 1..T, interpolated between
+        visited depths.
     """
     diffusion = predict.domain.diffusion
     walk = walk.resolved(diffusion.num_timesteps)
     moves = encode_moves(diffusion, walk)
     trajectory = Trajectory(moves, images, walk.encoding, levels(diffusion), memory_gb)
-    found = []
+    features = []
     start = images.to(predict.domain.device)
     steps = follow(predict, start, watch(moves, desc="encoding"), walk.encoding)
     for index, (states, eps) in enumerate(steps):
         trajectory.store(index, states, eps)
-        found.append(FEATURES[feature](states))
-    curves = th.stack(found, dim=1).cpu().numpy()  # [N, moves, K]
+        features.append(FEATURES[feature](states))
+    curves = th.stack(features, dim=1).cpu().numpy()  # [N, moves, K]
     return trajectory, at_every_depth(trajectory.depths[1:], curves, diffusion.num_timesteps)
 
 
@@ -93,15 +93,15 @@ def decode(
 ) -> th.Tensor:
     """Decode latents of different depths together.
 
-    The walk starts at the deepest; a latent joins when the walk comes down to its depth, with a
-    first move of its own to the next level of the walk.
+    The walk starts at the deepest latent. Another latent joins when the walk comes down to its
+    depth, with a first move of its own to the next level of the walk.
 
     Args:
         predict: network of the target.
-        latents: [N, C, H, W] on the CPU.
-        depths: depth of each latent, 0..T; at depth 0 it is clean already.
-        walk: settings of the walk.
-        watch: progress bar.
+        latents: states [N, C, H, W], on the CPU.
+        depths: depth of each latent, 0..T; a latent at depth 0 is clean already.
+        walk: solver, grid and steps of both walks.
+        watch: wrapper of the moves, which may show progress.
 
     Returns:
         clean images [N, C, H, W] on the CPU, not clipped.
@@ -111,14 +111,14 @@ def decode(
     solver, past = walk.decoding, list[Past]()
     order = sorted(range(len(depths)), key=lambda i: -depths[i])
     states = latents[order].to(predict.domain.device)
-    # All moves are made of these, so that none waits for something from the host.
+    # Depths and levels lie on the device, so that no move waits for the host.
     descending = th.tensor([depths[i] for i in order], device=states.device)
     level_at = th.tensor(levels(diffusion), dtype=th.float64, device=states.device)
     moves = decode_moves(diffusion, walk)
-    ends = dict(zip(moves, [*(move.depth for move in moves[1:]), 0], strict=True))
-    below = [move for move in moves if ends[move] < max(depths)]
-    for move in watch(below, desc="decoding"):
-        joined = sum(d > ends[move] for d in depths)
+    depth_after = dict(zip(moves, [*(move.depth for move in moves[1:]), 0], strict=True))
+    needed = [move for move in moves if depth_after[move] < max(depths)]
+    for move in watch(needed, desc="decoding"):
+        joined = sum(d > depth_after[move] for d in depths)
         depth = descending[:joined].clamp(max=move.depth)
         active = states[:joined]
         eps = predict(active, depth - 1)

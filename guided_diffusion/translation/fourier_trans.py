@@ -1,4 +1,4 @@
-"""ADD's two names, on this project's functions."""
+"""ADD's two public functions: the spectral magnitude of an image, and the search for depths."""
 
 from collections.abc import MutableSequence
 
@@ -26,7 +26,7 @@ def get_adaptive_list(total_list: MutableSequence[float], amount: int) -> list[i
     """Search a list for `amount` equal parts of its range, as published; see `search_levels`.
 
     Args:
-        total_list: numbers, which the search overwrites with 0 where it passes one over.
+        total_list: list of numbers; the search writes 0 over each entry that it passes over.
         amount: number of indices wanted.
 
     Returns:

@@ -1,14 +1,14 @@
 """Walks as data: lists of moves from clean images to noise, and back.
 
 A process of T timesteps has T + 1 levels: level 0 is clean (alpha_bar 1), level k is
-alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of levels. A walk is a
-list of `Move`s; encoding is never clipped.
+alpha_bar_{k-1}, which the network reads as t = k - 1. A depth is a number of noising moves: depth
+d is at level d. A walk is a list of `Move`s; encoding is never clipped.
 
 Decoding asks the network at the level where the state is. Encoding with DDIM has two conventions.
-As published ("reference"), the clean image is read as if it were at alpha_bar_0 and every state
-ends one level above the one at which decoding reads it. "aligned" starts at the clean level and
-makes each move the mirror of a decoding move: same levels, same timestep. What is left of the
-round-trip error is that the network sees the state before the move instead of the one after it.
+As published ("reference"), the clean image is read as if it were at alpha_bar_0, and every state
+ends one level above the level at which decoding reads it. "aligned" starts at the clean level and
+makes each move the mirror of a decoding move: same levels, same timestep. A smaller round-trip
+error is left, since the network sees the state before the move and not the state after it.
 The multistep solver, "dpmpp", asks at the level where the state is in both directions.
 """
 
@@ -22,9 +22,9 @@ from .settings import WalkSettings
 
 @dataclass(frozen=True)
 class Move:
-    """One step of a walk: the network is asked at `timestep`, the state changes its level.
+    """One move of a walk: the network is asked at `timestep`, and the state changes its level.
 
-    `depth` is the depth of the state after the move in an encoding, before it in a decoding.
+    `depth` is the depth of the state after the move in an encoding, before the move in a decoding.
     """
 
     timestep: int
@@ -37,7 +37,7 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     """Return the moves from a clean image to noise.
 
     Raises:
-        ArgumentError: if the process cannot be walked so.
+        ArgumentError: if the walk does not fit the process.
     """
     walk = walk.resolved(diffusion.num_timesteps)
     if walk.level_convention == "reference":
@@ -53,10 +53,10 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
 
 
 def decode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]:
-    """Return the moves from noise to a clean image; depth d is decoded by those from d on.
+    """Return the moves from noise to a clean image.
 
     Raises:
-        ArgumentError: if the process cannot be walked so.
+        ArgumentError: if the walk does not fit the process.
     """
     walk = walk.resolved(diffusion.num_timesteps)
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.decode_steps)[::-1]
@@ -70,6 +70,6 @@ def levels(diffusion: GaussianDiffusion) -> list[float]:
 
 
 def _visited(diffusion: GaussianDiffusion, grid: str, steps: int) -> list[int]:
-    # Depths that a walk comes to, rising; 0 steps: all of them.
-    visited = timestep_grid(grid, steps or diffusion.num_timesteps, diffusion.alphas_cumprod)
-    return [int(t) + 1 for t in visited]
+    """Return the depths that a walk visits, rising; 0 steps: all depths."""
+    timesteps = timestep_grid(grid, steps or diffusion.num_timesteps, diffusion.alphas_cumprod)
+    return [int(t) + 1 for t in timesteps]

@@ -1,8 +1,8 @@
-"""Move points from one distribution to another by DDIB: what the commands of points share.
+"""Move points from one distribution to another by DDIB, for the commands of points.
 
-The training run of a task lies in a folder of its own name below `RUNS`, where the other scripts
-look for it unless they are told otherwise. Points are float32 [N, 2]; point i depends on the seed,
-the number of points and i, not on batch size or ranks.
+The training run of task k lies in the folder log2Dk below `RUNS`, where the other commands look for
+it by default. Points are float32 [N, 2]; point i depends on the seed, the number of points and i,
+not on batch size or ranks.
 """
 
 from collections import ChainMap
@@ -45,9 +45,9 @@ def load(
     process: ProcessSettings,
     compile: bool = False,
 ) -> Domain:
-    """Load the model of a task from a checkpoint or training run folder; it is named for the task.
+    """Load the model of a task from a checkpoint or training run folder, and name it for the task.
 
-    Settings of the command that were given go before the settings of the training.
+    Settings that the command line gave override the settings of the training.
 
     Raises:
         UserError: if the path, the file or the settings do not fit.
@@ -69,15 +69,15 @@ def move_points(
 
     Args:
         command: command that was asked, whose run folder is claimed.
-        asked: the points and the models.
+        asked: points to move, and their models.
         network: settings of both networks.
         process: settings of both processes.
         run: run folder and seed.
         execution: arithmetic of the networks.
-        back: move them back as well, and log how far from their start they end.
+        back: whether to move the points back as well, and log their distance from the start.
 
     Raises:
-        UserError: if a model cannot be loaded, or the two cannot be joined.
+        UserError: if a model cannot be loaded, or the two models cannot be joined.
     """
     # Load the models and claim the run folder.
     plots.figure_class()
@@ -94,7 +94,7 @@ def move_points(
     folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
     logger.configure(str(folder.path))
 
-    # Move the points to the noise and on to the target; a batch goes in one forward.
+    # Move the points to noise and on to the target, each batch in one forward.
     rng = generator(run.seed, Stream.SOURCE_POINTS, asked.source)
     points = draw_points(asked.num_samples, shape_of_task(asked.source), rng)
     walk = WalkSettings(level_convention=asked.level_convention)
@@ -108,7 +108,7 @@ def move_points(
 
     stages = [points, *over_ranks(asked.num_samples, asked.batch_size, move)]
 
-    # Save the points and their plots, and say how far apart start and end are.
+    # Save the points and their plots, and log the distance of start and end.
     names = ("source", "latent", "target", "latent_back", "cycle")[: len(stages)]
     titles = source.label, "latent", target.label, "latent back", f"{source.label} back"
     save(folder.path / name, dict(zip(names, stages, strict=True)), titles[: len(stages)])
@@ -122,15 +122,15 @@ def move_points(
 def over_ranks(
     count: int, batch_size: int, move: Callable[[Sequence[int]], Sequence[th.Tensor]]
 ) -> list[np.ndarray]:
-    """Call `move` with the indices of each batch, the batches shared by the ranks.
+    """Move points batch by batch, with the batches shared by the ranks.
 
     Args:
-        count: points in all.
-        batch_size: points per call.
-        move: takes indices, returns tensors [N, 2], as many at each call.
+        count: number of all points.
+        batch_size: points per batch.
+        move: function from the indices of a batch to tensors [N, 2], the same number each time.
 
     Returns:
-        the tensors of all batches put together, [count, 2] each, on every rank.
+        each tensor of all batches together, [count, 2], on every rank.
     """
     mine = progress_bars.progress(SharedBatches(range(count), batch_size), unit="batch")
     moved = {batch[0]: [tensor.cpu().numpy() for tensor in move(batch)] for batch in mine}
@@ -151,6 +151,6 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], titles: Sequence[str]) ->
 
 
 def round_trip(start: np.ndarray, end: np.ndarray) -> dict[str, float]:
-    """Return mean and largest distance of points [N, 2] from where they started."""
+    """Return the mean and the largest distance of points [N, 2] from their start."""
     distance = np.linalg.norm(end.astype(np.float64) - start, axis=1)
     return {"mean": float(distance.mean()), "max": float(distance.max())}

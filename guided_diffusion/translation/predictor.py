@@ -8,22 +8,22 @@ from ..runtime.execution import autocast, upload
 from ..runtime.settings import ExecutionSettings
 
 _USUAL = ExecutionSettings()
-_SMALL = 8  # images; what is left below goes through the network at once
+_SMALL = 8  # images; batches of this size are not halved
 
 
 class Predictor:
-    """Predicts the noise in states, at most `max_batch` images at a time.
+    """Predictor of the noise in states, for at most `max_batch` images at a time.
 
     Args:
         domain: trained model whose network predicts.
         execution: arithmetic of the network, and whether it is compiled.
-        max_batch: images per forward at most.
+        max_batch: most images per forward.
         priority: priority of the network's attention, where it has weights for both: "global" to
             encode a source, "local" to decode a target; None: no change.
 
     Attributes:
         max_batch: halved whenever the device runs out of memory.
-        forwards: images that went through the network so far.
+        forwards: number of images that went through the network so far.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Predictor:
         self.forwards = 0
 
     def __call__(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
-        """Return the noise in states [N, C, H, W] at timesteps int64 [N], float32."""
+        """Predict the noise, float32, in states [N, C, H, W] at timesteps int64 [N]."""
         timesteps = upload(timesteps, states.device)
-        if self.priority:  # in every call: one model can be asked in both roles by turns
+        if self.priority:  # set in every call: one model may play both roles in turn
             set_priority(self.domain.model, self.priority)
         parts, first = [], 0
         while first < len(states):
@@ -57,8 +57,8 @@ class Predictor:
         return parts[0] if len(parts) == 1 else th.cat(parts)
 
     def _size(self, left: int) -> int:
-        # A CPU's freed memory is used again only by what fits in: halves do, other sizes cut it up
-        # ever more. A GPU's allocator sees to that by itself, and small forwards cost it more.
+        # Freed memory of a CPU serves later tensors that fit in. Halved batches fit; other sizes
+        # fragment it. A GPU's allocator prevents that itself, and small forwards cost a GPU more.
         size = self.max_batch
         while self.domain.device.type == "cpu" and size > max(left, _SMALL):
             size //= 2
@@ -66,7 +66,7 @@ class Predictor:
 
     def _predict(self, states: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
         count, compiled = len(states), self.execution.compile
-        if compiled:  # for every size anew: so only for powers of two, filled up with the first
+        if compiled:  # compiling is anew for each size: fill up to a power of two
             missing = min(self.max_batch, 1 << (count - 1).bit_length()) - count
             states, timesteps = (
                 th.cat([values, values[:1].expand(missing, *values.shape[1:])])

@@ -51,7 +51,7 @@ class ImageSequence:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what comes of a source image, besides the two domains."""
+    """Settings that decide the sequence of a source image, besides the two domains."""
 
     depths: DepthSettings = DepthSettings()
     walk: WalkSettings = WalkSettings()
@@ -62,18 +62,18 @@ class Recipe:
         """Return the recipe with the preset of its walks resolved for a process.
 
         Raises:
-            ArgumentError: naming a setting that the process cannot be used with.
+            ArgumentError: if a setting does not fit the process.
         """
         self.depths.check(diffusion.num_timesteps)
         return replace(self, walk=self.walk.resolved(diffusion.num_timesteps))
 
     def predictor(self, domain: Domain, priority: Priority) -> Predictor:
-        """Return what predicts noise with the network of a domain."""
+        """Return a predictor of noise with the network of a domain."""
         return Predictor(domain, self.execution, self.batches.max_batch, priority)
 
 
 class Sequences:
-    """The sequences of many source images, made while they are iterated over.
+    """Sequences of many source images, made while they are iterated over.
 
     Every rank iterates and makes a share, batch by batch; `len` counts the sequences of all ranks.
 
@@ -82,8 +82,8 @@ class Sequences:
         target: domain that decodes.
         images: source images, as the source model takes them.
         recipe: depths, walks, batches and arithmetic.
-        todo: indices into `images` that the ranks together are to do; None: all.
-        watch: wraps the moves of a walk in a progress bar; called with them and `desc`.
+        todo: indices of the images that all ranks together work on; None: all.
+        watch: wrapper of the moves of a walk, which may show progress, see `encode_decode`.
 
     Attributes:
         decoded: number of sequences that this rank has made, in whole batches.
@@ -153,7 +153,7 @@ def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
 
 
 def warn_of_roles(source: Domain, target: Domain) -> None:
-    """Say so where a model with hybrid attention lacks the weights of the role it is to play."""
+    """Warn of a model with hybrid attention that lacks the weights for its role."""
     for domain, priority, role in ((source, "global", "source"), (target, "local", "target")):
         held = priorities_of(domain.model)
         if held and priority not in held:
@@ -162,10 +162,10 @@ def warn_of_roles(source: Domain, target: Domain) -> None:
 
 
 def refuse_unequal(source: Domain, target: Domain) -> None:
-    """Stop if two domains, of images or of points, cannot be joined.
+    """Refuse two domains, of images or of points, that cannot be joined.
 
     Raises:
-        UserError: naming the flag in which they differ.
+        UserError: if a setting differs, or a model is class-conditional.
     """
     process = "diffusion_steps", "noise_schedule", "timestep_respacing"
     for flag in ("image_size", "in_channels", *process):

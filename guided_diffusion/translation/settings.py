@@ -55,13 +55,13 @@ class WalkSettings(Settings):
     )
     encode_prediction: str = setting(
         "data",
-        "what dpmpp follows in an encoding: the predicted clean image, or the noise",
+        "prediction that dpmpp follows in an encoding; data: the clean image; noise: the noise",
         choices=PREDICTED,
     )
     grid: str = setting(
         "mixed",
-        "levels that few steps visit; even in the timestep, its root, the log of the "
-        "signal-to-noise ratio, or the sum of the first and the third",
+        "levels that few steps visit, at even distances; time: in the timestep; quadratic: in its "
+        "root; logsnr: in the log of the signal-to-noise ratio; mixed: in time plus logsnr",
         choices=GRIDS,
     )
     level_convention: str = level_convention()
@@ -70,16 +70,16 @@ class WalkSettings(Settings):
         """Return the walks that the preset stands for; settings that were given stay.
 
         Args:
-            levels: number of levels of the process; a preset takes no more steps than that.
+            levels: number of levels of the process; a preset takes at most as many steps.
 
         Raises:
-            ArgumentError: if a process cannot be walked so, or a given setting has no effect.
+            ArgumentError: if the walks do not fit the process, or a given setting has no effect.
         """
         preset = PRESETS[self.preset]
         chosen = {name: preset[name] for name in preset.keys() - self.given}
         steps = {name: min(chosen[name], levels) for name in STEPS if name in chosen}
-        walk = self.replace(**chosen | steps)  # given from now on, so that they stay
-        # What has the preset's value may come from an earlier call, and does no harm.
+        walk = self.replace(**chosen | steps)  # these count as given, so that they stay
+        # A value equal to the preset's may come from an earlier call, and does no harm.
         own = {name for name in self.given if getattr(self, name) != preset.get(name)}
         for name in sorted({"solver_order", "encode_prediction"} & own):
             if isinstance(walk.encoding, DDIM):
@@ -102,11 +102,11 @@ class WalkSettings(Settings):
         return SOLVERS[self.solver](self.solver_order, "data")
 
     def within(self, levels: int) -> "WalkSettings":
-        """Return walks that take no more steps than there are levels."""
+        """Return the walks with at most as many steps as there are levels."""
         return self.replace(**{name: min(getattr(self, name), levels) for name in STEPS})
 
     def check(self, levels: int) -> None:
-        """Raise an `ArgumentError` if settings do not fit each other, or the number of levels."""
+        """Raise an `ArgumentError` if settings conflict, or ask for more steps than levels."""
         if self.level_convention == "reference":
             known = isinstance(self.encoding, DDIM)
             fits = {"solver": known, "encode_steps": not self.encode_steps}
@@ -133,8 +133,8 @@ class DepthSettings(Settings):
     )
     depth_feature: str = setting(
         "magnitude",
-        "what even measures; magnitude: the published 18 bins of low horizontal frequencies; "
-        "power: log power of all frequencies by radius",
+        "image feature that even measures; magnitude: the published 18 bins of low horizontal "
+        "frequencies; power: log power of all frequencies by radius",
         choices=FEATURES,
     )
 
@@ -149,7 +149,7 @@ class DepthSettings(Settings):
             raise ArgumentError("depth_feature", f"{problem}, {got}")
 
     def choose(self, features: np.ndarray) -> Depths:
-        """Return the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
+        """Choose the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
         self.check(len(features))
         return POLICIES[self.depth_policy](features, self.amount)
 

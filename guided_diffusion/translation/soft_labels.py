@@ -1,4 +1,4 @@
-"""Soft labels by the place in a sequence: the share of each domain in an image."""
+"""Soft labels by the step in a sequence: the share of each domain in an image."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ def over_stages(
 ) -> dict[str, float]:
     """Return {stage: share} of a soft label between two of several stages; 0 for the others.
 
-    Between stages that are not neighbours those in the middle have no share either: the label
-    tells how far the image is on its way, not what it looks like there.
+    Stages between source and target have share 0 too: the label says how far the image is on its
+    way, not which stage it looks like.
     """
     return {**dict.fromkeys(stages, 0.0), source: shares[0], target: shares[1]}
 

@@ -13,18 +13,17 @@ from .moves import Move
 
 
 class Trajectory:
-    """The states of a batch along an encoding, in memory or, where too large, in a file.
+    """States of a batch along an encoding, in memory or, where too large, in a file.
 
-    At a depth between two visited ones the solver itself interpolates, at no further forward: the
-    state there is a shorter move from the visited one before it. For that, the predicted noise is
-    kept too.
+    The solver reaches a depth that was not visited by a shorter move from the visited state before
+    it. Such a move takes no forward, since the predicted noise is kept too.
 
     Args:
         moves: moves of the encoding.
         clean: clean images, [N, C, H, W].
         solver: solver of the encoding.
-        levels: noise level at each depth of the process.
-        memory_gb: GB to keep in memory at most.
+        levels: noise level at each depth of the process, 0..T.
+        memory_gb: most GB in memory.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class Trajectory:
         memory_gb /= 2 if gaps else 1
         self.states = _large_array((len(moves) + 1, *clean.shape), memory_gb)
         self.states[0] = clean.numpy()
-        # Without gaps nobody asks for the noise.
+        # Only depths that were not visited need the noise.
         self.eps = _large_array((len(moves) if gaps else 0, *clean.shape), memory_gb)
 
     def store(self, move: int, states: th.Tensor, eps: th.Tensor) -> None:
-        """Keep the states [N, C, H, W] after a move, and the noise that it was made with."""
+        """Keep the states [N, C, H, W] after a move, and the predicted noise that it used."""
         self.states[move + 1] = states.cpu().numpy()
         if len(self.eps):
             self.eps[move] = eps.cpu().numpy()
@@ -58,13 +57,13 @@ class Trajectory:
         last = int(np.searchsorted(self.depths, depth, side="right")) - 1
         if self.depths[last] == depth:
             return th.from_numpy(np.array(self.states[last, image]))
-        made_with = []
+        used = []
         for move in range(max(0, last + 1 - self.solver.order), last + 1):
             x, eps = (
                 th.from_numpy(np.array(kept[move, image]))[None] for kept in (self.states, self.eps)
             )
-            made_with.append((self.moves[move].level_cur, x, eps))
-        *past, (level, x, eps) = made_with
+            used.append((self.moves[move].level_cur, x, eps))
+        *past, (level, x, eps) = used
         return self.solver.step(x, level, self.levels[depth], eps, past)[0]
 
 
@@ -72,7 +71,7 @@ def _large_array(shape: Sequence[int], memory_gb: float) -> np.ndarray:
     size = 4 * int(np.prod(shape, dtype=np.float64))
     if size <= memory_gb * 1e9:
         return np.empty(shape, dtype=np.float32)
-    elsewhere = ", or let TMPDIR name a folder with more"
+    hint = ", or let TMPDIR name a folder with more"
     with blame("trajectory_memory"):
-        file = atomic_files.reserve(tempfile.TemporaryFile(), size, elsewhere)
+        file = atomic_files.reserve(tempfile.TemporaryFile(), size, hint)
     return np.memmap(file, dtype=np.float32, mode="r+", shape=tuple(shape))

@@ -332,3 +332,14 @@ def test_a_run_folder_older_than_a_flag_holds_a_run_at_its_default(runs, flags, 
 def test_severity_is_measured_in_the_folder_of_one_direction(made):
     refused = call("severity_along_sequences", made)
     assert refused.code == 2 and "one direction, such as translation_0_1 in it" in refused.last
+
+
+def test_severity_is_measured_along_a_manifest_of_sequences_alone(tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("file_name,label\na.png,1\n")
+    refused = call("severity_along_sequences", tmp_path)
+    assert refused.code == 2 and "expected the columns file_name, " in refused.last
+    cut_off = "file_name,sequence,step,depth,source,target\na.png,00000,1,9,a,b\na.png,000"
+    manifest.write_text(cut_off)
+    refused = call("severity_along_sequences", tmp_path)
+    assert refused.code == 2 and "expected whole sequences, found none" in refused.last

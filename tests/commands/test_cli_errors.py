@@ -121,7 +121,7 @@ TRANSLATING = [
     ("--depth_policy best", "--depth_policy: invalid choice: 'best' (choose from 'add', 'even'"),
     ("--level_convention x", "--level_convention: invalid choice: 'x' (choose from 'reference'"),
     ("--save_npy 2", "--save_npy: expected a boolean such as True or False, got '2'"),
-    ("--source 1", "--target: expected another name than that of --source, '1'"),
+    ("--source 1", "--target: expected a name that differs from --source, got '1'"),
     ("--source a/b", "--source: expected a name of letters, digits, _, . or -, got 'a/b'"),
     ("--target ..", "--target: expected a name of letters, digits, _, . or -, got '..'"),
     ("--target=", "--target: expected a name of letters, digits, _, . or -, got ''"),

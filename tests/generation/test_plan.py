@@ -99,7 +99,7 @@ def test_two_pairs_with_one_folder_are_a_mistake():
         ("--pairs all --data_dir x", "pairs: expected together with --stages"),
         ("--target_data_dir y", "target_data_dir: expected together with --bidirectional"),
         ("--bidirectional True", "bidirectional: expected together with --target_data_dir"),
-        ("--source a --target a", "target: expected another name than that of --source"),
+        ("--source a --target a", "target: expected a name that differs from --source"),
         ("--source a/b", "source: expected a name of letters"),
     ],
 )
