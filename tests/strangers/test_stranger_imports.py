@@ -44,6 +44,37 @@ def test_every_name_of_every_module(modules):
             exec(f"from {module.__name__} import {name}", {})
 
 
+MYPY = """
+[mypy]
+disable_error_code = import-untyped, import-not-found
+[mypy-torch.*,numpy.*,PIL.*]
+follow_imports = skip
+"""
+
+
+def test_a_type_checker_finds_every_name(tmp_path):
+    homes = {"improved_diffusion": "guided_diffusion.improved_diffusion"}
+    lines = {
+        f"from {homes.get(package(repository), 'guided_diffusion')}.{name} import {key} as"
+        for repository, name in MODULES
+        for key in NAMESPACES[repository][name]["names"]
+    }
+    text = "\n".join(f"{line} name{i}" for i, line in enumerate(sorted(lines)))
+    (tmp_path / "names.py").write_text(text)
+    (tmp_path / "mypy.ini").write_text(MYPY)
+    line = [sys.executable, "-m", "mypy", "--config-file=mypy.ini", "--follow-imports=silent"]
+    done = subprocess.run(
+        [*line, "names.py"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=DEADLINE,
+        env=environment(MYPYPATH=ROOT),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_star_brings_every_name(modules):
     for expected, module in modules:
         found = {}
