@@ -322,6 +322,9 @@ def cleanup() -> None:
             while here < dist.get_world_size() and time.monotonic() < deadline:
                 time.sleep(0.02)
                 here = _store.add("leaving", 0)
+    # torch 2.4 joins gloo's threads without letting go of Python's lock, which the last collective
+    # may still be waiting for.
+    time.sleep(0.01)
     dist.destroy_process_group()
     _store = None
 
