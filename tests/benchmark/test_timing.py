@@ -97,8 +97,9 @@ CPU = torch.device("cpu")
 def test_operators_are_those_that_took_the_time():
     matrix = torch.ones(256, 256)
     found = timing.operators(lambda: [matrix @ matrix.relu() for _ in range(9)], CPU, 2)
-    assert list(found) == ["aten::mm", "aten::clamp_min"]  # 500 operations for each of the other's
-    assert found["aten::mm"] > found["aten::clamp_min"] > 0 and sum(found.values()) < 1
+    assert set(found) == {"aten::mm", "aten::clamp_min"}  # all else in the profile copies nothing
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert min(found.values()) > 0 and sum(found.values()) < 1
 
 
 @pytest.fixture
