@@ -97,7 +97,7 @@ CPU = torch.device("cpu")
 def test_operators_are_those_that_took_the_time():
     matrix = torch.ones(256, 256)
     found = timing.operators(lambda: [matrix @ matrix.relu() for _ in range(9)], CPU, 2)
-    assert set(found) == {"aten::mm", "aten::clamp_min"}  # all else in the profile copies nothing
+    assert set(found) == {"aten::mm", "aten::clamp_min"}  # those that compute
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert min(found.values()) > 0 and sum(found.values()) < 1
 
