@@ -95,7 +95,8 @@ def main(
     if dist_util.rank() == 0:
         rows, shown = generation.finish()
         failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
-        logger.log(f"{failed} of {generation.count} depth searches fell back to even spacing")
+        searches = f"{failed} of {generation.count} depth searches"
+        logger.log(f"{searches} fell back to evenly spaced depths")
         logger.log(f"look at {shown}")
 
 

@@ -61,9 +61,10 @@ def run(name: str) -> None:
     name = SHORT_NAMES.get(name, name)
     known = " ".join(GROUPS.values()).split()
     if name not in known:
-        (nearest,) = difflib.get_close_matches(name, [*SHORT_NAMES, *known], 1, cutoff=0)
-        hint = f"the nearest name is {nearest!r} ({PROGRAM} --help lists all commands)"
-        print(f"error: expected a command, got {name!r}; {hint}", file=sys.stderr)
+        near = difflib.get_close_matches(name, [*SHORT_NAMES, *known], 1)
+        hint = "".join(f"; did you mean {one!r}?" for one in near)
+        text = f"expected a command, got {name!r}{hint} ({PROGRAM} --help lists all commands)"
+        print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2)
     if not os.environ.keys() & {"OMP_WAIT_POLICY", *WAITING}:
         os.environ |= WAITING

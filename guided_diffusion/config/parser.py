@@ -5,6 +5,7 @@ in one line and exit code 2.
 """
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -66,7 +67,6 @@ def create_parser(
     parser = _Parser(
         prog=os.path.basename(sys.argv[0]),  # argparse would name the package under python -m
         description=description,
-        usage="%(prog)s [--FLAG VALUE ...]",
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
@@ -80,6 +80,8 @@ def create_parser(
             if field.name not in known:
                 known.add(field.name)
                 _add_flag(section, field.name, field.default, **field.metadata)
+    places = [field.metadata["place"] for group in groups for field in fields_of(group)]
+    parser.usage = " ".join(["%(prog)s", *filter(None, places), "[--FLAG VALUE ...]"])
     if unknown := sorted((overrides or {}).keys() - known):
         raise ValueError(f"overrides name no flag: {unknown}")
     parser.set_defaults(**overrides or {})
@@ -123,6 +125,15 @@ class _Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(words, namespace)
         del found.defaults  # only the flags that it set are settings
         return found, rest
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(flag, [f"--{name}" for name in self.usual], 1)
+            hint = "".join(f"; did you mean {one}?" for one in near)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         # One line, as for every user mistake, without argparse's usage text.

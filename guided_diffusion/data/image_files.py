@@ -3,6 +3,7 @@
 Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 1].
 """
 
+import contextlib
 import os
 import random
 import unicodedata
@@ -72,6 +73,18 @@ def log_if_fewer(num_images: int, found: int, place: str) -> None:
         logger.log(f"--num_images {num_images}: there are only {found} in {place}, all are used")
 
 
+@contextlib.contextmanager
+def readable(path: str | os.PathLike) -> Iterator[None]:
+    """Report a file that is no whole image, as Pillow finds in the block, by a `UserError`."""
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path}: expected a readable image, got another kind of file") from None
+    except UNREADABLE as error:
+        got = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: expected a readable image, got {got}") from None
+
+
 def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
     """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
 
@@ -80,7 +93,7 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
     """
     if in_channels not in MODES:
         raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
-    try:
+    with readable(path):
         with dist_util.open_bytes(path) as file:
             image: Image.Image = Image.open(file)
             image.load()
@@ -90,8 +103,6 @@ def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
             grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
             image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
         return image.convert(MODES[in_channels])
-    except UNREADABLE as error:
-        raise UserError(f"{path}: expected a readable image, got {error}") from None
 
 
 def to_model_range(tiles: np.ndarray) -> th.Tensor:

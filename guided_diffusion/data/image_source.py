@@ -162,11 +162,8 @@ class ImageFolder(ImageFiles):
 def _common_size(files: Sequence[str]) -> tuple[int, int]:
     first: tuple[int, int] | None = None
     for file in files:
-        try:
-            with Image.open(file) as image:  # reads the header alone
-                size = image.height, image.width
-        except image_files.UNREADABLE as error:
-            raise UserError(f"{file}: expected a readable image, got {error}") from None
+        with image_files.readable(file), Image.open(file) as image:  # reads the header alone
+            size = image.height, image.width
         first = first or size
         if size != first:
             raise UserError(

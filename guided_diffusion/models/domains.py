@@ -119,7 +119,7 @@ def load_domain(
         UserError: if the path, the file or the settings do not fit.
     """
     file, flags = weights_file(Path(path)), dict(flags or {})
-    record = training_record(file)
+    record, state, classes = training_record(file), load_state(file), None
     trained = _trained_args(file, record, kind, assumed or {})
     for name in flags.keys() - trained.keys():
         raise ArgumentError(name, f"no setting of such a model; it has {', '.join(trained)}")
@@ -129,7 +129,6 @@ def load_domain(
         for name in sorted(trained.keys() - FREE_OF_TRAINING)
         if record and args[name] != trained[name]
     }
-    state, classes = load_state(file), None
     if kind is CLASSIFIER:
         channels, classes = shape_of(state, "input_blocks.0.0.weight"), number_of_classes(state)
         if classes is None or len(channels) != 4:
@@ -143,13 +142,16 @@ def load_domain(
     groups = kind.settings, ProcessSettings
     try:
         network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
+        betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
+        model, diffusion = build(network, process, classes or NUM_CLASSES)
     except ArgumentError as error:
         if error.name in flags or not record:
             raise
+        if causes := [change for name, change in changed.items() if name in flags]:
+            told = f"{file}: trained with {', '.join(causes)}, where {error.report}"
+            raise UserError(told) from None
         problem = f"{error.problem} in {file.with_name('args.json')}"
         raise ArgumentError(error.name, problem) from None
-    betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
-    model, diffusion = build(network, process, classes or NUM_CLASSES)
     fill(model, state, file, kind.signs, changed)
     model.to(device, memory_format=th.channels_last).eval().requires_grad_(False)
     if args["classifier_use_fp16" if classes else "use_fp16"]:

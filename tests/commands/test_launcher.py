@@ -75,7 +75,7 @@ def test_help_and_mistakes_of_a_command_say_how_it_was_called(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("trian", "train"), ("image_trian", "image_train"), ("sequence", "sequences"), ("", "train")],
+    [("trian", "train"), ("image_trian", "image_train"), ("sequence", "sequences"), ("", "")],
 )
 def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch, capsys, name, nearest):
     monkeypatch.setattr(sys, "argv", ["guided-diffusion", name])
@@ -83,8 +83,8 @@ def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch, capsys, name,
         launcher.main()
     found = capsys.readouterr()
     assert stop.value.code == 2 and found.out == ""
-    assert found.err.count("\n") == 1 and f"got {name!r}; the nearest name is '" in found.err
-    assert f"'{nearest}'" in found.err or not name
+    assert found.err.count("\n") == 1 and f"got {name!r}" in found.err
+    assert (f"; did you mean {nearest!r}?" in found.err) if nearest else "mean" not in found.err
 
 
 def test_the_version_is_one(monkeypatch, capsys):

@@ -388,7 +388,8 @@ def test_every_value_parses_to_what_python_takes_and_no_other(parts, rate, mode,
         ("--parts 0", "argument --parts: expected a whole number of at least 1 or -1, got '0'"),
         ("--fast perhaps", "argument --fast: expected a boolean such as True or False, got 'pe"),
         ("--mode", "argument --mode: expected one argument"),
-        ("--rat 1", "unrecognized arguments: --rat 1"),
+        ("--rat 1", "unrecognized arguments: --rat 1; did you mean --rate?"),
+        ("--ratt=1 x", "unrecognized arguments: --ratt=1 x; did you mean --rate?"),
         ("word", "unrecognized arguments: word"),
     ],
 )
@@ -411,6 +412,7 @@ def test_a_place_is_told_without_a_flag_and_must_be_given(capsys):
     assert "the following arguments are required: FOLDER" in capsys.readouterr().err
     text = " ".join(parsing.create_parser("What for.", Places).format_help().split())
     assert "FOLDER folder to read" in text and "--source" not in text
+    assert text.startswith("usage:") and "FOLDER [--FLAG VALUE ...] What for." in text
 
 
 def test_help_opens_with_the_command_and_what_it_is_for(capsys, monkeypatch):

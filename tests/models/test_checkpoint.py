@@ -134,6 +134,14 @@ def test_given_flags_go_before_those_of_the_training(run_folder):
     assert domain.args["timestep_respacing"] == "10" and domain.args["image_size"] == 16
 
 
+def test_a_given_flag_that_leads_to_a_mistake_in_another_is_named(run_folder):
+    args = FLAGS | {"channel_mult": "2,2", "num_head_channels": 64}
+    (run_folder / "args.json").write_text(json.dumps({"script": "image_train", "args": args}))
+    match = "trained with --channel_mult '2,2', used with '1,1', where --num_head_channels: expec"
+    with pytest.raises(UserError, match=match):
+        domains.load_domain(run_folder, {"channel_mult": "1,1"})
+
+
 def test_a_model_of_another_kind_is_refused_and_loads_as_what_it_is(run_folder, tmp_path):
     with pytest.raises(UserError, match="those of image_train and of super_res_train$"):
         domains.load_domain(run_folder, kind=domains.SUPER_RES)
