@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.drawn_tissue import draw_tile
 from ..data.settings import TissueSettings
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, progress_bars
+from ..runtime import atomic_files, logger, progress_bars
 from ..runtime.command import STARTS_ANEW, command
 from ..runtime.random_streams import Stream, generator
 
@@ -41,6 +41,7 @@ def main(asked: TissueSettings) -> None:
         Image.fromarray(draw_tile(seed, severity, asked.image_size)).save(folder / file)
     with atomic_files.atomic_write(folder / "index.csv", "w") as stream:
         csv.writer(stream).writerows([("file", "seed", "severity"), *tiles])
+    logger.log(f"drew {len(tiles)} tiles in {folder}")
 
 
 def plan(asked: TissueSettings) -> Iterator[tuple[str, int, float]]:

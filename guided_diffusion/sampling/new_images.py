@@ -65,7 +65,7 @@ def save_drawn(
             np.savez(file, images, *([labels(range(len(images)))] if labels else []))
         with atomic_files.atomic_write(folder / "samples.png") as file:
             square_grid(images[:GRID_IMAGES]).save(file, "png")
-        logger.log(f"saved {path}")
+        logger.log(f"saved {path}, and samples.png to look at")
         partial.unlink()
     dist_util.barrier()
     return path
