@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,8 +94,9 @@ class GaussianDiffusion(Trajectories):
         if noise is None:
             noise = torch.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise=noise)
+        places: Any = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
         if self.loss_type.is_vb():
-            terms = self._vb_terms_bpd(model, x_start, x_t, t, False, model_kwargs)
+            terms = self._vb_terms_bpd(model=model, model_kwargs=model_kwargs, **places)
             whole = self.loss_type == LossType.RESCALED_KL
             return {"loss": terms["output"] * (self.num_timesteps if whole else 1)}
         mean_half, var_half = self._run_model(model, x_t, t, model_kwargs)
@@ -102,13 +104,13 @@ class GaussianDiffusion(Trajectories):
         if self.model_mean_type == ModelMeanType.START_X:
             target = x_start
         elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            target, _, _ = self.q_posterior_mean_variance(x_start, x_t, t)
+            target, _, _ = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
         mse = mean_flat((target - mean_half) ** 2)
         if var_half is None:
             return {"mse": mse, "loss": mse}
         # The mean is detached: it learns from the squared error only (arXiv:2102.09672, 3.1).
         frozen = torch.cat([mean_half.detach(), var_half], dim=1)
-        vb = self._vb_terms_bpd(lambda *_: frozen, x_start, x_t, t, clip_denoised=False)["output"]
+        vb = self._vb_terms_bpd(model=lambda *_: frozen, **places)["output"]
         if self.loss_type == LossType.RESCALED_MSE:
             vb = vb * (self.num_timesteps / _VB_WEIGHT_STEPS)
         return {"vb": vb, "mse": mse, "loss": mse + vb}
@@ -130,10 +132,11 @@ class GaussianDiffusion(Trajectories):
 
         Reference: DDPM, arXiv:2006.11239, eq. 5; discrete decoder eq. 13.
         """
-        true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
-        out = self.p_mean_variance(model, x_t, t, clip_denoised, model_kwargs=model_kwargs)
+        true_mean, _, true_log = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
+        limits: Any = {"clip_denoised": clip_denoised, "model_kwargs": model_kwargs}
+        out = self.p_mean_variance(model, x_t, t, **limits)
         mean, log_variance = out["mean"], out["log_variance"]
-        kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+        kl = normal_kl(true_mean, true_log, mean, log_variance)
         scales = 0.5 * log_variance
         nll = -discretized_gaussian_log_likelihood(x_start, means=mean, log_scales=scales)
         nats = torch.where(t == 0, mean_flat(nll), mean_flat(kl))
@@ -168,9 +171,10 @@ class GaussianDiffusion(Trajectories):
         for index in reversed(range(self.num_timesteps)):
             t = torch.full((x_start.shape[0],), index, device=x_start.device)
             noise = self.noise_like(x_start)
-            x_t = self.q_sample(x_start, t, noise=noise)
+            x_t = self.q_sample(x_start=x_start, t=t, noise=noise)
+            places: Any = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": clip_denoised}
             with torch.no_grad():
-                out = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
+                out = self._vb_terms_bpd(model, model_kwargs=model_kwargs, **places)
             eps = self._predict_eps_from_xstart(x_t, t, out["pred_xstart"])
             terms["vb"].append(out["output"])
             terms["xstart_mse"].append(mean_flat((out["pred_xstart"] - x_start) ** 2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,7 +56,8 @@ class Sampler(ReverseProcess):
 
         Reference: DDPM, arXiv:2006.11239, algorithm 2; guidance see `condition_mean`.
         """
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        limits: Any = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn}
+        out = self.p_mean_variance(model, x, t, model_kwargs=model_kwargs, **limits)
         noise = self.noise_like(x)
         mean = out["mean"]
         if cond_fn is not None:
@@ -86,7 +87,8 @@ class Sampler(ReverseProcess):
 
         Reference: DDIM, arXiv:2010.02502, eqs. 12 and 16; guidance see `condition_score`.
         """
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        limits: Any = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn}
+        out = self.p_mean_variance(model, x, t, model_kwargs=model_kwargs, **limits)
         if cond_fn is not None:
             out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
         return self._ddim(x, t, out["pred_xstart"], "alphas_cumprod_prev", eta)
@@ -111,7 +113,8 @@ class Sampler(ReverseProcess):
         """
         if eta != 0.0:
             raise ValueError(f"encoding with DDIM: expected eta = 0, found eta = {eta}")
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        limits: Any = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn}
+        out = self.p_mean_variance(model, x, t, model_kwargs=model_kwargs, **limits)
         if cond_fn is not None:
             out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
         return self._ddim(x, t, out["pred_xstart"], "alphas_cumprod_next", None)

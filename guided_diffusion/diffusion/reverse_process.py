@@ -162,7 +162,7 @@ class ReverseProcess(ForwardProcess):
         variance, log_variance = self._model_variance(var_half, x, t)
         pred_xstart = self._model_xstart(mean, x, t, clip_denoised, denoised_fn)
         if self.model_mean_type != ModelMeanType.PREVIOUS_X:
-            mean, _, _ = self.q_posterior_mean_variance(pred_xstart, x, t)
+            mean, _, _ = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)
         check_same_shape("mean", mean, x)
         found = {"mean": mean, "variance": variance, "log_variance": log_variance}
         return {**found, "pred_xstart": pred_xstart}
@@ -225,5 +225,5 @@ class ReverseProcess(ForwardProcess):
         eps = self._predict_eps_from_xstart(x, t, p_mean_var["pred_xstart"])
         eps = eps - self._at("sqrt_one_minus_alphas_cumprod", t, x) * gradient
         pred_xstart = self._predict_xstart_from_eps(x, t, eps)
-        mean, _, _ = self.q_posterior_mean_variance(pred_xstart, x, t)
+        mean, _, _ = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)
         return {**p_mean_var, "pred_xstart": pred_xstart, "mean": mean}

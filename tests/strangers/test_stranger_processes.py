@@ -215,6 +215,35 @@ def test_overriding_p_mean_variance_reaches_every_sampler():
         assert diffusion.calc_bpd_loop(quiet, th.ones(SHAPE))["xstart_mse"].min() >= 0.75**2
 
 
+class PassingOn(GaussianDiffusion):
+    """Names no argument that upstream's own calls give by name."""
+
+    def p_mean_variance(self, model, x, t, **kwargs):
+        assert kwargs.keys() >= {"clip_denoised", "model_kwargs"}
+        return super().p_mean_variance(model, x, t, **kwargs)
+
+    def q_posterior_mean_variance(self, **kwargs):
+        return super().q_posterior_mean_variance(**kwargs)
+
+    def _vb_terms_bpd(self, model, **kwargs):
+        return super()._vb_terms_bpd(model, **kwargs)
+
+
+def test_arguments_come_by_name_as_from_upstream():
+    for diffusion in both(PassingOn):
+        x, t = th.randn(SHAPE), th.tensor([4, 2])
+        for move in (diffusion.p_sample, diffusion.ddim_sample, diffusion.ddim_reverse_sample):
+            assert move(quiet, x, t)["sample"].shape == SHAPE
+        assert diffusion.ddim_sample(quiet, x, t, cond_fn=quiet)["sample"].shape == SHAPE
+        assert diffusion.calc_bpd_loop(quiet, x)["vb"].shape[0] == SHAPE[0]
+    for loss_type in LossType:
+        diffusion = PassingOn(**HAND_MADE | {"loss_type": loss_type})
+        assert diffusion.training_losses(quiet, x, t)["loss"].shape == t.shape
+        diffusion.model_var_type = ModelVarType.LEARNED_RANGE
+        wide = diffusion.training_losses(lambda x, t: th.cat([x, x], 1), x, t)
+        assert wide["loss"].shape == t.shape
+
+
 class Watched:
     """A network that keeps what it is given."""
 
