@@ -1,3 +1,22 @@
 """Progressive pathology images from diffusion models: train, translate, evaluate."""
 
+import importlib
+import typing
+
 __version__ = "0.1.0"
+
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> typing.Any:
+        """Import a module when it is first read as an attribute.
+
+        With upstream `import guided_diffusion.train_util` is enough to read
+        `guided_diffusion.dist_util`, since its modules import one another.
+        """
+        try:
+            if not name.startswith("_"):
+                return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,14 @@
 """Upstream's `losses`; the code is in `diffusion/losses.py`."""
 # ruff: noqa: F401, F403
 
-from ._porch import hand_on, np, th
+import numpy as np
+import torch as th
+
+from ._porch import hand_on
 from .diffusion import losses as module
 from .diffusion.losses import *
 
-hand_on(__name__, module)
+STAR = """
+    approx_standard_normal_cdf discretized_gaussian_log_likelihood normal_kl np th
+"""
+hand_on(__name__, module, STAR)

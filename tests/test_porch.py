@@ -12,7 +12,9 @@ import pytest
 import torch
 from support.cli import DEADLINE, ROOT, environment
 from support.reference_interface import INTERFACE
+from support.upstream_program import NAMESPACES
 
+import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name importable)
 from guided_diffusion import _porch
 from guided_diffusion.unet import UNetModel
 
@@ -80,13 +82,53 @@ def test_what_a_porch_imports_is_the_same_object_where_it_comes_from(name):
                 assert getattr(here, alias.asname or alias.name) is getattr(home, alias.name, home)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_star_brings_every_public_name_of_the_module(name):
-    found: dict[str, object] = {}
-    exec(f"from guided_diffusion.{name} import *", found)
-    real = vars(module(module_of(name)))
-    public = [key for key in real if not key.startswith("_")]
-    assert [key for key in public if found.get(key) is not real[key]] == []
+def stars() -> dict[str, set[str]]:
+    """The names that `import *` brings from each module of an upstream, by the module's path."""
+    found: dict[str, set[str]] = {}
+    for repository, own in NAMESPACES.items():
+        package = "improved" if repository == "improved-diffusion" else "guided"
+        for name, entry in own.items():
+            found.setdefault(f"{package}_diffusion.{name}", set()).update(entry["star"])
+    for path in [path for path in found if path.startswith("improved")]:
+        shared = path.replace("improved", "guided")
+        if module(path.partition(".")[2]) is sys.modules[path]:  # one module for both projects
+            found[path] = found[shared] = found[path] | found[shared]
+    return found
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_star_brings_upstreams_names_and_no_other_whatever_was_imported_before(step):
+    expected = {path: sorted(names) for path, names in stars().items()}
+    code = f"""
+import json, sys
+import guided_diffusion.improved_diffusion
+found = {{}}
+for path in {[*expected][::step]}:
+    names = {{}}
+    exec(f"from {{path}} import *", names)
+    found[path] = sorted(set(names) - {{"__builtins__"}})
+json.dump(found, sys.stdout)
+"""
+    assert python(code) == expected
+
+
+def test_any_module_of_upstream_is_an_attribute_of_the_package():
+    code = """
+import json, sys
+import guided_diffusion.train_util
+import guided_diffusion as g
+assert "guided_diffusion.respace" not in sys.modules
+found = [g.dist_util.__name__, g.respace is sys.modules["guided_diffusion.respace"]]
+json.dump([*found, hasattr(g, "nonsense"), hasattr(g, "__main__")], sys.stdout)
+"""
+    assert python(code) == ["guided_diffusion.runtime.dist_util", True, False, False]
+    with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
+        exec("from guided_diffusion import nonsense")
+
+
+def test_the_logger_needs_no_torch():
+    code = "import json, sys, guided_diffusion.logger; print(json.dumps('torch' in sys.modules))"
+    assert python(code) is False
 
 
 @pytest.mark.parametrize(
@@ -172,7 +214,7 @@ json.dump([first is second, first.__name__, hasattr(first, "hand_on")], sys.stdo
 JUST_UPSTREAMS = {  # names that a module of upstream happened to import, and ours does without
     "script_util": "argparse inspect str2bool add_dict_to_argparser args_to_dict",
     "unet": "math np abstractmethod avg_pool_nd",
-    "train_util": "functools dist bf unflatten_master_params",
+    "train_util": "functools dist bf INITIAL_LOG_LOSS_SCALE",
     "gaussian_diffusion": "image_fourier_trans betas_for_alpha_bar",
     "logger": "shutil osp JSONOutputFormat",
 }
@@ -187,7 +229,7 @@ def handed_on_by(name: str) -> set[str]:
                 found |= {key for key in vars(module(node.module)) if not key.startswith("_")}
             else:
                 found.add(alias.asname or alias.name)
-    return found - {"module", "hand_on"}
+    return found - {"module", "hand_on"} | {"__all__"}
 
 
 def test_names_that_just_upstream_had_come_with_the_porch_alone():
@@ -218,10 +260,11 @@ json.dump([loaded, before, after], sys.stdout)
 
 def test_a_porch_does_not_replace_what_the_module_has(monkeypatch):
     porch, real = ModuleType("porch"), ModuleType("real")
-    porch.__dict__.update(own="porch", th="torch", module=real, hand_on=_porch.hand_on)
+    porch.__dict__.update(own="porch", th="torch", module=real, hand_on=_porch.hand_on, STAR="own")
     real.own = "real"
     monkeypatch.setitem(sys.modules, "porch", porch)
-    _porch.hand_on("porch", real)
+    _porch.hand_on("porch", real, "own")
     assert sys.modules["porch"] is real
     assert (real.own, real.th, real.__name__) == ("real", "torch", "real")
-    assert not hasattr(real, "hand_on") and not hasattr(real, "module")
+    assert real.__all__ == ["own"]
+    assert not {"hand_on", "module", "STAR"} & vars(real).keys()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -162,7 +162,11 @@ class LossSecondMomentResampler(LossAwareSampler):
         return bool((self._loss_counts == self.history_per_term).all())
 
 
-SCHEDULE_SAMPLERS = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentResampler}
+# Functions, which look the classes up when they are called: programs replace them.
+SCHEDULE_SAMPLERS: dict[str, Callable[[ForwardProcess], ScheduleSampler]] = {
+    "uniform": lambda diffusion: UniformSampler(diffusion),
+    "loss-second-moment": lambda diffusion: LossSecondMomentResampler(diffusion),
+}
 
 
 def create_named_schedule_sampler(name: str, diffusion: ForwardProcess) -> ScheduleSampler:

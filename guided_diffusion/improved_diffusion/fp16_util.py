@@ -8,6 +8,12 @@ from .. import fp16_util
 from ..fp16_util import *
 from ..fp16_util import _flatten_dense_tensors, _unflatten_dense_tensors
 
+# Upstream's names, and no other, as in the porch.
+__all__ = """
+    convert_module_to_f16 convert_module_to_f32 make_master_params master_params_to_model_params
+    model_grads_to_master_grads nn unflatten_master_params zero_grad
+""".split()
+
 Params, Masters = Iterable[Tensor], Sequence[Tensor]
 
 

@@ -8,6 +8,11 @@ from .. import image_datasets
 from ..image_datasets import *
 from ..image_datasets import _list_image_files_recursively
 
+# Upstream's names, and no other, as in the porch.
+__all__ = """
+    DataLoader Dataset Image ImageDataset MPI bf load_data np
+""".split()
+
 
 def load_data(
     *,

@@ -11,10 +11,18 @@ from ..config.upstream import DEFAULT_SETS
 from ..diffusion import gaussian_diffusion as gd
 from ..diffusion.respace import SpacedDiffusion, space_timesteps
 from ..diffusion.settings import ProcessSettings
-from ..models.faces import defaults_for, face
-from ..models.script_util import build, build_network, create_gaussian_diffusion
+from ..models.faces import defaults_for, face, pair
+from ..models.script_util import build_network, create_gaussian_diffusion
 from ..networks.unet import SuperResModel, UNetModel
 from ..script_util import NUM_CLASSES, add_dict_to_argparser, args_to_dict, str2bool
+
+# Upstream's names, and no other, as in the porch.
+__all__ = """
+    NUM_CLASSES SpacedDiffusion SuperResModel UNetModel add_dict_to_argparser argparse
+    args_to_dict create_gaussian_diffusion create_model create_model_and_diffusion gd inspect
+    model_and_diffusion_defaults space_timesteps sr_create_model sr_create_model_and_diffusion
+    sr_model_and_diffusion_defaults str2bool
+""".split()
 
 _SIZES = "num_channels num_res_blocks"
 _REST = (
@@ -27,21 +35,23 @@ _ALONE = (
     "num_heads_upsample use_scale_shift_norm dropout"
 )
 
-_doc = "Build the network of images and its process."
-_names = f"image_size class_cond learn_sigma sigma_small {_REST}"
-create_model_and_diffusion = face(
-    "create_model_and_diffusion", _doc, build, (ModelSettings, ProcessSettings), _names
-)
 _doc, _names = "Build the network of images.", f"image_size {_ALONE}"
 create_model = face("create_model", _doc, build_network, (ModelSettings,), _names)
-_doc = "Build the super-resolution network and its process."
-_names = f"large_size small_size class_cond learn_sigma {_REST}"
-sr_create_model_and_diffusion = face(
-    "sr_create_model_and_diffusion", _doc, build, (SuperResSettings, ProcessSettings), _names
+_doc = "Build the network of images and its process."
+_names = f"image_size class_cond learn_sigma sigma_small {_REST}"
+_make = pair("create_model", "create_gaussian_diffusion")
+create_model_and_diffusion = face(
+    "create_model_and_diffusion", _doc, _make, (ModelSettings, ProcessSettings), _names
 )
 _doc = "Build the super-resolution network; `small_size` is the side of its low_res input."
 _names = f"large_size small_size {_ALONE}"
 sr_create_model = face("sr_create_model", _doc, build_network, (SuperResSettings,), _names)
+_doc = "Build the super-resolution network and its process."
+_names = f"large_size small_size class_cond learn_sigma {_REST}"
+_make = pair("sr_create_model", "create_gaussian_diffusion")
+sr_create_model_and_diffusion = face(
+    "sr_create_model_and_diffusion", _doc, _make, (SuperResSettings, ProcessSettings), _names
+)
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:

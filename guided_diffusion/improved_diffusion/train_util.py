@@ -17,6 +17,14 @@ from .fp16_util import (
     zero_grad,
 )
 
+# Upstream's names, and no other, as in the porch.
+__all__ = """
+    AdamW DDP INITIAL_LOG_LOSS_SCALE LossAwareSampler TrainLoop UniformSampler bf copy dist
+    dist_util find_ema_checkpoint find_resume_checkpoint functools get_blob_logdir log_loss_dict
+    logger make_master_params master_params_to_model_params model_grads_to_master_grads np os
+    parse_resume_step_from_filename th unflatten_master_params update_ema zero_grad
+""".split()
+
 
 def _trainer_attribute(name: str) -> Any:
     """Make a property that reads and sets an attribute of the loop's trainer."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..config.settings import Settings, defaults, fields_of
+from ..diffusion.signatures import accepted
 
 
 def face(
@@ -51,9 +52,32 @@ def face(
     create.__name__ = create.__qualname__ = name
     create.__doc__ = doc
     create.__signature__ = signature  # type: ignore[attr-defined]
+    parameters_of = signature.parameters.values()
+    create.__annotations__ = {p.name: p.annotation for p in parameters_of if p.name in types}
     # The module that calls us, as for a namedtuple: pickle looks for the function there.
     create.__module__ = sys._getframe(1).f_globals["__name__"]
     return create
+
+
+def pair(create_network: str, create_process: str) -> Callable[..., tuple[Any, Any]]:
+    """Return a builder of a network and its process by two functions of the module that calls this.
+
+    They are looked up at each call, since programs replace them as they do with upstream's. Each
+    gets those settings that it took when this function was called, and still takes.
+    """
+    module, names = sys._getframe(1).f_globals, (create_network, create_process)
+    published = {name: inspect.signature(module[name]).parameters for name in names}
+
+    def make(network: Settings, process: Settings, **rest: Any) -> tuple[Any, Any]:
+        values = network.values() | process.values() | rest
+        values["steps"] = values["diffusion_steps"]
+        made = []
+        for name, parameters in published.items():
+            own = {key: values[key] for key in parameters}
+            made.append(module[name](**accepted(module[name], **own)))
+        return made[0], made[1]
+
+    return make
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -56,7 +56,7 @@ def channel_mults(
     flag = f"{prefix}channel_mult"
     if text == "" and image_size not in presets:
         known = f"there is a preset for {sorted(presets)}, got {image_size}"
-        raise ArgumentError(size_flag, f"{known}; give --{flag}, such as 1,2,3,4, for other sizes")
+        raise ArgumentError(size_flag, f"{known}; give {flag}, such as 1,2,3,4, for other sizes")
     mult = numbers(flag, text, float) if text else presets[image_size]
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         got = f"{','.join(map(str, mult))} times {width}"

@@ -1,7 +1,7 @@
 """Build networks and processes from settings.
 
-`build` takes typed settings. Upstream's `create_*` functions call it; they have the published
-parameters, in their order and with their defaults, and other settings as keywords (see `faces`).
+`build` takes typed settings. Upstream's `create_*` functions have the published parameters, in
+their order and with their defaults, and other settings as keywords (see `faces`).
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
-from .faces import defaults_for, face
+from .faces import defaults_for, face, pair
 from .network_arguments import SUPER_RES_CHANNEL_MULT, attention_factors, channel_mults, width
 
 CLASSIFIER_HEAD_CHANNELS = 64
@@ -206,12 +206,15 @@ _CLASSIFIER = (
 _OUT = f"* out_channels={NUM_CLASSES}"
 
 
-create_model_and_diffusion = face(
-    "create_model_and_diffusion",
-    "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
-    build,
-    (ModelSettings, ProcessSettings),
-    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order {_CLASSES}",
+create_gaussian_diffusion = face(
+    "create_gaussian_diffusion",
+    "Build a process (see `ProcessSettings`); `steps` is its `diffusion_steps`.",
+    lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
+    (ProcessSettings,),
+    "* steps=1000 learn_sigma=False sigma_small=False noise_schedule='linear' use_kl=False "
+    "predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False "
+    "timestep_respacing=''",
+    left_out="diffusion_steps",
 )
 create_model = face(
     "create_model",
@@ -223,12 +226,12 @@ create_model = face(
     "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
     f"use_fp16=False use_new_attention_order=False {_CLASSES}",
 )
-create_classifier_and_diffusion = face(
-    "create_classifier_and_diffusion",
-    "Build the noisy-image classifier and the process whose noise it reads.",
-    lambda network, process, out_channels: build(network, process, out_channels),
-    (ClassifierSettings, ProcessSettings),
-    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OUT}",
+create_model_and_diffusion = face(
+    "create_model_and_diffusion",
+    "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
+    pair("create_model", "create_gaussian_diffusion"),
+    (ModelSettings, ProcessSettings),
+    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order {_CLASSES}",
 )
 create_classifier = face(
     "create_classifier",
@@ -237,13 +240,12 @@ create_classifier = face(
     (ClassifierSettings,),
     f"{_CLASSIFIER} {_OUT}",
 )
-sr_create_model_and_diffusion = face(
-    "sr_create_model_and_diffusion",
-    "Build the super-resolution network and its process (see `SuperResSettings`).",
-    build,
-    (SuperResSettings, ProcessSettings),
-    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
-    f"{_CLASSES}",
+create_classifier_and_diffusion = face(
+    "create_classifier_and_diffusion",
+    "Build the noisy-image classifier and the process whose noise it reads.",
+    pair("create_classifier", "create_gaussian_diffusion"),
+    (ClassifierSettings, ProcessSettings),
+    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OUT}",
 )
 sr_create_model = face(
     "sr_create_model",
@@ -254,6 +256,14 @@ sr_create_model = face(
     "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
     f"dropout resblock_updown use_fp16 {_CLASSES}",
 )
+sr_create_model_and_diffusion = face(
+    "sr_create_model_and_diffusion",
+    "Build the super-resolution network and its process (see `SuperResSettings`).",
+    pair("sr_create_model", "create_gaussian_diffusion"),
+    (SuperResSettings, ProcessSettings),
+    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
+    f"{_CLASSES}",
+)
 create_model_and_diffusion_2d = face(
     "create_model_and_diffusion_2d",
     "Build the network of points and its process (see `PointNetworkSettings`).",
@@ -261,16 +271,6 @@ create_model_and_diffusion_2d = face(
     (PointNetworkSettings, ProcessSettings),
     f"learn_sigma num_channels num_res_blocks dropout {_PROCESS} use_checkpoint use_fp16 "
     "in_channels=2",
-)
-create_gaussian_diffusion = face(
-    "create_gaussian_diffusion",
-    "Build a process (see `ProcessSettings`); `steps` is its `diffusion_steps`.",
-    lambda process, steps: build_process(process.replace(diffusion_steps=steps)),
-    (ProcessSettings,),
-    "* steps=1000 learn_sigma=False sigma_small=False noise_schedule='linear' use_kl=False "
-    "predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False "
-    "timestep_respacing=''",
-    left_out="diffusion_steps",
 )
 
 

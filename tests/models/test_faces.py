@@ -3,6 +3,7 @@
 import inspect
 import pickle
 from dataclasses import dataclass
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -216,6 +217,7 @@ def test_a_face_hands_settings_to_groups_and_the_rest_on_by_name():
         "(horn, size: int, name: str = 3, fast: bool = False, *, speed=7, steep: float = 0.5)"
     )
     assert go("x", 5, steep=0.1)[1] == Road("3", 5, 0.1)
+    assert get_type_hints(go) == {"size": int, "name": str, "fast": bool, "steep": float}
     assert go.__module__ == __name__ and pickle.loads(pickle.dumps(go)) is go
 
 

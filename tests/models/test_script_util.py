@@ -155,7 +155,7 @@ def test_widths_of_a_super_resolution_network_are_by_size_or_as_given(flags, wid
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"large_size": 48}, "large_size: there is a preset for .*, got 48; give --channel_mult"),
+        ({"large_size": 48}, "large_size: there is a preset for .*, got 48; give channel_mult"),
         ({"large_size": 18, "channel_mult": "1,2,2"}, "large_size: .*multiple of 4, got 18"),
         ({"small_size": 17}, "small_size: expected 1 to large_size 16, got 17"),
         ({"small_size": 0}, "small_size: expected a whole number of at least 1, got 0"),
@@ -217,7 +217,7 @@ def test_every_preset_builds(size):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"image_size": 48}, r"image_size: .*\[16, 32, 64, 128, 256, 512\], got 48; give --chan"),
+        ({"image_size": 48}, r"image_size: .*\[16, 32, 64, 128, 256, 512\], got 48; give chan"),
         ({"image_size": 18, "channel_mult": "1,2,2"}, "image_size: .*multiple of 4, got 18"),
         ({"image_size": 0, "channel_mult": "1,2"}, "image_size: .*got 0"),
         ({"image_size": -16, "channel_mult": "1,2"}, "image_size: .*got -16"),
@@ -257,7 +257,7 @@ def test_a_flag_that_cannot_work_is_named(flags, message):
     ("flags", "message"),
     [
         ({"classifier_width": 48}, "classifier_width: expected a multiple of 32, got 48"),
-        ({"image_size": 48}, "image_size: .* give --classifier_channel_mult"),
+        ({"image_size": 48}, "image_size: .* give classifier_channel_mult"),
         ({"classifier_channel_mult": "1,x"}, "classifier_channel_mult: "),
         ({"classifier_pool": "deep"}, "pool: .*'deep'"),
     ],

@@ -1,14 +1,17 @@
 """Settings of other projects: parsers, JSON, YAML and plain dicts with exactly upstream's keys."""
 
 import argparse
+import importlib
 import json
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch as th
 from support.upstream_program import NAMESPACES, SHAPE, create_argparser
 
-from guided_diffusion import script_util
+import guided_diffusion.improved_diffusion  # noqa: F401  (makes its name importable)
+from guided_diffusion import resample, script_util
 from guided_diffusion.script_util import (
     add_dict_to_argparser,
     args_to_dict,
@@ -176,6 +179,44 @@ def test_positional_arguments_stand_in_upstreams_order():
     ]
     model, diffusion = create_model_and_diffusion(*values)
     assert process_of(model, diffusion).num_timesteps == 10
+
+
+def wide_model(image_size, num_channels, num_res_blocks, channel_mult="", **kwargs):
+    """A fork's own builder."""
+    return create_model(image_size, 2 * num_channels, num_res_blocks, channel_mult, **kwargs)
+
+
+def few_steps(*, steps=1000, noise_schedule="linear", timestep_respacing=""):
+    """A fork's process, with fewer parameters than upstream's."""
+    return create_gaussian_diffusion(steps=steps, timestep_respacing="5")
+
+
+@pytest.mark.parametrize("name", ["guided_diffusion", "improved_diffusion"])
+def test_functions_that_a_fork_replaced_are_called(monkeypatch, name):
+    module = importlib.import_module(f"{name}.script_util")
+    monkeypatch.setattr(module, "create_model", wide_model)
+    monkeypatch.setattr(module, "create_gaussian_diffusion", few_steps)
+    flags = {key: value for key, value in TINY.items() if key != "channel_mult"}
+    flags = dict(module.model_and_diffusion_defaults(), **flags)
+    model, diffusion = module.create_model_and_diffusion(**flags)
+    assert model.model_channels == 64 and model.out_channels == 6 and diffusion.num_timesteps == 5
+
+
+def test_a_mock_in_the_place_of_a_builder_is_called_once():
+    flags = dict(classifier_and_diffusion_defaults(), classifier_use_fp16=True)
+    with mock.patch("guided_diffusion.script_util.create_classifier", autospec=True) as create:
+        create_classifier_and_diffusion(**flags)
+    create.assert_called_once()
+    assert create.call_args.kwargs["classifier_use_fp16"] is True
+
+
+def test_a_resampler_that_a_fork_replaced_is_built(monkeypatch):
+    class Late(resample.UniformSampler):
+        pass
+
+    monkeypatch.setattr(resample, "UniformSampler", Late)
+    sampler = resample.create_named_schedule_sampler("uniform", create_gaussian_diffusion())
+    assert type(sampler) is Late
 
 
 def test_classifier_flags_of_a_training_script():
