@@ -7,8 +7,4 @@ from .runtime.dist_util import *
 from .runtime.dist_util import _find_free_port
 from .runtime.lazy import MPI, bf
 
-STAR = """
-    GPUS_PER_NODE MPI SETUP_RETRY_COUNT bf dev dist io load_state_dict os setup_dist socket
-    sync_params th
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

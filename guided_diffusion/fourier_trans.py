@@ -10,7 +10,4 @@ from .runtime.lazy import cv2
 from .translation import fourier_trans as module
 from .translation.fourier_trans import *
 
-STAR = """
-    cv2 get_adaptive_list image_fourier_trans np torch warnings
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

@@ -10,9 +10,4 @@ from .diffusion.gaussian_diffusion import *
 from .diffusion.schedules import betas_for_alpha_bar, get_named_beta_schedule
 from .translation.fourier_trans import image_fourier_trans
 
-STAR = """
-    GaussianDiffusion LossType ModelMeanType ModelVarType betas_for_alpha_bar
-    discretized_gaussian_log_likelihood enum get_named_beta_schedule image_fourier_trans math
-    mean_flat normal_kl np th
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

@@ -11,9 +11,4 @@ from .data.image_files import _list_image_files_recursively, list_image_files
 from .data.imagenet import get_image_filenames_for_label
 from .runtime.lazy import MPI, bf
 
-STAR = """
-    DataLoader Dataset Image ImageDataset MPI bf center_crop_arr get_image_filenames_for_label
-    list_image_files load_data load_source_data_for_domain_translation math np os random
-    random_crop_arr
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

@@ -13,12 +13,4 @@ from .runtime.log_formats import CSVOutputFormat, JSONOutputFormat, TensorBoardO
 from .runtime.logger import *
 from .runtime.logger import _configure_default_logger
 
-STAR = """
-    CSVOutputFormat DEBUG DISABLED ERROR HumanOutputFormat INFO JSONOutputFormat KVWriter Logger
-    SeqWriter TensorBoardOutputFormat WARN configure contextmanager datetime debug defaultdict
-    dump_tabular dumpkvs error get_current get_dir get_rank_without_mpi_import getkvs info json
-    log logkv logkv_mean logkvs make_output_format mpi_weighted_mean os osp profile profile_kv
-    record_tabular reset scoped_configure set_comm set_level shutil sys tempfile time warn
-    warnings
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

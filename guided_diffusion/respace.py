@@ -8,7 +8,4 @@ from .diffusion import respace as module
 from .diffusion.respace import *
 from .diffusion.respace import _WrappedModel
 
-STAR = """
-    GaussianDiffusion SpacedDiffusion np space_timesteps th
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

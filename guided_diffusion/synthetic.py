@@ -10,9 +10,4 @@ from .networks import synthetic as module
 from .networks.nn import convert_module_to_f16, convert_module_to_f32
 from .networks.synthetic import *
 
-STAR = """
-    ResBlock SyntheticModel TimestepBlock TimestepEmbedSequential abstractmethod checkpoint
-    convert_module_to_f16 convert_module_to_f32 linear nn normalization th timestep_embedding
-    zero_module
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

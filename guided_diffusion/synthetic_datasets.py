@@ -8,10 +8,4 @@ from .data import synthetic_datasets as module
 from .data.synthetic_datasets import *
 from .runtime.lazy import plt
 
-STAR = """
-    BaseSampler ConcentricRingSampler ConcentricSquareSampler DataLoader Dataset
-    OlympicRingSampler OlympicSquareSampler RingSampler SquareSampler Synthetic2DDataset
-    Synthetic2DType enum heatmap load_2d_data make_checkerboard make_moons normalize np plt
-    save_plots scatter
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

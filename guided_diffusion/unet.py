@@ -9,34 +9,9 @@ import torch as th
 
 from ._porch import hand_on
 from .networks import unet as module
-from .networks.attention import (
-    AttentionBlock,
-    QKVAttention,
-    QKVAttentionLegacy,
-    count_flops_attn,
-)
-from .networks.nn import (
-    Downsample,
-    ResBlock,
-    TimestepBlock,
-    TimestepEmbedSequential,
-    Upsample,
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    convert_module_to_f16,
-    convert_module_to_f32,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from .networks.attention import *
+from .networks.nn import TimestepBlock, avg_pool_nd, checkpoint, normalization, zero_module
 from .networks.unet import *
+from .networks.unet_base import *
 
-STAR = """
-    AttentionBlock AttentionPool2d Downsample EncoderUNetModel F QKVAttention QKVAttentionLegacy
-    ResBlock SuperResModel TimestepBlock TimestepEmbedSequential UNetModel Upsample
-    abstractmethod avg_pool_nd checkpoint conv_nd convert_module_to_f16 convert_module_to_f32
-    count_flops_attn linear math nn normalization np th timestep_embedding zero_module
-"""
-hand_on(__name__, module, STAR)
+hand_on(__name__, module)

@@ -260,11 +260,12 @@ json.dump([loaded, before, after], sys.stdout)
 
 def test_a_porch_does_not_replace_what_the_module_has(monkeypatch):
     porch, real = ModuleType("porch"), ModuleType("real")
-    porch.__dict__.update(own="porch", th="torch", module=real, hand_on=_porch.hand_on, STAR="own")
+    porch.__dict__.update(own="porch", th="torch", module=real, hand_on=_porch.hand_on)
     real.own = "real"
     monkeypatch.setitem(sys.modules, "porch", porch)
-    _porch.hand_on("porch", real, "own")
+    monkeypatch.setitem(_porch.STARS, "porch", "own")
+    _porch.hand_on("porch", real)
     assert sys.modules["porch"] is real
     assert (real.own, real.th, real.__name__) == ("real", "torch", "real")
     assert real.__all__ == ["own"]
-    assert not {"hand_on", "module", "STAR"} & vars(real).keys()
+    assert not {"hand_on", "module"} & vars(real).keys()

@@ -5,14 +5,11 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from .. import fp16_util
+from .._porch import star_of
 from ..fp16_util import *
 from ..fp16_util import _flatten_dense_tensors, _unflatten_dense_tensors
 
-# Upstream's names, and no other, as in the porch.
-__all__ = """
-    convert_module_to_f16 convert_module_to_f32 make_master_params master_params_to_model_params
-    model_grads_to_master_grads nn unflatten_master_params zero_grad
-""".split()
+__all__ = star_of(__name__)
 
 Params, Masters = Iterable[Tensor], Sequence[Tensor]
 

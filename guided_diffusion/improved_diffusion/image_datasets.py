@@ -5,13 +5,11 @@ from collections.abc import Iterator, Sequence
 import torch as th
 
 from .. import image_datasets
+from .._porch import star_of
 from ..image_datasets import *
 from ..image_datasets import _list_image_files_recursively
 
-# Upstream's names, and no other, as in the porch.
-__all__ = """
-    DataLoader Dataset Image ImageDataset MPI bf load_data np
-""".split()
+__all__ = star_of(__name__)
 
 
 def load_data(

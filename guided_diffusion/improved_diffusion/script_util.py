@@ -5,6 +5,7 @@ import argparse
 import inspect
 from typing import Any
 
+from .._porch import star_of
 from ..config.network_settings import ModelSettings, SuperResSettings
 from ..config.settings import Settings, defaults
 from ..config.upstream import DEFAULT_SETS
@@ -16,13 +17,7 @@ from ..models.script_util import build_network, create_gaussian_diffusion
 from ..networks.unet import SuperResModel, UNetModel
 from ..script_util import NUM_CLASSES, add_dict_to_argparser, args_to_dict, str2bool
 
-# Upstream's names, and no other, as in the porch.
-__all__ = """
-    NUM_CLASSES SpacedDiffusion SuperResModel UNetModel add_dict_to_argparser argparse
-    args_to_dict create_gaussian_diffusion create_model create_model_and_diffusion gd inspect
-    model_and_diffusion_defaults space_timesteps sr_create_model sr_create_model_and_diffusion
-    sr_model_and_diffusion_defaults str2bool
-""".split()
+__all__ = star_of(__name__)
 
 _SIZES = "num_channels num_res_blocks"
 _REST = (

@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 
 from .. import logger, train_util
+from .._porch import star_of
 from ..fp16_util import MixedPrecisionTrainer
 from ..train_util import *
 from ..train_util import find_resume_checkpoint
@@ -17,13 +18,7 @@ from .fp16_util import (
     zero_grad,
 )
 
-# Upstream's names, and no other, as in the porch.
-__all__ = """
-    AdamW DDP INITIAL_LOG_LOSS_SCALE LossAwareSampler TrainLoop UniformSampler bf copy dist
-    dist_util find_ema_checkpoint find_resume_checkpoint functools get_blob_logdir log_loss_dict
-    logger make_master_params master_params_to_model_params model_grads_to_master_grads np os
-    parse_resume_step_from_filename th unflatten_master_params update_ema zero_grad
-""".split()
+__all__ = star_of(__name__)
 
 
 def _trainer_attribute(name: str) -> Any:

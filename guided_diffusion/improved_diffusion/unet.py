@@ -7,16 +7,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from .. import unet
+from .._porch import star_of
 from ..nn import SiLU
 from ..unet import *
 
-# Upstream's names, and no other, as in the porch.
-__all__ = """
-    AttentionBlock Downsample F QKVAttention ResBlock SiLU SuperResModel TimestepBlock
-    TimestepEmbedSequential UNetModel Upsample abstractmethod avg_pool_nd checkpoint conv_nd
-    convert_module_to_f16 convert_module_to_f32 linear math nn normalization np th
-    timestep_embedding zero_module
-""".split()
+__all__ = star_of(__name__)
 
 
 class QKVAttention(unet.QKVAttentionLegacy):
