@@ -39,7 +39,7 @@ NUCLEAR_DENSITY = 0.37
 SMALLEST_NUCLEUS = 4  # area, px at the scale of FIELD
 PEAK_SIGMA = 1.0  # width of the blur that peaks stand out from, px at the scale of FIELD
 # Intercept and slope on the root of the area fraction. After a change of the drawing, fit them
-# again: fit_severity(range(10000, 12000)).
+# again: `fit_severity(range(10000, 12000))` of tests/data/test_drawn_tissue.py.
 SEVERITY_FIT = (-1.064, 2.684)
 
 
@@ -329,22 +329,3 @@ def severity_of(image: np.ndarray) -> float:
     """
     intercept, slope = SEVERITY_FIT
     return intercept + slope * float(np.sqrt(measure(image).area_fraction))
-
-
-def fit_severity(seeds: Sequence[int], size: int = FIELD) -> tuple[float, float]:
-    """Fit intercept and slope of `severity_of` to tiles drawn with severities even over [0, 1].
-
-    Args:
-        seeds: seeds of the tiles, at least two.
-        size: side of the tiles in pixels, at least 16.
-
-    Raises:
-        ValueError: if there are fewer than two seeds, or as `draw_tile`.
-    """
-    if len(seeds) < 2:
-        raise ValueError(f"seeds: expected at least 2, got {len(seeds)}")
-    severities = np.linspace(0.0, 1.0, len(seeds)).tolist()
-    tiles = (draw_tile(*drawn, size) for drawn in zip(seeds, severities, strict=True))
-    roots = [np.sqrt(measure(tile).area_fraction) for tile in tiles]
-    slope, intercept = np.polyfit(roots, severities, 1)
-    return float(intercept), float(slope)

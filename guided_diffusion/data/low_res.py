@@ -1,10 +1,8 @@
 """Small images that a super-resolution network enlarges, NCHW float32 in [-1, 1] as large ones."""
 
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch as th
 import torch.nn.functional as F
 
@@ -41,25 +39,11 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
     Raises:
         UserError: if there are no images, or they do not fit the network.
     """
+    kinds, labels = "an .npz or a folder of images", "prefix" if class_cond else ""
     with blame("base_samples"):
-        if not path or not Path(path).exists():
-            raise UserError(f"expected an .npz or a folder of images, got {path!r}")
         if Path(path).is_file():
-            _refuse_npz(path, (side, side, in_channels))
-        return open_images(path, side, in_channels, labels="prefix" if class_cond else "")
-
-
-def _refuse_npz(path: str, expected: tuple[int, ...]) -> None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file.get("arr_0")
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"expected an .npz, got {path} ({error})") from None
-    if images is None or images.dtype != np.uint8 or images.shape[1:] != expected:
-        found = "no arr_0" if images is None else f"{images.dtype} {list(images.shape)}"
-        raise UserError(
-            f"expected arr_0 of uint8 [N, {', '.join(map(str, expected))}], as the "
-            f"model's --small_size says, found {found} in {path}"
-        )
-    if not len(images):
-        raise UserError(f"expected images, found none in {path}")
+            size = open_images(path, 0, in_channels, expected=kinds).size
+            if size != (side, side):
+                expected = f"expected {side}x{side} pixels, as the model's --small_size says"
+                raise UserError(f"{path}: {expected}, got {size[0]}x{size[1]}")
+        return open_images(path, side, in_channels, labels=labels, expected=kinds)

@@ -65,13 +65,17 @@ def test_small_images_of_a_folder_are_in_order_of_name_with_labels_of_names(tmp_
 @pytest.mark.parametrize(
     ("arrays", "class_cond", "message"),
     [
-        ([IMAGES[:, :2, :2]], False, r"uint8 \[N, 4, 4, 3\], .* found uint8 \[3, 2, 2, 3\] in "),
-        ([IMAGES[..., :1]], False, r"found uint8 \[3, 4, 4, 1\] in "),
-        ([IMAGES.astype(np.float32)], False, r"found float32 \[3, 4, 4, 3\] in "),
-        ([IMAGES[0]], False, r"found uint8 \[4, 4, 3\] in "),
-        ([IMAGES[:0]], False, "expected images, found none in"),
-        ([], False, "found no arr_0 in "),
-        ([np.array([None])], False, "expected an .npz, got .*allow_pickle"),
+        (
+            [IMAGES[:, :2, :2]],
+            False,
+            "expected 4x4 pixels, as the model's --small_size .* 2x2",
+        ),
+        ([IMAGES[..., :2]], False, r"got \[3, 4, 4, 2\] uint8"),
+        ([IMAGES.astype(np.float32)], False, r"got \[3, 4, 4, 3\] float32"),
+        ([IMAGES[0]], False, r"got \[4, 4, 3\] uint8"),
+        ([IMAGES[:0]], False, r"got \[0, 4, 4, 3\] uint8"),
+        ([], False, "expected an array arr_0 of images, got nothing"),
+        ([np.array([None])], False, r"expected arr_0 to be images .*, got \[1\] object"),
         ([IMAGES], True, "expected as arr_1 a class of 0 to 999 for each image, .*found none in"),
         ([IMAGES, np.array([1, 2])], True, "found none in"),
         ([IMAGES, np.array([1, 2, 0.5])], True, "found none in"),
@@ -84,6 +88,12 @@ def test_an_npz_that_does_not_fit_is_refused(tmp_path, arrays, class_cond, messa
         low_res.open_base_samples(path, 4, class_cond, 3)
 
 
+def test_grey_images_of_an_npz_become_colour_as_those_of_a_folder_do(tmp_path):
+    path = save(tmp_path / "base.npz", IMAGES[..., :1])
+    images, _ = low_res.open_base_samples(path, 4, False, 3).batch([0, 2])
+    assert images.shape == (2, 3, 4, 4) and torch.equal(images[:, 0], images[:, 2])
+
+
 def test_what_is_no_npz_and_no_folder_of_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("no archive")
@@ -94,10 +104,10 @@ def test_what_is_no_npz_and_no_folder_of_images_is_refused(tmp_path):
     for name, message in (
         ("missing", "expected an .npz or a folder of images, got "),
         ("empty", "no image in "),
-        ("text.npz", "expected an .npz, got "),
-        ("nothing.npz", "expected an .npz, got "),
-        ("array.npy", "expected an .npz, got "),
-        ("cut.npz", "expected an .npz, got "),
+        ("text.npz", ".*text.npz: expected an .npz with arr_0, .* cannot be read"),
+        ("nothing.npz", ".*nothing.npz: expected an .npz with arr_0, .* cannot be read"),
+        ("array.npy", "expected an .npz or a folder of images, got "),
+        ("cut.npz", ".*cut.npz: expected an .npz with arr_0, .* cannot be read"),
     ):
         with pytest.raises(UserError, match=f"base_samples: {message}"):
             low_res.open_base_samples(str(tmp_path / name), 4, False, 3)
