@@ -42,12 +42,15 @@ def scaling(asked: ScalingSettings) -> dict[str, Any]:
     if min(counts) < 1:
         raise ArgumentError("counts", f"expected numbers above 0, got {asked.counts}")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        tiles = _copy_tiles(place / "tiles", max(*counts, asked.rank_images))
-        runs = [
-            {n: _peak(asked, tiles, n, place / f"memory{n}_{turn}") for n in counts}
-            for turn in range(asked.rounds)
-        ]
+        place, runs = Path(folder), []
+        tiles = place / "tiles"
+        tiles.mkdir()
+        known = list_image_files(demo.PLACES["data_dir"])
+        for index in range(max(*counts, asked.rank_images)):
+            shutil.copy(known[index % len(known)], tiles / f"{index:05d}.png")
+        for turn in range(asked.rounds):
+            flags = {n: _flags(asked, tiles, n, place / f"memory{n}_{turn}") for n in counts}
+            runs.append({n: int(run(MEASURED, flags[n]).split()[-1]) for n in counts})
         ranks = {n: _times(asked, tiles, n, place / f"ranks{n}") for n in (1, 2)}
     memory = {n: statistics.median(peaks[n] for peaks in runs) for n in counts}
     whole, made = ([ranks[n][key] for n in (1, 2)] for key in ("whole", "without_start"))
@@ -82,18 +85,6 @@ def lines(record: dict[str, Any]) -> list[str]:
     ratios = record["ratio"], record["ratio_without_start"]
     line = "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start"
     return [*found, line.format(*ratios)]
-
-
-def _copy_tiles(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    tiles = list_image_files(demo.PLACES["data_dir"])
-    for index in range(count):
-        shutil.copy(tiles[index % len(tiles)], folder / f"{index:05d}.png")
-    return folder
-
-
-def _peak(asked: ScalingSettings, tiles: Path, count: int, out_dir: Path) -> int:
-    return int(run(MEASURED, _flags(asked, tiles, count, out_dir)).split()[-1])
 
 
 def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:

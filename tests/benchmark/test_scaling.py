@@ -7,6 +7,7 @@ import pytest
 from guided_diffusion.benchmark import scaling
 from guided_diffusion.benchmark.settings import ScalingSettings
 from guided_diffusion.errors import UserError
+from guided_diffusion.generation import demo
 
 
 def asked(**flags):
@@ -63,8 +64,8 @@ def test_each_figure_is_a_run_of_the_sampler(tmp_path, monkeypatch):
 
 
 def test_the_sampler_tells_its_peak_of_memory(tmp_path):
-    tiles = scaling._copy_tiles(tmp_path / "tiles", 1)
-    assert scaling._peak(asked(), tiles, 1, tmp_path / "run") > 50e6
+    flags = scaling._flags(asked(), demo.PLACES["data_dir"], 1, tmp_path / "run")
+    assert int(scaling.run(scaling.MEASURED, flags).split()[-1]) > 50e6
     assert (tmp_path / "run").is_dir()
 
 
