@@ -3,6 +3,7 @@
 import importlib
 import typing
 
+__all__ = ()
 __version__ = "0.1.0"
 
 if not typing.TYPE_CHECKING:
@@ -14,7 +15,7 @@ if not typing.TYPE_CHECKING:
         `guided_diffusion.dist_util`, since its modules import one another.
         """
         try:
-            if not name.startswith("_"):
+            if name.isidentifier() and not name.startswith("_"):
                 return importlib.import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":

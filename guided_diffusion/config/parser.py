@@ -129,8 +129,11 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flag = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(flag, [f"--{name}" for name in self.usual], 1)
+            flags = [word.partition("=")[0].lower() for word in unknown if word[:2] == "--"]
+            known = [
+                f"--{name}" for name in ("help", *self.usual, *(["defaults"] if self.sets else []))
+            ]
+            near = difflib.get_close_matches(flags[0], known, 1, cutoff=0.75) if flags else []
             hint = "".join(f"; did you mean {one}?" for one in near)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found

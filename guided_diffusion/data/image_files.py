@@ -79,7 +79,7 @@ def readable(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Image.UnidentifiedImageError:
-        raise UserError(f"{path}: expected a readable image, got another kind of file") from None
+        raise UserError(f"{path}: expected a readable image, got none or a damaged one") from None
     except UNREADABLE as error:
         got = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: expected a readable image, got {got}") from None

@@ -132,9 +132,9 @@ class ReverseProcess(ForwardProcess):
         """Return the clean image that the network's output implies, edited and clipped as asked."""
         xstart = mean_half
         if self.model_mean_type == ModelMeanType.EPSILON:
-            xstart = self._predict_xstart_from_eps(x, t, mean_half)
+            xstart = self._predict_xstart_from_eps(x_t=x, t=t, eps=mean_half)
         elif self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            xstart = self._predict_xstart_from_xprev(x, t, mean_half)
+            xstart = self._predict_xstart_from_xprev(x_t=x, t=t, xprev=mean_half)
         if denoised_fn is not None:
             xstart = denoised_fn(xstart)
         return xstart.clamp(-1.0, 1.0) if clip_denoised else xstart

@@ -12,7 +12,7 @@ from ..config.upstream import DEFAULT_SETS
 from ..diffusion import gaussian_diffusion as gd
 from ..diffusion.respace import SpacedDiffusion, space_timesteps
 from ..diffusion.settings import ProcessSettings
-from ..models.faces import defaults_for, face, pair
+from ..models.faces import by_two, defaults_for, face
 from ..models.script_util import build_network, create_gaussian_diffusion
 from ..networks.unet import SuperResModel, UNetModel
 from ..script_util import NUM_CLASSES, add_dict_to_argparser, args_to_dict, str2bool
@@ -34,7 +34,7 @@ _doc, _names = "Build the network of images.", f"image_size {_ALONE}"
 create_model = face("create_model", _doc, build_network, (ModelSettings,), _names)
 _doc = "Build the network of images and its process."
 _names = f"image_size class_cond learn_sigma sigma_small {_REST}"
-_make = pair("create_model", "create_gaussian_diffusion")
+_make = by_two("create_model", 3, _names)
 create_model_and_diffusion = face(
     "create_model_and_diffusion", _doc, _make, (ModelSettings, ProcessSettings), _names
 )
@@ -43,7 +43,7 @@ _names = f"large_size small_size {_ALONE}"
 sr_create_model = face("sr_create_model", _doc, build_network, (SuperResSettings,), _names)
 _doc = "Build the super-resolution network and its process."
 _names = f"large_size small_size class_cond learn_sigma {_REST}"
-_make = pair("sr_create_model", "create_gaussian_diffusion")
+_make = by_two("sr_create_model", 4, _names)
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion", _doc, _make, (SuperResSettings, ProcessSettings), _names
 )

@@ -119,7 +119,7 @@ def load_domain(
         UserError: if the path, the file or the settings do not fit.
     """
     file, flags = weights_file(Path(path)), dict(flags or {})
-    record, state, classes = training_record(file), load_state(file), None
+    record = training_record(file)
     trained = _trained_args(file, record, kind, assumed or {})
     for name in flags.keys() - trained.keys():
         raise ArgumentError(name, f"no setting of such a model; it has {', '.join(trained)}")
@@ -129,6 +129,12 @@ def load_domain(
         for name in sorted(trained.keys() - FREE_OF_TRAINING)
         if record and args[name] != trained[name]
     }
+    state, classes = load_state(file), None
+    if not record:
+        logger.log(
+            f"{file}: no args.json beside it; assuming these flags, which the command line can "
+            f"change: {' '.join(f'--{k} {v!r}' for k, v in trained.items())}"
+        )
     if kind is CLASSIFIER:
         channels, classes = shape_of(state, "input_blocks.0.0.weight"), number_of_classes(state)
         if classes is None or len(channels) != 4:
@@ -147,10 +153,9 @@ def load_domain(
     except ArgumentError as error:
         if error.name in flags or not record:
             raise
-        if causes := [change for name, change in changed.items() if name in flags]:
-            told = f"{file}: trained with {', '.join(causes)}, where {error.report}"
-            raise UserError(told) from None
         problem = f"{error.problem} in {file.with_name('args.json')}"
+        if causes := [change for name, change in changed.items() if name in flags]:
+            problem += f" (trained with {', '.join(causes)})"
         raise ArgumentError(error.name, problem) from None
     fill(model, state, file, kind.signs, changed)
     model.to(device, memory_format=th.channels_last).eval().requires_grad_(False)
@@ -174,13 +179,7 @@ def _trained_args(
             f"{f' (check --{kind.flag})' if kind.flag else ''}"
         )
     told, known = record.get("args", assumed), defaults(kind.settings, ProcessSettings)
-    args = known | {name: value for name, value in told.items() if name in known}
-    if not record:
-        logger.log(
-            f"{file}: no args.json beside it; assuming these flags, which the command line can "
-            f"change: {' '.join(f'--{k} {v!r}' for k, v in args.items())}"
-        )
-    return args
+    return known | {name: value for name, value in told.items() if name in known}
 
 
 def load_asked(

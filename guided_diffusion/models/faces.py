@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..config.settings import Settings, defaults, fields_of
-from ..diffusion.signatures import accepted
 
 
 def face(
@@ -59,22 +58,30 @@ def face(
     return create
 
 
-def pair(create_network: str, create_process: str) -> Callable[..., tuple[Any, Any]]:
-    """Return a builder of a network and its process by two functions of the module that calls this.
+def by_two(create_network: str, places: int, parameters: str) -> Callable[..., tuple[Any, Any]]:
+    """Return a builder of a network and its process that calls two functions of the calling module.
 
-    They are looked up at each call, since programs replace them as they do with upstream's. Each
-    gets those settings that it took when this function was called, and still takes.
+    They are `create_network` and `create_gaussian_diffusion`, looked up at each call, as programs
+    replace them. They get what upstream hands to its own, and a setting that upstream does not have
+    only where it is not at its default.
+
+    Args:
+        create_network: name of a face that builds the network.
+        places: number of its arguments that upstream gives by place.
+        parameters: names of the parameters of upstream's function for both, as for `face`.
     """
-    module, names = sys._getframe(1).f_globals, (create_network, create_process)
-    published = {name: inspect.signature(module[name]).parameters for name in names}
+    module, known = sys._getframe(1).f_globals, {"steps", *parameters.split()}
+    names = create_network, "create_gaussian_diffusion"
+    signatures = {name: inspect.signature(module[name]).parameters for name in names}
 
     def make(network: Settings, process: Settings, **rest: Any) -> tuple[Any, Any]:
         values = network.values() | process.values() | rest
-        values["steps"] = values["diffusion_steps"]
-        made = []
-        for name, parameters in published.items():
-            own = {key: values[key] for key in parameters}
-            made.append(module[name](**accepted(module[name], **own)))
+        values["steps"], made = values["diffusion_steps"], []
+        for name, own in signatures.items():
+            given = [key for key in own if key in known or values[key] != own[key].default]
+            by_place = given[:places] if name == create_network else []
+            by_name = {key: values[key] for key in given if key not in by_place}
+            made.append(module[name](*(values[key] for key in by_place), **by_name))
         return made[0], made[1]
 
     return make

@@ -25,7 +25,7 @@ from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
-from .faces import defaults_for, face, pair
+from .faces import by_two, defaults_for, face
 from .network_arguments import SUPER_RES_CHANNEL_MULT, attention_factors, channel_mults, width
 
 CLASSIFIER_HEAD_CHANNELS = 64
@@ -226,12 +226,13 @@ create_model = face(
     "num_heads_upsample=-1 use_scale_shift_norm=False dropout=0 resblock_updown=False "
     f"use_fp16=False use_new_attention_order=False {_CLASSES}",
 )
+_names = f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order"
 create_model_and_diffusion = face(
     "create_model_and_diffusion",
     "Build the network of images and its process (see `ModelSettings` and `ProcessSettings`).",
-    pair("create_model", "create_gaussian_diffusion"),
+    by_two("create_model", 3, _names),
     (ModelSettings, ProcessSettings),
-    f"{_NETWORK} channel_mult {_HEADS} {_PROCESS} {_BODY} use_new_attention_order {_CLASSES}",
+    f"{_names} {_CLASSES}",
 )
 create_classifier = face(
     "create_classifier",
@@ -240,12 +241,13 @@ create_classifier = face(
     (ClassifierSettings,),
     f"{_CLASSIFIER} {_OUT}",
 )
+_names = f"{_CLASSIFIER} learn_sigma {_PROCESS}"
 create_classifier_and_diffusion = face(
     "create_classifier_and_diffusion",
     "Build the noisy-image classifier and the process whose noise it reads.",
-    pair("create_classifier", "create_gaussian_diffusion"),
+    by_two("create_classifier", 8, _names),
     (ClassifierSettings, ProcessSettings),
-    f"{_CLASSIFIER} learn_sigma {_PROCESS} {_OUT}",
+    f"{_names} {_OUT}",
 )
 sr_create_model = face(
     "sr_create_model",
@@ -256,13 +258,13 @@ sr_create_model = face(
     "attention_resolutions num_heads num_head_channels num_heads_upsample use_scale_shift_norm "
     f"dropout resblock_updown use_fp16 {_CLASSES}",
 )
+_names = f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY}"
 sr_create_model_and_diffusion = face(
     "sr_create_model_and_diffusion",
     "Build the super-resolution network and its process (see `SuperResSettings`).",
-    pair("sr_create_model", "create_gaussian_diffusion"),
+    by_two("sr_create_model", 4, _names),
     (SuperResSettings, ProcessSettings),
-    f"large_size small_size {_NETWORK.removeprefix('image_size ')} {_HEADS} {_PROCESS} {_BODY} "
-    f"{_CLASSES}",
+    f"{_names} {_CLASSES}",
 )
 create_model_and_diffusion_2d = face(
     "create_model_and_diffusion_2d",

@@ -55,7 +55,10 @@ DATA = [
     ("--data_dir {place}/missing", "--data_dir: expected a folder of images, got '{place}/missing"),
     ("--data_dir {file}", "--data_dir: expected a folder of images, got '{file}'"),
     ("--data_dir {empty}", "--data_dir: no image in {empty} or below it (looked for .jpg"),
-    ("--data_dir {text}", "{text}/zz.png: expected a readable image, got another kind of file"),
+    (
+        "--data_dir {text}",
+        "{text}/zz.png: expected a readable image, got none or a damaged one",
+    ),
     ("--data_dir {cut}", "{cut}/zz.png: expected a readable image, got "),
 ]
 TRAINING = [

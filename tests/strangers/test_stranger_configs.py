@@ -181,42 +181,59 @@ def test_positional_arguments_stand_in_upstreams_order():
     assert process_of(model, diffusion).num_timesteps == 10
 
 
-def wide_model(image_size, num_channels, num_res_blocks, channel_mult="", **kwargs):
-    """A fork's own builder."""
-    return create_model(image_size, 2 * num_channels, num_res_blocks, channel_mult, **kwargs)
+BUILT = [
+    ("guided-diffusion", "create_model", 3),
+    ("guided-diffusion", "sr_create_model", 4),
+    ("guided-diffusion", "create_classifier", 8),
+    ("improved-diffusion", "create_model", 3),
+    ("improved-diffusion", "sr_create_model", 4),
+]
+OF_A_PROCESS = {"steps", *diffusion_defaults()} - {"diffusion_steps"}
 
 
-def few_steps(*, steps=1000, noise_schedule="linear", timestep_respacing=""):
-    """A fork's process, with fewer parameters than upstream's."""
-    return create_gaussian_diffusion(steps=steps, timestep_respacing="5")
+@pytest.mark.parametrize(("repository", "name", "places"), BUILT)
+def test_functions_that_a_fork_replaced_get_what_upstream_hands_to_its_own(
+    monkeypatch, repository, name, places
+):
+    module = importlib.import_module(f"{repository.replace('-', '_')}.script_util")
+    both = name.replace("create_model", "create_model_and_diffusion")
+    both = both.replace("classifier", "classifier_and_diffusion")
+    known = "classifier_and_diffusion" if "classifier" in name else "model_and_diffusion"
+    known = f"{'sr_' if name.startswith('sr_') else ''}{known}_defaults"
+    flags = dict(getattr(module, known)(), diffusion_steps=70)
+    create, process = mock.Mock(), mock.Mock()
+    monkeypatch.setattr(module, name, create)
+    monkeypatch.setattr(module, "create_gaussian_diffusion", process)
+    made = getattr(module, both)(**flags)
+    assert made == (create.return_value, process.return_value)
+    (args, kwargs), (none, of_process) = create.call_args, process.call_args
+    names = NAMESPACES[repository]["script_util"]["positional"][name]
+    assert args == tuple(flags[key] for key in names[:places])
+    assert kwargs == {key: flags[key] for key in names[places:]}
+    assert none == () and of_process["steps"] == 70
+    assert of_process.keys() - {"sigma_small"} == OF_A_PROCESS
 
 
-@pytest.mark.parametrize("name", ["guided_diffusion", "improved_diffusion"])
-def test_functions_that_a_fork_replaced_are_called(monkeypatch, name):
-    module = importlib.import_module(f"{name}.script_util")
-    monkeypatch.setattr(module, "create_model", wide_model)
-    monkeypatch.setattr(module, "create_gaussian_diffusion", few_steps)
-    flags = {key: value for key, value in TINY.items() if key != "channel_mult"}
-    flags = dict(module.model_and_diffusion_defaults(), **flags)
-    model, diffusion = module.create_model_and_diffusion(**flags)
-    assert model.model_channels == 64 and model.out_channels == 6 and diffusion.num_timesteps == 5
-
-
-def test_a_mock_in_the_place_of_a_builder_is_called_once():
-    flags = dict(classifier_and_diffusion_defaults(), classifier_use_fp16=True)
-    with mock.patch("guided_diffusion.script_util.create_classifier", autospec=True) as create:
-        create_classifier_and_diffusion(**flags)
-    create.assert_called_once()
-    assert create.call_args.kwargs["classifier_use_fp16"] is True
+def test_a_setting_that_a_forks_function_does_not_take_is_not_dropped(monkeypatch):
+    monkeypatch.setattr(script_util, "create_model", lambda image_size, *sizes, **upstreams: sizes)
+    flags = dict(model_and_diffusion_defaults(), **TINY)
+    assert create_model_and_diffusion(**flags)[0] == (32, 1)
+    monkeypatch.setattr(script_util, "create_gaussian_diffusion", lambda *, steps: steps)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learn_sigma'"):
+        create_model_and_diffusion(**flags)
+    monkeypatch.setattr(script_util, "create_model", mock.Mock())
+    monkeypatch.setattr(script_util, "create_gaussian_diffusion", mock.Mock())
+    create_model_and_diffusion(**flags, attention_kind="hybrid")
+    assert script_util.create_model.call_args.kwargs["attention_kind"] == "hybrid"
 
 
 def test_a_resampler_that_a_fork_replaced_is_built(monkeypatch):
-    class Late(resample.UniformSampler):
-        pass
-
-    monkeypatch.setattr(resample, "UniformSampler", Late)
-    sampler = resample.create_named_schedule_sampler("uniform", create_gaussian_diffusion())
-    assert type(sampler) is Late
+    for name, kind in (
+        ("uniform", "UniformSampler"),
+        ("loss-second-moment", "LossSecondMomentResampler"),
+    ):
+        monkeypatch.setattr(resample, kind, lambda diffusion: ("mine", diffusion))
+        assert resample.create_named_schedule_sampler(name, "process") == ("mine", "process")
 
 
 def test_classifier_flags_of_a_training_script():
