@@ -119,11 +119,22 @@ import guided_diffusion.train_util
 import guided_diffusion as g
 assert "guided_diffusion.respace" not in sys.modules
 found = [g.dist_util.__name__, g.respace is sys.modules["guided_diffusion.respace"]]
-json.dump([*found, hasattr(g, "nonsense"), hasattr(g, "__main__")], sys.stdout)
+found += [hasattr(g, name) for name in ("nonsense", "nonsense.x", "__main__")]
+names = {}
+exec("from guided_diffusion import *", names)
+json.dump([*found, len(names)], sys.stdout)
 """
-    assert python(code) == ["guided_diffusion.runtime.dist_util", True, False, False]
+    assert python(code) == ["guided_diffusion.runtime.dist_util", True, False, False, False, 1]
     with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
         exec("from guided_diffusion import nonsense")
+
+
+def test_a_module_that_misses_a_package_says_which(monkeypatch):
+    monkeypatch.delitem(sys.modules, "guided_diffusion.losses")
+    monkeypatch.delattr(guided_diffusion, "losses", raising=False)
+    monkeypatch.setitem(sys.modules, "guided_diffusion._porch", None)
+    with pytest.raises(ModuleNotFoundError, match="guided_diffusion._porch"):
+        _ = guided_diffusion.losses
 
 
 def test_the_logger_needs_no_torch():

@@ -57,6 +57,17 @@ def noise_folder(tmp_path):
     return tmp_path
 
 
+def test_a_file_that_may_not_be_read_is_named_once(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(image_files.dist_util, "open_bytes", refuse)
+    with pytest.raises(
+        UserError, match="^a.png: expected a readable image, got Permission denied$"
+    ):
+        image_files.open_image("a.png")
+
+
 def test_images_are_found_in_all_folders_whatever_the_case_of_their_names(tmp_path):
     names = ["b.png", "a.JPG", "c/d/e.Tiff", "c/f.jpeg", "c/with space_\u00e9.webp"]
     for name in [*names, "notes.txt", "c/png", "archive.png.zip"]:

@@ -1,5 +1,7 @@
 """Processes built by hand, used by hand, and subclassed, whose every override takes effect."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
@@ -228,6 +230,9 @@ class PassingOn(GaussianDiffusion):
     def _vb_terms_bpd(self, model, **kwargs):
         return super()._vb_terms_bpd(model, **kwargs)
 
+    def _predict_xstart_from_xprev(self, **kwargs):
+        return super()._predict_xstart_from_xprev(**kwargs)
+
 
 def test_arguments_come_by_name_as_from_upstream():
     for diffusion in both(PassingOn):
@@ -236,8 +241,9 @@ def test_arguments_come_by_name_as_from_upstream():
             assert move(quiet, x, t)["sample"].shape == SHAPE
         assert diffusion.ddim_sample(quiet, x, t, cond_fn=quiet)["sample"].shape == SHAPE
         assert diffusion.calc_bpd_loop(quiet, x)["vb"].shape[0] == SHAPE[0]
-    for loss_type in LossType:
-        diffusion = PassingOn(**HAND_MADE | {"loss_type": loss_type})
+    for loss_type, mean_type in itertools.product(LossType, ModelMeanType):
+        own = {"loss_type": loss_type, "model_mean_type": mean_type}
+        diffusion = PassingOn(**HAND_MADE | own)
         assert diffusion.training_losses(quiet, x, t)["loss"].shape == t.shape
         diffusion.model_var_type = ModelVarType.LEARNED_RANGE
         wide = diffusion.training_losses(lambda x, t: th.cat([x, x], 1), x, t)
