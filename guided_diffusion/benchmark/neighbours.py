@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..generation import demo
-from ..runtime import dist_util, run_folder
+from ..runtime import dist_util
 from . import scaling, timing
 from .settings import NeighboursSettings
 
@@ -68,11 +68,8 @@ def neighbours(asked: NeighboursSettings) -> dict[str, Any]:
         "rows": rows,
         "rounds": asked.rounds,
         **own,
-        "device": timing.device_name(dist_util.dev()),
-        "cores": dist_util.cores(),
         "extrapolated": False,
-        "seconds": time.perf_counter() - start,
-    } | run_folder.versions()
+    } | timing.circumstances(start)
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -19,7 +19,6 @@ from ..config.parser import numbers
 from ..data.image_files import list_image_files
 from ..errors import ArgumentError, UserError
 from ..generation import demo
-from ..runtime import dist_util, run_folder
 from . import timing
 from .settings import ScalingSettings
 
@@ -62,11 +61,8 @@ def scaling(asked: ScalingSettings) -> dict[str, Any]:
         "ranks": ranks,
         "ratio": whole[0] / whole[1],
         "ratio_without_start": made[0] / made[1],
-        "device": timing.device_name(dist_util.dev()),
-        "cores": dist_util.cores(),
         "extrapolated": False,
-        "seconds": time.perf_counter() - start,
-    } | run_folder.versions()
+    } | timing.circumstances(start)
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -135,10 +135,14 @@ def record(
         "extrapolated": any(row.get("extrapolated", False) for row in rows),
         "rows": rows,
         "matmul_peak": peaks,
-        "device": device_name(dist_util.dev()),
         "threads": th.get_num_threads(),
-        "seconds": time.perf_counter() - start,
-    } | run_folder.versions()
+    } | circumstances(start)
+
+
+def circumstances(start: float) -> dict[str, Any]:
+    """Return device, number of cores, seconds since `start`, and versions."""
+    machine = {"device": device_name(dist_util.dev()), "cores": dist_util.cores()}
+    return machine | {"seconds": time.perf_counter() - start} | run_folder.versions()
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
