@@ -9,11 +9,7 @@ __version__ = "0.1.0"
 if not typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> typing.Any:
-        """Import a module when it is first read as an attribute.
-
-        With upstream `import guided_diffusion.train_util` is enough to read
-        `guided_diffusion.dist_util`, since its modules import one another.
-        """
+        """Import a module when it is first read, as upstream's modules do with one another."""
         try:
             if name.isidentifier() and not name.startswith("_"):
                 return importlib.import_module(f"{__name__}.{name}")
