@@ -10,8 +10,7 @@ name work with the real module.
 import sys
 from types import ModuleType
 
-# Names that `import *` brings: those of all upstreams together, and no other, since that could hide
-# one of the program that imports.
+# Names that `import *` brings: all upstreams' and no other, which could hide a user's own.
 STARS = {
     "color_datasets": "ColorDataset DataLoader Dataset Image bf color load_color_data_for_training load_color_data_for_translation np rgb_sample_to_image sample_to_image",
     "dist_util": "GPUS_PER_NODE MPI SETUP_RETRY_COUNT bf dev dist io load_state_dict os setup_dist socket sync_params th",

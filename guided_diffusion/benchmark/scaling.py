@@ -78,9 +78,8 @@ def lines(record: dict[str, Any]) -> list[str]:
     for n, times in record["ranks"].items():
         made = f"{times['without_start']:.1f} s without their start"
         found.append(f"{n} rank{'s' * (n > 1)}: {times['whole']:.1f} s, {made}")
-    ratios = record["ratio"], record["ratio_without_start"]
-    line = "2 ranks over 1: {:.2f} times as fast, {:.2f} without the start"
-    return [*found, line.format(*ratios)]
+    line = "2 ranks over 1: {ratio:.2f} times as fast, {ratio_without_start:.2f} without the start"
+    return [*found, line.format(**record)]
 
 
 def _times(asked: ScalingSettings, tiles: Path, ranks: int, out_dir: Path) -> dict[str, float]:

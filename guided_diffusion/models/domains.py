@@ -125,9 +125,9 @@ def load_domain(
         raise ArgumentError(name, f"no setting of such a model; it has {', '.join(trained)}")
     args = trained | flags
     changed = {
-        name: f"--{name} {trained[name]!r}, used with {args[name]!r}"
-        for name in sorted(trained.keys() - FREE_OF_TRAINING)
-        if record and args[name] != trained[name]
+        name: f"--{name} {trained[name]!r}, used with {flags[name]!r}"
+        for name in sorted(flags.keys() - FREE_OF_TRAINING)
+        if record and flags[name] != trained[name]
     }
     state, classes = load_state(file), None
     if not record:
@@ -153,17 +153,11 @@ def load_domain(
     except ArgumentError as error:
         if error.name in flags or not record:
             raise
-        problem = f"{error.problem} in {file.with_name('args.json')}"
-        if causes := [change for name, change in changed.items() if name in flags]:
-            problem += f" (trained with {', '.join(causes)})"
+        cause = f" (trained with {', '.join(changed.values())})" if changed else ""
+        problem = f"{error.problem} in {file.with_name('args.json')}{cause}"
         raise ArgumentError(error.name, problem) from None
     fill(model, state, file, kind.signs, changed)
-    model.to(device, memory_format=th.channels_last).eval().requires_grad_(False)
-    if args["classifier_use_fp16" if classes else "use_fp16"]:
-        if th.device(device).type == "cpu":  # where half precision is slower than float32
-            model.dtype = th.float32
-        else:
-            model.convert_to_fp16()
+    execution.to_use(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
     name = label or file.parent.name
     return Domain(model, diffusion, name, file, network, process, digest(file), classes)
 

@@ -79,9 +79,9 @@ def by_two(create_network: str, places: int, parameters: str) -> Callable[..., t
         values["steps"], made = values["diffusion_steps"], []
         for name, own in signatures.items():
             given = [key for key in own if key in known or values[key] != own[key].default]
-            by_place = given[:places] if name == create_network else []
-            by_name = {key: values[key] for key in given if key not in by_place}
-            made.append(module[name](*(values[key] for key in by_place), **by_name))
+            count = places if name == create_network else 0
+            by_name = {key: values[key] for key in given[count:]}
+            made.append(module[name](*(values[key] for key in given[:count]), **by_name))
         return made[0], made[1]
 
     return make

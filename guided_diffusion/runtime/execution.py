@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import sys
+from typing import Any
 
 import torch as th
 
@@ -47,6 +48,15 @@ def to_train(
     """Move a network to a device, in the memory layout in which it is trained there."""
     layout, _ = training_layout(device.type, settle_precision(precision, device), use_fp16)
     return network.to(device, memory_format=layout)
+
+
+def to_use(network: Any, device: th.device | str, use_fp16: bool) -> None:
+    """Move a trained network to a device; with use_fp16 in half precision, except on a CPU."""
+    network.to(device, memory_format=th.channels_last).eval().requires_grad_(False)
+    if use_fp16 and th.device(device).type == "cpu":  # where half precision is slower
+        network.dtype = th.float32
+    elif use_fp16:
+        network.convert_to_fp16()
 
 
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
