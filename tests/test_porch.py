@@ -232,7 +232,7 @@ JUST_UPSTREAMS = {  # names that a module of upstream happened to import, and ou
 
 
 def handed_on_by(name: str) -> set[str]:
-    """The names that the file of a porch brings, those of its stars included."""
+    """The names that the file of a porch brings, by a star or one by one."""
     found: set[str] = set()
     for node in imports_of(name):
         for alias in node.names:

@@ -130,9 +130,7 @@ class _Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [word.partition("=")[0].lower() for word in unknown if word[:2] == "--"]
-            known = [
-                f"--{name}" for name in ("help", *self.usual, *(["defaults"] if self.sets else []))
-            ]
+            known = ["--help", *["--defaults"] * bool(self.sets), *(f"--{n}" for n in self.usual)]
             near = difflib.get_close_matches(flags[0], known, 1, cutoff=0.75) if flags else []
             hint = "".join(f"; did you mean {one}?" for one in near)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")

@@ -41,10 +41,10 @@ def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) 
     """
     kinds, labels = "an .npz or a folder of images", "prefix" if class_cond else ""
     with blame("base_samples"):
-        if Path(path).is_file():
-            whole = open_images(path, 0, in_channels, expected=kinds)
-            found = "x".join(map(str, whole.size)) if len(whole) else "no image"
-            if found != f"{side}x{side}":
-                expected = f"expected {side}x{side} pixels, as the model's --small_size says"
-                raise UserError(f"{path}: {expected}, got {found}")
-        return open_images(path, side, in_channels, labels=labels, expected=kinds)
+        cut = 0 if Path(path).is_file() else side  # images of an .npz have their size already
+        images = open_images(path, cut, in_channels, labels=labels, expected=kinds)
+        found = "x".join(map(str, images.size)) if len(images) else "no image"
+        if found != f"{side}x{side}":
+            expected = f"expected {side}x{side} pixels, as the model's --small_size says"
+            raise UserError(f"{path}: {expected}, got {found}")
+        return images

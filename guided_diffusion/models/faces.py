@@ -72,17 +72,18 @@ def by_two(create_network: str, places: int, parameters: str) -> Callable[..., t
     """
     module, known = sys._getframe(1).f_globals, {"steps", *parameters.split()}
     names = create_network, "create_gaussian_diffusion"
-    signatures = {name: inspect.signature(module[name]).parameters for name in names}
+    published = {name: inspect.signature(module[name]).parameters for name in names}
+
+    def call(name: str, values: Mapping[str, Any], places: int) -> Any:
+        own = published[name]
+        given = [key for key in own if key in known or values[key] != own[key].default]
+        by_name = {key: values[key] for key in given[places:]}
+        return module[name](*(values[key] for key in given[:places]), **by_name)
 
     def make(network: Settings, process: Settings, **rest: Any) -> tuple[Any, Any]:
         values = network.values() | process.values() | rest
-        values["steps"], made = values["diffusion_steps"], []
-        for name, own in signatures.items():
-            given = [key for key in own if key in known or values[key] != own[key].default]
-            count = places if name == create_network else 0
-            by_name = {key: values[key] for key in given[count:]}
-            made.append(module[name](*(values[key] for key in given[:count]), **by_name))
-        return made[0], made[1]
+        values["steps"] = values["diffusion_steps"]
+        return call(names[0], values, places), call(names[1], values, 0)
 
     return make
 

@@ -50,7 +50,7 @@ class TwoRanks:
             *argv: its flags.
 
         Returns:
-            the highest exit code, and the texts of rank 0 followed by those of rank 1.
+            the highest exit code, then the texts of rank 0, then the texts of rank 1.
         """
         results = self.each(launcher, call, name, *argv)
         texts = zip(*((result.out, result.err) for result in results), strict=True)
