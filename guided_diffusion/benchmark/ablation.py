@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from PIL import Image
 
+from ..data.image_features import LUMA
 from ..data.image_source import ImageSource
 from ..data.pictures import grid, scale_of, to_uint8
 from ..errors import require
@@ -129,7 +130,7 @@ def structure_kept(sequences: Sequence[ImageSequence]) -> list[float]:
 def _grey(tiles: np.ndarray) -> th.Tensor:
     # [N, H, W, C] uint8 -> [N, 1, H, W], luma of ITU-R BT.601 of colour images.
     values = th.from_numpy(tiles).float().movedim(-1, 1)
-    weights = th.tensor([0.299, 0.587, 0.114]) if values.shape[1] == 3 else th.ones(1)
+    weights = th.tensor(LUMA) if values.shape[1] == 3 else th.ones(1)
     return (values[:, : len(weights)] * weights[:, None, None]).sum(1, keepdim=True)
 
 

@@ -88,6 +88,7 @@ def forward(
         raise ArgumentError("batch_sizes", f"expected numbers above 0, got {asked.batch_sizes}")
     shapes = {name: network.replace(**variant.flags) for name, variant in VARIANTS.items()}
     networks = {name: _network(shapes[name], process, VARIANTS[name]) for name in VARIANTS}
+    flops = {name: cost.flops(shape, process) for name, shape in shapes.items()}
     device, side = dist_util.dev(), network.image_size
     peaks, rows = timing.matmul_peaks(device), []
     for done, size in enumerate(sizes):
@@ -103,8 +104,8 @@ def forward(
         repeated = {name: partial(run, repeats) for name, run in contestants.items()}
         runs = timing.interleaved(repeated, asked.rounds)
         for name, variant in VARIANTS.items():
-            flops = cost.flops(shapes[name], process)
-            row = timing.compared(runs, name, repeats * size, flops, peaks[variant.precision])
+            peak = peaks[variant.precision]
+            row = timing.compared(runs, name, repeats * size, flops[name], peak)
             rows.append({"name": name, "batch_size": size, **row})
             if asked.profile:
                 rows[-1]["operators"] = timing.operators(repeated[name], device)

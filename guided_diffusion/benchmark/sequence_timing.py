@@ -99,7 +99,7 @@ def sequence(
 def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     """Choose the depths of each image by the published search, on a short encoding."""
     walk = WalkSettings(preset="fast").resolved(source.diffusion.num_timesteps)
-    images = open_first(source, asked)
+    images = open_first(source, asked.data_dir, asked.num_images)
     clean, _ = images.batch(range(len(images)))
     encoder = Predictor(source, max_batch=asked.max_batch, priority="global")
     _, features = encode_decode.encode(encoder, clean, walk)
@@ -107,12 +107,12 @@ def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     return [wanted.choose(curve).values for curve in features]
 
 
-def open_first(source: Domain, asked: SequenceTimingSettings) -> ImageSource:
-    """Open the first `num_images` of `data_dir`, as the source model takes them."""
+def open_first(source: Domain, data_dir: str, num_images: int) -> ImageSource:
+    """Open the first images of a folder, as the source model takes them."""
     network = source.network
     with blame("data_dir"):
-        images = open_images(asked.data_dir, network.image_size, network.in_channels)
-    return images.first(asked.num_images)
+        images = open_images(data_dir, network.image_size, network.in_channels)
+    return images.first(num_images)
 
 
 def few(name: str) -> bool:
@@ -127,7 +127,7 @@ def domains(network: ModelSettings, process: ProcessSettings) -> list[Domain]:
         return [load_domain(place, device=dist_util.dev()) for place in places]
     pair = [script_util.build(network, process) for _ in range(2)]
     for model, _ in pair:
-        model.to(dist_util.dev(), memory_format=th.channels_last).eval().requires_grad_(False)
+        execution.to_use(model, dist_util.dev(), network.use_fp16)
     return [Domain(*each, "fresh", Path("fresh weights"), network, process) for each in pair]
 
 
@@ -149,7 +149,7 @@ def contestant(
     chooses them, and makes all images.
     """
     pair = domains(network, process)
-    images = open_first(pair[0], asked)
+    images = open_first(pair[0], asked.data_dir, asked.num_images)
     if name == BASELINE:
         return partial(_published_sequences, pair, images, asked.amount)
     preset, precision = ENGINES[name]

@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..config.settings import setting
+from ..evaluation.feature_extractors import EXTRACTORS
 from ..runtime.settings import PRECISIONS, DeviceSettings, SeedSettings
 
 
@@ -32,9 +33,7 @@ class AblationSettings(SeedSettings, DeviceSettings):
     batch_size: int = setting(16, "images per step", minimum=1)
     lr: float = setting(1e-3, "learning rate at the start, falling to 0", minimum=0)
     ema_rate: str = setting("0.995", "decay of the averaged weights")
-    features: str = setting(
-        "small", "network of the KID, as in evaluate.py", choices=("auto", "inception", "small")
-    )
+    features: str = setting("small", "network of the KID, as in evaluate.py", choices=EXTRACTORS)
     jobs: int = setting(1, "trainings at once", minimum=1)
     precision: str = setting("auto", "arithmetic of the trainings", choices=PRECISIONS)
 

@@ -14,9 +14,7 @@ from typing import Any
 import torch as th
 
 from ..config.parser import names
-from ..data.image_formats import open_images
 from ..diffusion.schedules import GRIDS
-from ..errors import blame
 from ..evaluation.set_distances import psnr
 from ..generation import demo
 from ..models.domains import Domain, load_domain
@@ -25,6 +23,7 @@ from ..runtime.settings import ExecutionSettings
 from ..translation.encode_decode import decode, encode
 from ..translation.predictor import Predictor
 from ..translation.settings import PRESETS, WalkSettings
+from .sequence_timing import open_first
 from .settings import BenchmarkSettings, CompareDepthsSettings
 
 SHARES = (0.3, 0.6, 1.0)  # of full depth
@@ -73,10 +72,8 @@ def load_pair(asked: BenchmarkSettings | CompareDepthsSettings) -> tuple[Domain,
     asked = demo.with_places(asked)
     places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    with blame("data_dir"):
-        tiles = open_images(asked.data_dir, source.network.image_size, source.network.in_channels)
-    images, _ = tiles.batch(range(min(asked.num_images, len(tiles))))
-    return source, target, images
+    images = open_first(source, asked.data_dir, asked.num_images)
+    return source, target, images.batch(range(len(images)))[0]
 
 
 def engines(grids: Sequence[str], levels: int) -> Iterator[tuple[str, WalkSettings, str]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch as th
 
-from ..runtime import dist_util, run_folder
+from ..runtime import dist_util, execution, run_folder
 from .settings import TimingSettings
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
@@ -180,9 +180,7 @@ def device_name(device: th.device) -> str:
     """Return the name of a GPU, or "cpu" with the instructions that bound its matrix products."""
     if device.type == "cuda":
         return th.cuda.get_device_name(device)
-    units = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
-    found = [name for name, unit in units.items() if getattr(th.cpu, unit, bool)()]
-    return " ".join(["cpu", *found])
+    return " ".join(["cpu", *execution.bf16_instructions()])
 
 
 def matmul_peaks(device: th.device, repeats: int = 20) -> dict[str, float]:

@@ -49,13 +49,12 @@ def main(asked: AblationSettings) -> None:
     sets = []
     for place in PLACES:
         with blame(place):
-            sets.append(open_images(folders[place], asked.image_size))
-    batches = [images.batch(range(min(len(images), asked.num_images)))[0] for images in sets]
+            sets.append(open_images(folders[place], asked.image_size).first(asked.num_images))
+    batches = [images.batch(range(len(images)))[0] for images in sets]
     extractor = create_extractor(asked.features, "", dist_util.dev())
     tiles = [to_uint8(images) for images in batches]
     reference = ablation.features_of(extractor, tiles[1])
-    sources = sets[2].first(asked.num_images)
-    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), sources, reference)
+    material = ablation.Material(tuple(batches[:2]), tuple(batches[2:]), sets[2], reference)
     recipe = Recipe(DepthSettings(asked.amount, "uniform"), WALK, BatchSettings(16, 64))
     table, pictures, device = [], [], dist_util.dev()
     for row in ablation.ROWS:

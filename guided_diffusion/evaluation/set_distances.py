@@ -185,13 +185,15 @@ def evaluate(
         replicates: number of halves to draw for the intervals; 0: no intervals.
         seed: base seed of all draws.
     """
-    results = {name: {"value": value} for name, value in _scores(reference, samples).items()}
-    if "kid" in results:
-        results["kid"] = kid(reference.pooled, samples.pooled, seed)
+    both = len(reference) and len(samples)
+    results = {"kid": kid(reference.pooled, samples.pooled, seed)} if both else {}
+    results |= {name: {"value": value} for name, value in _scores(reference, samples).items()}
 
     def scores_of_halves(index: int) -> dict[str, float]:
         rng = generator(seed, Stream.INTERVALS, index)
-        return _scores(reference.half(rng), samples.half(rng))
+        one, other = reference.half(rng), samples.half(rng)
+        distance = {"kid": polynomial_mmd(one.pooled, other.pooled)} if both else {}
+        return distance | _scores(one, other)
 
     count = replicates if len(reference) or len(samples) else 0
     drawn = map_over_ranks(scores_of_halves, range(count), "intervals", "half")
@@ -205,7 +207,6 @@ def _scores(reference: Measured, samples: Measured) -> dict[str, float]:
     found = {}
     if len(reference) and len(samples):
         pair = (reference.pooled, samples.pooled)
-        found["kid"] = polynomial_mmd(*pair)
         found["precision"], found["recall"] = precision_and_recall(*pair)
     for distance in ("fid", "sfid"):
         one, other = reference.gaussian(distance), samples.gaussian(distance)

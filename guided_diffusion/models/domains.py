@@ -4,7 +4,7 @@
 beside the weights; settings that are given override them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,22 @@ def _trained_args(
         )
     told, known = record.get("args", assumed), defaults(kind.settings, ProcessSettings)
     return known | {name: value for name, value in told.items() if name in known}
+
+
+def refuse_differing(who: str, one: Domain, other: Domain, flags: Iterable[str]) -> None:
+    """Refuse two domains whose settings differ in one of the flags.
+
+    Args:
+        who: the two in words, as "source and target".
+        one: a domain.
+        other: another domain.
+        flags: names of settings; a setting that a domain lacks counts as None.
+    """
+    for flag in flags:
+        values = one.args.get(flag), other.args.get(flag)
+        if values[0] != values[1]:
+            found = f"{one.origin} has {values[0]!r}, {other.origin} has {values[1]!r}"
+            raise ArgumentError(flag, f"{who} need the same; {found}")
 
 
 def load_asked(

@@ -24,8 +24,13 @@ def settle_precision(precision: str, device: th.device) -> str:
     if device.type == "cuda":
         return "bf16" if th.cuda.is_bf16_supported() else "fp32"
     # CPUs without these instructions compute in bfloat16, but slower than in float32.
-    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return "bf16" if any(getattr(th.cpu, unit, bool)() for unit in units) else "fp32"
+    return "bf16" if bf16_instructions() else "fp32"
+
+
+def bf16_instructions() -> list[str]:
+    """Return the names of this CPU's instructions for products of matrices in bfloat16."""
+    units = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    return [name for name, unit in units.items() if getattr(th.cpu, unit, bool)()]
 
 
 def training_layout(

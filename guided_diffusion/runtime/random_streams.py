@@ -69,6 +69,11 @@ def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(entropy))
 
 
+def seed_torch(seed: int, stream: Stream, *index: int) -> None:
+    """Seed torch's global generator, for draws that take no other; see `generator`."""
+    th.manual_seed(int(generator(seed, stream, *index).integers(2**62)))
+
+
 class ImageNoise:
     """Standard normal noise; the noise of an image is a function of its own index alone.
 

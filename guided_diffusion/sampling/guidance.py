@@ -18,7 +18,7 @@ from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..diffusion.reverse_process import CondFn, Model
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
-from ..models.domains import CLASSIFIER, Domain, load_asked
+from ..models.domains import CLASSIFIER, Domain, load_asked, refuse_differing
 from .settings import GuidanceSettings
 
 
@@ -110,8 +110,5 @@ def load_guided(
     # A classifier without a record is assumed to be made for this diffusion model.
     guide = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
-    for flag in same:
-        if guide.args[flag] != own[flag]:
-            found = f"{guide.origin} has {guide.args[flag]!r}, {domain.origin} has {own[flag]!r}"
-            raise ArgumentError(flag, f"classifier and diffusion model need the same; {found}")
+    refuse_differing("classifier and diffusion model", guide, domain, same)
     return Guided(domain, guide, guidance.classifier_scale)

@@ -12,7 +12,7 @@ from ..diffusion.resample import ScheduleSampler
 from ..diffusion.signatures import accepted
 from ..networks.attention import priorities_of, set_priority
 from ..runtime import dist_util
-from ..runtime.random_streams import Stream, generator
+from ..runtime.random_streams import Stream, generator, seed_torch
 
 
 def draw_timesteps_and_noise(
@@ -41,8 +41,7 @@ def draw_timesteps_and_noise(
 
 def seed_dropout(seed: int, step: int) -> None:
     """Seed torch's global generator, the only one that dropout draws from."""
-    rng = generator(seed, Stream.DROPOUT, step, dist_util.rank())
-    th.manual_seed(int(rng.integers(2**62)))
+    seed_torch(seed, Stream.DROPOUT, step, dist_util.rank())
 
 
 def draw_priority(model: th.nn.Module, seed: int, step: int) -> None:

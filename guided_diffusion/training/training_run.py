@@ -26,7 +26,7 @@ from ..models.script_util import NUM_CLASSES, build, build_process
 from ..networks.attention import set_priority
 from ..runtime import atomic_files, dist_util, execution, logger, progress_bars
 from ..runtime.command import Command, StopSignal
-from ..runtime.random_streams import ImageNoise, Stream, generator
+from ..runtime.random_streams import ImageNoise, Stream, seed_torch
 from ..runtime.run_folder import PER_STEP, RunFolder
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -127,7 +127,7 @@ class Training:
             **options: further keywords of the loop.
         """
         # Layers draw their first weights from torch's global generator and take no other.
-        th.manual_seed(int(generator(self.run.seed, Stream.FIRST_WEIGHTS).integers(2**62)))
+        seed_torch(self.run.seed, Stream.FIRST_WEIGHTS)
         model, diffusion = build(self.network, self.process, num_classes)
         precision, own = self.execution.precision, self.loop.values()
         execution.to_train(model, dist_util.dev(), precision, self.use_fp16)

@@ -9,8 +9,8 @@ import torch as th
 from ..data.image_files import to_model_range
 from ..data.image_source import ImageSource
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..errors import ArgumentError, UserError
-from ..models.domains import Domain
+from ..errors import UserError
+from ..models.domains import Domain, refuse_differing
 from ..networks.attention import Priority, priorities_of
 from ..runtime import logger
 from ..runtime.settings import ExecutionSettings
@@ -167,12 +167,8 @@ def refuse_unequal(source: Domain, target: Domain) -> None:
     Raises:
         UserError: if a setting differs, or a model is class-conditional.
     """
-    process = "diffusion_steps", "noise_schedule", "timestep_respacing"
-    for flag in ("image_size", "in_channels", *process):
-        values = source.args.get(flag), target.args.get(flag)
-        if values[0] != values[1]:
-            found = f"{source.origin} has {values[0]!r}, {target.origin} has {values[1]!r}"
-            raise ArgumentError(flag, f"source and target need the same; {found}")
+    same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "timestep_respacing"
+    refuse_differing("source and target", source, target, same)
     for domain in (source, target):
         if domain.args.get("class_cond"):
             expected = "expected an unconditional model (--class_cond False)"
