@@ -60,8 +60,8 @@ def decoding_forwards(
     diffusion: GaussianDiffusion, walk: WalkSettings, depths: Sequence[int]
 ) -> int:
     """Return the forwards of decoding one image from each depth: the moves that end below it."""
-    ends = [*(move.depth for move in decode_moves(diffusion, walk)[1:]), 0]
-    return sum(end < depth for depth in depths for end in ends)
+    moves = decode_moves(diffusion, walk)
+    return sum(move.depth_next < depth for depth in depths for move in moves)
 
 
 def flops(network: ModelSettings, process: ProcessSettings) -> int:

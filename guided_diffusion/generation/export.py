@@ -99,14 +99,14 @@ class Exporter:
         missing = [name for name in self.arrays if not (self.folder / f"{name}.npy").exists()]
         self.create_arrays((channels, height, width))
         # Restore arrays that were deleted, from the pictures and the manifest.
-        found = complete_sequences(rows, self.recipe.depths.amount) if missing else {}
-        for index, sequence in found.items():
+        found = complete_sequences(rows, self.recipe.depths.amount)
+        for index, sequence in found.items() if missing else ():
             tiles = np.moveaxis(np.stack(list(map(self._tile, sequence))), -1, 1)
             depths = [int(row["depth"]) for row in sequence[1:]]
             values = {"source": tiles[0], "target": tiles[1:], "diffway": np.array(depths)}
             for name in missing:
                 self._store(name, index, values[name])
-        return self.finished()
+        return set(found)
 
     def _refuse_other_origins(
         self, files: Sequence[str], tile: Callable[[int], np.ndarray]

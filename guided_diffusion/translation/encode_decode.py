@@ -114,12 +114,10 @@ def decode(
     # Depths and levels lie on the device, so that no move waits for the host.
     descending = th.tensor([depths[i] for i in order], device=states.device)
     level_at = th.tensor(levels(diffusion), dtype=th.float64, device=states.device)
-    moves = decode_moves(diffusion, walk)
-    depth_after = dict(zip(moves, [*(move.depth for move in moves[1:]), 0], strict=True))
-    needed = [move for move in moves if depth_after[move] < max(depths)]
+    needed = [move for move in decode_moves(diffusion, walk) if move.depth_next < max(depths)]
     for move in watch(needed, desc="decoding"):
-        joined = sum(d > depth_after[move] for d in depths)
-        depth = descending[:joined].clamp(max=move.depth)
+        joined = sum(d > move.depth_next for d in depths)
+        depth = descending[:joined].clamp(max=move.depth_cur)
         active = states[:joined]
         eps = predict(active, depth - 1)
         moved = solver.step(active, level_at[depth], move.level_next, eps, past)

@@ -22,15 +22,13 @@ from .settings import WalkSettings
 
 @dataclass(frozen=True)
 class Move:
-    """One move of a walk: the network is asked at `timestep`, and the state changes its level.
-
-    `depth` is the depth of the state after the move in an encoding, before the move in a decoding.
-    """
+    """One move of a walk: the network is asked at `timestep`, and the state changes its level."""
 
     timestep: int
     level_cur: float
     level_next: float
-    depth: int
+    depth_cur: int
+    depth_next: int
 
 
 def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]:
@@ -43,11 +41,11 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     if walk.level_convention == "reference":
         here, above = diffusion.alphas_cumprod, diffusion.alphas_cumprod_next
         pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
-        return [Move(t, a, b, t + 1) for t, (a, b) in pairs]
+        return [Move(t, a, b, t, t + 1) for t, (a, b) in pairs]
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.encode_steps)
     mirrored = isinstance(walk.encoding, DDIM)
     return [
-        Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], b)
+        Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], a, b)
         for a, b in zip([0, *depths], depths, strict=False)
     ]
 
@@ -61,7 +59,7 @@ def decode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     walk = walk.resolved(diffusion.num_timesteps)
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.decode_steps)[::-1]
     pairs = zip(depths, [*depths[1:], 0], strict=True)
-    return [Move(a - 1, level[a], level[b], a) for a, b in pairs]
+    return [Move(a - 1, level[a], level[b], a, b) for a, b in pairs]
 
 
 def levels(diffusion: GaussianDiffusion) -> list[float]:

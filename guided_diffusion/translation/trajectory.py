@@ -35,7 +35,7 @@ class Trajectory:
         memory_gb: float = 0.5,
     ) -> None:
         self.moves, self.levels, self.solver = moves, levels, solver
-        self.depths = np.array([0, *(move.depth for move in moves)])
+        self.depths = np.array([0, *(move.depth_next for move in moves)])
         gaps = len(moves) < len(levels) - 1
         memory_gb /= 2 if gaps else 1
         self.states = _large_array((len(moves) + 1, *clean.shape), memory_gb)

@@ -93,7 +93,7 @@ def test_conventions_start_and_join_as_they_say(pair):
     for moves in (reference, aligned, encode_moves(process, FEW)):
         ends, starts = [m.level_next for m in moves[:-1]], [m.level_cur for m in moves[1:]]
         assert ends == starts
-        assert moves[-1].depth == 40
+        assert moves[-1].depth_next == 40
 
 
 def test_few_steps_ask_the_network_at_the_level_of_the_state(pair):

@@ -59,8 +59,8 @@ def test_over_random_grids_the_way_back_ends_where_the_way_there_began(
     inner = data.draw(st.just(every) | st.sets(st.sampled_from(sorted(every)), max_size=40))
     depths = [0, *sorted(inner), total]
     pairs = list(itertools.pairwise(depths))
-    there = [Move(max(a, 1) - 1, level[a], level[b], b) for a, b in pairs]
-    back = [Move(b - 1, level[b], level[a], b) for a, b in reversed(pairs)]
+    there = [Move(max(a, 1) - 1, level[a], level[b], a, b) for a, b in pairs]
+    back = [Move(b - 1, level[b], level[a], b, a) for a, b in reversed(pairs)]
     *_, (noise, _) = follow(Predictor(exact), images, there, Multistep(order, prediction))
     *_, (returned, _) = follow(Predictor(exact), noise, back, Multistep(order))
     assert error(exact, images, returned) < 1e-5 + FACTORS[order] * widths(exact, depths)
@@ -84,7 +84,7 @@ def walks(draw, total):
 
 def visited(moves, depth) -> list[int]:
     """Return the depths between which the moves lead that are made below some depth, rising."""
-    rising = sorted({0, *(move.depth for move in moves)})
+    rising = sorted({depth for move in moves for depth in (move.depth_cur, move.depth_next)})
     return rising[: next(i for i, each in enumerate(rising) if each >= depth) + 1]
 
 
