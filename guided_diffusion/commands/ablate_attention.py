@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..benchmark import ablation, scaling
 from ..benchmark.settings import AblationSettings
+from ..benchmark.solver_accuracy import CONVERGED
 from ..data.image_formats import open_images
 from ..data.pictures import to_uint8
 from ..errors import ArgumentError, blame
@@ -20,7 +21,7 @@ from ..models.domains import load_domain
 from ..runtime import atomic_files, dist_util, run_folder
 from ..runtime.command import command
 from ..translation.sequences import Recipe
-from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
+from ..translation.settings import BatchSettings, DepthSettings
 
 PLACES = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
 NETWORK = "--num_res_blocks 1 --channel_mult 1,2,2 --num_head_channels 32 --dropout 0".split()
@@ -28,9 +29,7 @@ TRAINING_FLAGS = (
     "image_size num_channels attention_resolutions lr batch_size ema_rate precision seed device"
 ).split()
 LOOP = "--augment dihedral --sample_interval 0 --log_interval 100 --save_interval 500".split()
-WALK = WalkSettings(
-    solver="dpmpp", solver_order=3, encode_steps=40, decode_steps=40, level_convention="aligned"
-)
+WALK = CONVERGED.replace(encode_steps=40, decode_steps=40)
 SHOWN = 3  # source images in the picture
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..benchmark.settings import CompareDepthsSettings
-from ..benchmark.solver_accuracy import load_pair
+from ..benchmark.solver_accuracy import CONVERGED, load_pair
 from ..data import pictures, plots
 from ..errors import blame
 from ..runtime import atomic_files, logger, progress_bars
@@ -19,7 +19,7 @@ from ..translation import encode_decode
 from ..translation.depth_policies import POLICIES
 from ..translation.predictor import Predictor
 from ..translation.sequences import refuse_unequal
-from ..translation.settings import DepthSettings, WalkSettings
+from ..translation.settings import DepthSettings
 
 
 @command(interrupted=STARTS_ANEW)
@@ -28,8 +28,7 @@ def main(asked: CompareDepthsSettings) -> None:
     source, target, images = load_pair(asked)
 
     # Check everything that can be wrong, before the first forward.
-    steps = {"encode_steps": asked.steps, "decode_steps": asked.steps}
-    walk = WalkSettings(solver="dpmpp", solver_order=3, level_convention="aligned", **steps)
+    walk = CONVERGED.replace(encode_steps=asked.steps, decode_steps=asked.steps)
     policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
     refuse_unequal(source, target)
     levels = source.diffusion.num_timesteps

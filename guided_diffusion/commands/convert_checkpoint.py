@@ -47,8 +47,8 @@ def main(asked: ConvertSettings) -> None:
     # Save both, over neither the input nor the record of another network.
     if output.resolve() == file.resolve():
         raise ArgumentError("output", f"expected another file than the input, got {output}")
-    beside = output.with_name("args.json")
-    if read_record(beside) not in ({}, record):
+    beside = output.with_name(run_folder.RECORD)
+    if run_folder.read_args(beside) not in ({}, record):
         problem = f"{beside} describes another network than the output; choose another folder"
         raise ArgumentError("output", problem)
     with blame("output"):
@@ -58,11 +58,6 @@ def main(asked: ConvertSettings) -> None:
         with atomic_files.atomic_write(beside, "w") as target:
             json.dump(record, target, indent=2)
     logger.log(f"saved {output}" + (" and the args.json beside it" if record else ""))
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read an args.json; return {} if there is none."""
-    return run_folder.read_args(path) if path.exists() else {}
 
 
 def layout_of(file: Path, record: dict[str, Any], asked: ConvertSettings) -> AttentionLayout:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..config.parser import numbers
-from ..config.settings import defaults, joined
+from ..config.settings import joined
 from ..data.image_source import ImageFiles
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
@@ -49,8 +49,7 @@ def main(
     sources = ImageFiles([i.source_file for i in items], own.image_size, own.in_channels)
     sources.check()
     everything = joined(asked, guidance, *networks, run, execution)
-    of_networks = defaults(*map(type, networks))
-    decides = {name: value for name, value in everything.items() if name not in of_networks}
+    decides = joined(asked, guidance, run, execution)
     default = default_folder("class_translation", everything, main.free, main.defaults)
     out_dir = Path(run.out_dir or default)
     folder = RunFolder(out_dir, main.name, decides | guided.identity, main.free)

@@ -16,7 +16,7 @@ from ..data.drawn_tissue import severity_of
 from ..errors import UserError, require
 from ..generation.export import complete_sequences
 from ..generation.plan import folder_name
-from ..generation.report import by_direction
+from ..generation.report import Row, by_direction
 from ..runtime.command import STARTS_ANEW, command
 
 COLUMNS = "file_name", "sequence", "step", "depth", "source", "target"
@@ -34,18 +34,17 @@ def main(asked: SeveritySettings) -> None:
     """Measure every picture."""
     # Read the manifest.
     folder = Path(asked.folder)
-    rows = read_manifest(folder)
+    sequences = read_manifest(folder)
 
     # Measure every picture: one row of severities per sequence.
-    measured: dict[str, dict[int, float]] = {}
-    for row in rows:
+    def severity(row: Row) -> float:
         with Image.open(folder / row["file_name"]) as picture:
-            severity = severity_of(np.asarray(picture.convert("RGB")))
-        measured.setdefault(row["sequence"], {})[int(row["step"])] = severity
-    severities = np.array([[line[step] for step in sorted(line)] for line in measured.values()])
+            return severity_of(np.asarray(picture.convert("RGB")))
+
+    severities = np.array([list(map(severity, rows)) for rows in sequences])
+    depths = np.array([[int(row["depth"]) for row in rows] for rows in sequences])
 
     # Print the mean of each step, and the correlations.
-    depths = np.array([int(row["depth"]) for row in rows]).reshape(severities.shape)
     print("step  mean depth  mean severity  sd")
     for step, (depth, column) in enumerate(zip(depths.T, severities.T, strict=True)):
         print(f"{step:4d}  {depth.mean():10.1f}  {column.mean():13.3f}  {column.std():.3f}")
@@ -56,8 +55,8 @@ def main(asked: SeveritySettings) -> None:
         print(f"Spearman of step and severity, {name}: mean {np.mean(found):.3f}, {rest}")
 
 
-def read_manifest(folder: Path) -> list[dict[str, str]]:
-    """Read the rows of the whole sequences of manifest.csv.
+def read_manifest(folder: Path) -> list[list[Row]]:
+    """Read the whole sequences of manifest.csv, the rows of each by step.
 
     Raises:
         UserError: if there is no manifest, or no whole sequence of one direction in it.
@@ -73,7 +72,7 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
     if len(names) > 1:
         raise UserError(f"{folder}: expected the folder of one direction, such as {names[0]} in it")
     amount = max((int(row["step"]) for row in rows), default=0)
-    rows = [row for sequence in complete_sequences(rows, amount).values() for row in sequence]
-    if not rows:
+    sequences = list(complete_sequences(rows, amount).values())
+    if not sequences:
         raise UserError(f"{path}: expected whole sequences, found none")
-    return rows
+    return sequences

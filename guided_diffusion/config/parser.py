@@ -39,7 +39,7 @@ def parse(
     found = vars(parser.parse_args(argv, unset))
     given = {name for name, value in found.items() if value is not _UNSET}
     values = {name: found[name] if name in given else parser.get_default(name) for name in found}
-    own = [{field.name for field in fields_of(group)} for group in groups]
+    own = [defaults(group).keys() for group in groups]
     return tuple(
         group(**{name: values[name] for name in known}).with_given(given & known)
         for group, known in zip(groups, own, strict=True)
@@ -80,7 +80,7 @@ def create_parser(
             if field.name not in known:
                 known.add(field.name)
                 _add_flag(section, field.name, field.default, **field.metadata)
-    places = [field.metadata["place"] for group in groups for field in fields_of(group)]
+    places = [field.metadata["place"] for field in fields_of(*groups)]
     parser.usage = " ".join(["%(prog)s", *filter(None, places), "[--FLAG VALUE ...]"])
     if unknown := sorted((overrides or {}).keys() - known):
         raise ValueError(f"overrides name no flag: {unknown}")

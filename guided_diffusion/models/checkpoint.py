@@ -70,8 +70,7 @@ def training_record(path: Path) -> dict[str, Any]:
 
     The record of a command that made images in that folder says nothing about the weights.
     """
-    args = path.with_name("args.json")
-    record = run_folder.read_args(args) if args.exists() else {}
+    record = run_folder.read_args(path.with_name(run_folder.RECORD))
     return record if str(record.get("script")).endswith("_train") else {}
 
 

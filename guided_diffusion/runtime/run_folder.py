@@ -79,9 +79,9 @@ class RunFolder:
         Raises:
             UserError: naming each difference.
         """
-        if not (self.path / RECORD).exists():
-            return
         record = read_args(self.path / RECORD)
+        if not record:
+            return
         if record.get("script") != self.command:
             other = f"{record.get('script')!r}, not of {self.command!r}; choose another folder"
             raise ArgumentError("out_dir", f"{self.path} holds a run of {other}")
@@ -120,7 +120,7 @@ class RunFolder:
         def write() -> None:
             _remove_partial_files(self.path)
             path = self.path / RECORD
-            if not path.exists() or read_args(path) != record:
+            if read_args(path) != record:
                 with atomic_files.atomic_write(path, "w") as file:
                     json.dump(record, file, indent=2)
 
@@ -177,11 +177,13 @@ def _same(name: str, one: Any, other: Any) -> bool:
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """Read an `args.json`.
+    """Read an `args.json`; return {} where there is none.
 
     Raises:
         UserError: if it is not JSON with an "args" object.
     """
+    if not path.exists():
+        return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["args"], dict):

@@ -17,10 +17,10 @@ def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
     A batch is at most a rank's share of the rest, so that the last ones are small and all ranks
     end at about the same time (guided self-scheduling).
     """
-    batches, rest = [], list(range(count))
+    batches, rest = [], range(count)
     while rest:
         size = min(batch_size, -(-len(rest) // ranks))
-        batches.append(rest[:size])
+        batches.append(list(rest[:size]))
         rest = rest[size:]
     return batches
 
