@@ -86,13 +86,13 @@ class ForwardProcess:
         self.alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
         self.alphas_cumprod_next = np.append(alphas_cumprod[1:], 0.0)
         self.sqrt_alphas_cumprod = np.sqrt(alphas_cumprod)
-        self.one_minus_alphas_cumprod = 1.0 - alphas_cumprod
-        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1.0 - alphas_cumprod)
-        self.log_one_minus_alphas_cumprod = np.log(1.0 - alphas_cumprod)
+        self.one_minus_alphas_cumprod = rest = 1.0 - alphas_cumprod
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(rest)
+        self.log_one_minus_alphas_cumprod = np.log(rest)
         self.sqrt_recip_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod)
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
         # q(x_{t-1} | x_t, x_0); DDPM, eqs. 6 and 7.
-        prev, rest = self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
+        prev = self.alphas_cumprod_prev
         self.posterior_variance = self.betas * (1.0 - prev) / rest
         # The variance at t = 0 is zero, so the log-variance of t = 1 stands in its place.
         second = self.posterior_variance[1] if self.num_timesteps > 1 else self.betas[0]

@@ -58,9 +58,8 @@ def swap_attention_order(state: State, layout: AttentionLayout) -> dict[str, th.
     for key in keys:
         try:
             heads = layout.heads(key, len(state[key]) // 3)
-        except ValueError as error:
-            name, _, problem = str(error).partition(": ")
-            raise ArgumentError(name, f"{problem} ({key})") from None
+        except ArgumentError as error:
+            raise ArgumentError(error.name, f"{error.problem} ({key})") from None
         swapped[key] = reorder_rows(state[key], heads, layout.order)
     return swapped
 

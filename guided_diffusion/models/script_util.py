@@ -58,15 +58,7 @@ def build_network(
         learn_sigma: whether the network predicts the variance too.
         num_classes: number of classes, see `build`.
     """
-    try:
-        return BUILDERS[type(network)](network, learn_sigma, num_classes)
-    except ArgumentError:
-        raise
-    except ValueError as error:  # raised by the network, as "argument: problem"
-        name, named, problem = str(error).partition(": ")
-        if not named:  # raised by torch
-            raise
-        raise ArgumentError(name, problem) from None
+    return BUILDERS[type(network)](network, learn_sigma, num_classes)
 
 
 def _unet(network: ModelSettings, learn_sigma: bool, num_classes: int) -> UNetModel:

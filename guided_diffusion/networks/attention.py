@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ArgumentError
 from .nn import checkpoint, normalization, zero_module
 from .window_grid import WindowGrid
 
@@ -303,14 +304,14 @@ def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
         num_head_channels: channels of one head, or -1.
 
     Raises:
-        ValueError: if the channels cannot be cut into equal heads as asked.
+        ArgumentError: if the channels cannot be cut into equal heads as asked.
     """
     name, found, expected = "num_head_channels", num_head_channels, "-1 or a divisor"
     if num_head_channels == -1:
         name, found, expected = "num_heads", num_heads, "a divisor"
     if found < 1 or channels % found:
         expected += f" of the block's {channels} channels"
-        raise ValueError(f"{name}: expected {expected}, got {found}")
+        raise ArgumentError(name, f"expected {expected}, got {found}")
     return num_heads if num_head_channels == -1 else channels // num_head_channels
 
 

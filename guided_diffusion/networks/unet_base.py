@@ -91,10 +91,8 @@ class TimestepUNet(nn.Module):
         self.use_new_attention_order, self.hybrid = use_new_attention_order, hybrid
         self._shifts = itertools.cycle((False, True))  # whether a block's windows are shifted
 
-        self.emb_channels = 4 * model_channels
-        first = linear(model_channels, self.emb_channels)  # made first: it draws random numbers
-        last = linear(self.emb_channels, self.emb_channels)
-        self.time_embed = nn.Sequential(first, SiLU(), last)
+        emb = self.emb_channels = 4 * model_channels
+        self.time_embed = nn.Sequential(linear(model_channels, emb), SiLU(), linear(emb, emb))
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, self.emb_channels)
         # Channels of the results of the input blocks, in order; skip connections carry them.

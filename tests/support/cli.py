@@ -99,7 +99,11 @@ def load_script(name: str) -> ModuleType:
 def call(name: str | ModuleType, *argv: object) -> Result:
     """Run a script's main in this process; any exception but SystemExit comes through."""
     module = load_script(name) if isinstance(name, str) else name
-    logger.Logger.DEFAULT = None  # it would go on writing to an earlier stdout
+    if (
+        logger.Logger.CURRENT is logger.Logger.DEFAULT
+    ):  # it would go on writing to an earlier stdout
+        logger.Logger.CURRENT = None
+    logger.Logger.DEFAULT = None
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
