@@ -39,13 +39,15 @@ def main(asked: EvaluateSettings) -> None:
 
     # Print the numbers, and write them.
     pairs = list(zip(sets, measured, strict=True))
+    remarks = [line for images in sets for line in images.warnings + images.gather_remarks()]
     report = {
         "features": {key: getattr(extractor, key) for key in ("name", "note", "comparable")},
         "reference": describe(*pairs[0]),
         "samples": describe(*pairs[1]),
         "metrics": results,
         "confidence_percent": set_distances.CONFIDENCE,
-        "warnings": [text for p in pairs for text in set_distances.warnings_of(*p, extractor)],
+        "warnings": [text for p in pairs for text in set_distances.warnings_of(*p, extractor)]
+        + remarks,
         "args": asked.values(),
         "versions": run_folder.versions(),
     }
@@ -58,7 +60,9 @@ def main(asked: EvaluateSettings) -> None:
 
 def describe(images: ImageSource, measured: set_distances.Measured) -> dict[str, Any]:
     """Return the report on a set; "statistics" names distances by statistics from its file."""
-    return {"path": str(images.path), "n": len(images), "statistics": sorted(measured.given)}
+    given = sorted(measured.given)
+    about = {"path": str(images.path), "n": len(images), "statistics": given}
+    return about | ({"left_out": images.left_out} if images.left_out else {})
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -66,7 +70,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     found = [f"features: {report['features']['name']} ({report['features']['note']})"]
     for name in ("reference", "samples"):
         given = "".join(f", {NAMES[d]} by its statistics" for d in report[name]["statistics"])
-        found.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{given}")
+        rest = f"; left out: {report[name]['left_out']}" if "left_out" in report[name] else ""
+        found.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{given}{rest}")
     found.append(f"{'metric':<10} {'value':>10}  {report['confidence_percent']}% interval")
     found += [line(NAMES[name], result) for name, result in report["metrics"].items()]
     return found + [f"warning: {text}" for text in report["warnings"]]

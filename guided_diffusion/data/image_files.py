@@ -3,57 +3,32 @@
 Tiles are [H, W, C] uint8; a network takes them as [N, C, H, W] float32 in [-1, 1].
 """
 
-import contextlib
 import os
 import random
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch as th
 from PIL import Image
 
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError
 from ..runtime import dist_util, logger
+from . import image_decoding
+from .image_decoding import MODES, Remark, ignore, readable
+from .image_folders import list_folder
+from .reading import READING, ReadingSettings
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
-# What Pillow raises for files that are no images or are cut off.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def list_image_files(data_dir: str | os.PathLike) -> list[str]:
+def list_image_files(data_dir: str | os.PathLike, reading: ReadingSettings = READING) -> list[str]:
     """List the images of a folder and the folders below it, sorted by path.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
-    folder = Path(data_dir)
-    if not str(data_dir) or not folder.is_dir():
-        raise UserError(f"expected a folder of images, got {str(data_dir)!r}")
-    found = (path for path in _visible_files(folder) if path.suffix.lower() in EXTENSIONS)
-    files = sorted(str(path) for path in found if path.is_file())
-    if not files:
-        raise UserError(f"no image in {folder} or below it (looked for {', '.join(EXTENSIONS)})")
-    for file in files:
-        # Undecodable bytes and line breaks, which no manifest can hold.
-        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in file):
-            raise UserError(f"expected file names of printable text, found {file!a}")
-    return files
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    # Links to folders are followed, as upstream does; .ipynb_checkpoints and the like are not.
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        # Links may lead back to a folder above, and a run may have written pictures in here.
-        skipped = real in seen or (place != str(folder) and Path(place, "args.json").exists())
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "." and not skipped]
-        yield from (Path(place, name) for name in names if name[0] != "." and not skipped)
+    return list_folder(data_dir, reading).files
 
 
 def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:
@@ -73,36 +48,38 @@ def log_if_fewer(num_images: int, found: int, place: str) -> None:
         logger.log(f"--num_images {num_images}: there are only {found} in {place}, all are used")
 
 
-@contextlib.contextmanager
-def readable(path: str | os.PathLike) -> Iterator[None]:
-    """Report a file that is no whole image, as Pillow finds in the block, by a `UserError`."""
-    try:
-        yield
-    except Image.UnidentifiedImageError:
-        raise UserError(f"{path}: expected a readable image, got none or a damaged one") from None
-    except UNREADABLE as error:
-        got = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: expected a readable image, got {got}") from None
-
-
-def open_image(path: str | os.PathLike, in_channels: int = 3) -> Image.Image:
-    """Open a whole image in the mode of 1 to 4 channels; 16-bit greys are scaled to 8.
+def open_image(
+    path: str | os.PathLike,
+    in_channels: int = 3,
+    reading: ReadingSettings = READING,
+    page: int = 0,
+    others_are_bright: Callable[[], bool] = lambda: False,
+    remark: Remark = ignore,
+) -> Image.Image:
+    """Open a whole image in the mode of 1 to 4 channels; see `image_decoding.decoded`.
 
     Raises:
-        UserError: if the file is not an image or is cut off.
+        UserError: if the file is not an image, is damaged or cut off, or does not say what its
+            numbers mean.
     """
     if in_channels not in MODES:
         raise ArgumentError("in_channels", f"expected one of {sorted(MODES)}, got {in_channels}")
-    with readable(path):
-        with dist_util.open_bytes(path) as file:
-            image: Image.Image = Image.open(file)
-            image.load()
-        if image.mode == "F":
-            raise ValueError("floating-point numbers of no known range")
-        if image.mode.startswith("I"):  # Pillow would clip 0..65535 at 255
-            grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
-            image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-        return image.convert(MODES[in_channels])
+    place = os.fspath(path)
+    with readable(place, reading):
+        image_decoding.refuse_irregular(place)
+        with dist_util.open_bytes(place) as file:
+            return image_decoding.decoded(
+                file, place, in_channels, reading, page, others_are_bright, remark
+            )
+
+
+def is_bright(path: str | os.PathLike, reading: ReadingSettings = READING, page: int = 0) -> bool:
+    """Return whether a file of more than 8 bits reaches what 14 bits do not; see `Deep`."""
+    place = os.fspath(path)
+    with readable(place, reading):
+        image_decoding.refuse_irregular(place)
+        with dist_util.open_bytes(place) as file:
+            return image_decoding.is_bright(file, place, reading, page)
 
 
 def to_model_range(tiles: np.ndarray) -> th.Tensor:
@@ -158,3 +135,31 @@ def _resize_short_side(image: Image.Image, target: int) -> np.ndarray:
     scale = target / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return np.array(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def native_centre(picture: Image.Image, image_size: int) -> np.ndarray:
+    """Cut the centre square of `image_size` pixels at native scale; [H, W(, C)] uint8.
+
+    Raises:
+        ArgumentError: if the picture is smaller.
+    """
+    refuse_smaller(picture.size, image_size)
+    left, top = ((side - image_size) // 2 for side in picture.size)
+    return np.array(picture.crop((left, top, left + image_size, top + image_size)))
+
+
+def native_random(tile: np.ndarray, image_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random square of `image_size` pixels from a tile [H, W, C] at native scale."""
+    top, left = (int(rng.integers(side - image_size + 1)) for side in tile.shape[:2])
+    return tile[top : top + image_size, left : left + image_size]
+
+
+def refuse_smaller(size: tuple[int, int], image_size: int) -> None:
+    """Raise an `ArgumentError` if (width, height) is too small for a crop at native scale."""
+    if min(size) < image_size:
+        width, height = size
+        raise ArgumentError(
+            "crop",
+            f"native: expected at least {image_size}x{image_size} pixels, got {height}x{width}; "
+            "choose a smaller --image_size, or --crop fit, which enlarges it",
+        )

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
+from ..runtime import dist_util, logger
+from .image_folders import instead
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
+from .reading import READING, ReadingSettings
 
 # Formats: a test of the paths that each takes, and a class made of (path, image_size, in_channels,
-# labels). The first format that takes a path opens it.
-FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, int, int, str], ImageSource]], ...] = (
+# labels), and a `ReadingSettings` if it is not at its defaults. The first format that takes a path
+# opens it.
+FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., ImageSource]], ...] = (
     (Path.is_dir, ImageFolder),
     (is_npz, NpzImages),
 )
@@ -26,8 +30,10 @@ def open_images(
     patient: str = "",
     keep_bytes: int = KEPT_BYTES,
     expected: str = "a folder of images",
+    reading: ReadingSettings = READING,
+    quiet: bool = False,
 ) -> ImageSource:
-    """Open the images of a place.
+    """Open the images of a place, and log how many there are and what is left out.
 
     Args:
         path: folder (searched recursively) or file of images.
@@ -40,17 +46,24 @@ def open_images(
             group; empty: patients are unknown.
         keep_bytes: memory, bytes, for opened tiles; the tiles that fit are opened once.
         expected: description of the path, for messages.
+        reading: settings of how files are read.
+        quiet: whether nothing is logged, as the place was opened before.
 
     Raises:
         UserError: if there are no images, or some that cannot be used.
     """
     for takes, format_class in FORMATS:
         if str(path) and takes(Path(path)):
-            source = format_class(Path(path), image_size, in_channels, labels)
+            options = () if reading == READING else (reading,)
+            source = format_class(Path(path), image_size, in_channels, labels, *options)
             source.keep_bytes = keep_bytes
             source.patient_in_name = _patient_expression(patient) if patient else None
+            if not quiet and dist_util.rank() == 0:
+                logger.log(source.report)
+                for line in source.warnings:
+                    logger.warn(line)
             return source
-    raise UserError(f"expected {expected}, got {str(path)!r}")
+    raise UserError(f"expected {expected}, got {str(path)!r}{instead(path)}")
 
 
 def _patient_expression(text: str) -> re.Pattern[str]:
@@ -63,10 +76,14 @@ def _patient_expression(text: str) -> re.Pattern[str]:
     return pattern
 
 
-def open_set(path: str | os.PathLike, image_size: int = 0) -> ImageSource:
-    """Open a set of RGB images, or its statistics, to compare with another; see `open_images`."""
+def open_set(
+    path: str | os.PathLike, image_size: int = 0, reading: ReadingSettings = READING
+) -> ImageSource:
+    """Open a set of RGB images, or its statistics, to compare with another; logs nothing."""
     expected = "an .npz file or a folder of images"
-    return open_images(path, image_size, keep_bytes=0, expected=expected)
+    return open_images(
+        path, image_size, keep_bytes=0, expected=expected, reading=reading, quiet=True
+    )
 
 
 def refuse_unequal_sizes(one: ImageSource, other: ImageSource) -> None:

@@ -4,27 +4,31 @@ A format of images is a class that counts, names and opens them, and one entry i
 All have tiles [H, W, C] uint8, patients, and a bounded memory of opened tiles.
 """
 
+import contextlib
 import copy
-import functools
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch as th
 from PIL import Image
 
-from ..errors import UserError
-from ..runtime import dist_util, progress_bars
+from ..errors import ArgumentError, UserError
+from ..runtime import dist_util, logger, progress_bars
 from . import image_files
 from .class_labels import class_of_each
+from .image_decoding import page_numbers, size_of
+from .image_folders import list_folder
+from .reading import READING, ReadingSettings
 
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 Moments = tuple[np.ndarray, np.ndarray]  # mean [D], covariance [D, D]
 
 KEPT_BYTES = 2**28
+MOST_OBLONG = 100  # ratio of the sides; a network sees one square of a picture
 
 
 class ImageSource(ABC):
@@ -34,6 +38,7 @@ class ImageSource(ABC):
         path: folder or file of the images.
         image_size: side of the square that is cut from the centre, pixels; 0: whole images.
         in_channels: channels of a tile, 1 to 4, see `MODES`.
+        reading: settings of how files are read.
 
     Attributes:
         count: number of images.
@@ -44,16 +49,26 @@ class ImageSource(ABC):
         crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
         kept: {name of an image: its tile} of tiles opened before.
         keep_bytes: memory, bytes, left for more of them; other tiles are opened every time.
+        left_out: counts of the files of the place that are no images; empty: none.
+        warnings: lines on the images that the user should see.
+        remarks: {remark: images that it holds for}, by name, of what was done to fit them.
     """
 
-    def __init__(self, path: str | os.PathLike, image_size: int, in_channels: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        image_size: int,
+        in_channels: int,
+        reading: ReadingSettings = READING,
+    ) -> None:
         self.path, self.count, self.size = Path(path), 0, (image_size, image_size)
-        self.in_channels = in_channels
+        self.in_channels, self.reading = in_channels, reading
+        self.left_out, self.warnings = "", list[str]()
+        self.remarks: dict[str, dict[str, None]] = {}
         self.labels: Sequence[int] | None = None
         self.patient_in_name: re.Pattern[str] | None = None
         self.moments: dict[str, Moments] = {}
-        centre = functools.partial(image_files.center_crop_arr, image_size=image_size)
-        self.crop: Callable[[Image.Image], np.ndarray] = centre if image_size else np.array
+        self.crop: Callable[[Image.Image], np.ndarray] = self.centre if image_size else np.array
         self.kept: dict[str, np.ndarray] = {}
         self.keep_bytes = KEPT_BYTES
 
@@ -97,12 +112,63 @@ class ImageSource(ABC):
         name = self.name(index)
         if name in self.kept:
             return self.kept[name]
-        tile = self.crop(self.picture(index))
+        tile = self.cut(index)
         tile = tile.reshape(*tile.shape[:2], self.in_channels)
         if tile.nbytes <= self.keep_bytes:
             self.keep_bytes -= tile.nbytes
             self.kept[name] = tile
         return tile
+
+    def cut(self, index: int) -> np.ndarray:
+        """Open an image and cut its part, [H, W(, C)] uint8."""
+        picture, side = self.picture(index), self.size[0] if self.crop != np.array else 0
+        shortest, longest = sorted(picture.size)
+        if side and longest > MOST_OBLONG * shortest:
+            raise UserError(
+                f"{self.name(index)}: expected sides of a ratio of at most {MOST_OBLONG}, got "
+                f"{picture.height}x{picture.width} pixels; cut it into tiles, or leave it out by "
+                "--exclude"
+            )
+        if shortest < side and self.reading.crop == "fit":
+            self.remark(index, f"smaller than {side}x{side} pixels, enlarged")
+        with _naming(self.name(index)):
+            return self.crop(picture)
+
+    def centre(self, picture: Image.Image) -> np.ndarray:
+        """Cut the centre of a picture, [H, W(, C)] uint8, as the settings say."""
+        if self.reading.crop == "native":
+            return image_files.native_centre(picture, self.size[0])
+        return image_files.center_crop_arr(picture, self.size[0])
+
+    def remark(self, index: int, remark: str) -> None:
+        """Note what was done to an image so that it fits."""
+        self.remarks.setdefault(remark, {})[self.name(index)] = None
+
+    @property
+    def report(self) -> str:
+        """One line on the number of images, and on what is left out."""
+        count = f"{len(self)} image{'s' * (len(self) != 1)}"
+        return f"{self.path}: {count}{'; left out: ' * bool(self.left_out)}{self.left_out}"
+
+    def gather_remarks(self) -> list[str]:
+        """Return lines on what was done to how many images, on every rank after opening them."""
+        together: dict[str, dict[str, None]] = {}
+        for remarks in dist_util.Ranks().gather(self.remarks):
+            for remark, found in remarks.items():
+                together.setdefault(remark, {}).update(found)
+        lines = []
+        for remark, found in sorted(together.items()):
+            place, images = f"{self.path}: " * bool(self.path.name), sorted(found)
+            count = f"{len(images)} image{'s' * (len(images) != 1)}"
+            lines.append(f"{place}{count} {remark}, such as {images[0]}")
+        return lines
+
+    def log_remarks(self) -> None:
+        """Log what was done to how many images; call it on every rank, after opening them."""
+        lines = self.gather_remarks()
+        if dist_util.rank() == 0:
+            for line in lines:
+                logger.log(line)
 
     def tiles(self, indices: Sequence[int]) -> np.ndarray:
         """Return images of one size, [N, H, W, C] uint8."""
@@ -121,7 +187,7 @@ class ImageSource(ABC):
         return part
 
     def check(self) -> None:
-        """Open every image now, each on one rank.
+        """Open every image now, each on one rank, and log what was done to fit them.
 
         Raises:
             UserError: on every rank, if an image cannot be read.
@@ -129,14 +195,47 @@ class ImageSource(ABC):
         mine = range(dist_util.rank(), len(self), dist_util.world_size())
         bar = progress_bars.progress(mine, desc="checking", unit="image", leave=False)
         dist_util.everywhere(lambda: [self.tile(index).size for index in bar])
+        self.log_remarks()
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(error.name, f"{name}: {error.problem}") from None
 
 
 class ImageFiles(ImageSource):
-    """Image files in the order of a list."""
+    """Image files in the order of a list.
 
-    def __init__(self, files: Sequence[str], image_size: int, in_channels: int = 3) -> None:
-        super().__init__("", image_size, in_channels)
-        self.files, self.count = files, len(files)
+    Args:
+        files: paths of the files.
+        image_size, in_channels, reading: see `ImageSource`. With all pages, a page of a file of
+            several has the name FILE#PAGE.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        image_size: int,
+        in_channels: int = 3,
+        reading: ReadingSettings = READING,
+    ) -> None:
+        super().__init__("", image_size, in_channels, reading)
+        self.pages: dict[str, tuple[str, int]] = {}
+        self.files = self._paged(files) if reading.pages == "all" else files
+        self.count = len(self.files)
+        self._bright: bool | None = None  # not known yet
+
+    def _paged(self, files: Sequence[str]) -> list[str]:
+        found = []
+        for file in files:
+            numbers = page_numbers(file, self.reading)
+            names = [f"{file}#{number}" for number in numbers] if len(numbers) > 1 else [str(file)]
+            self.pages |= {name: (file, n) for name, n in zip(names, numbers, strict=True)}
+            found += names
+        return found
 
     def name(self, index: int) -> str:
         """Return the path of a file."""
@@ -144,26 +243,42 @@ class ImageFiles(ImageSource):
 
     def picture(self, index: int) -> Image.Image:
         """Open a whole image; see `ImageSource.picture`."""
-        return image_files.open_image(self.files[index], self.in_channels)
+        file, page = self.pages.get(self.files[index], (self.files[index], 0))
+        options = self.reading, page, self._has_bright_images, lambda text: self.remark(index, text)
+        return image_files.open_image(file, self.in_channels, *options)
+
+    def _has_bright_images(self) -> bool:
+        if self._bright is None:
+            places = (self.pages.get(name, (name, 0)) for name in self.files)
+            self._bright = any(image_files.is_bright(p, self.reading, page) for p, page in places)
+        return self._bright
 
 
 class ImageFolder(ImageFiles):
     """The images of a folder and the folders below it, by path; see `open_images`."""
 
-    def __init__(self, path: Path, image_size: int, in_channels: int, labels: str) -> None:
-        super().__init__(image_files.list_image_files(path), image_size, in_channels)
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        image_size: int,
+        in_channels: int,
+        labels: str,
+        reading: ReadingSettings = READING,
+    ) -> None:
+        listing = list_folder(path, reading)
+        super().__init__(listing.files, image_size, in_channels, reading)
+        self.path, self.left_out, self.warnings = path, listing.counts, listing.warnings
         if not image_size:
-            self.size = _common_size(self.files)
+            self.size = _common_size(listing.files, reading)
         if labels:
-            self.labels = class_of_each(path, self.files, labels)
+            files = [str(self.pages.get(name, (name, 0))[0]) for name in self.files]
+            self.labels = class_of_each(path, files, labels)
 
 
-def _common_size(files: Sequence[str]) -> tuple[int, int]:
+def _common_size(files: Sequence[str], reading: ReadingSettings) -> tuple[int, int]:
     first: tuple[int, int] | None = None
     for file in files:
-        with image_files.readable(file), Image.open(file) as image:  # reads the header alone
-            size = image.height, image.width
+        size = size_of(file, reading)
         first = first or size
         if size != first:
             raise UserError(

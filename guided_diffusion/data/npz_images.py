@@ -1,29 +1,36 @@
 """Images of an .npz as upstream's samplers write it: arr_0 [N, H, W, C] uint8, classes as arr_1.
 
-Images are read one by one, so that the file may be larger than the memory.
+Images are read one by one, so that the file may be larger than the memory. Before memory is taken
+for any array, its header and the size of what is unpacked are compared with bounds.
 Statistics of upstream's reference batches may stand beside `arr_0` or in its place: `mu` and
 `sigma` of pooled features, `mu_s` and `sigma_s` of spatial ones.
 """
 
 import contextlib
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from numpy.lib import format as npy
 from PIL import Image
 
 from ..config.network_settings import NUM_CLASSES
 from ..errors import UserError
-from .image_files import MODES
+from .image_decoding import in_mode
 from .image_source import ImageSource, Moments
+from .npy_arrays import Header, read_header
 from .pictures import to_picture
+from .reading import READING, ReadingSettings
 
 STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}
+MOST_FEATURES = 8192
+# numpy writes no others; some unpack without end.
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+MOST_DEFLATED = 1100  # bytes unpacked from one, at most 1032 in a sound file
 
 
 def is_npz(path: Path) -> bool:
@@ -32,18 +39,25 @@ def is_npz(path: Path) -> bool:
 
 
 class NpzImages(ImageSource):
-    """The array arr_0 of an .npz, of 1, 3, 4 or `in_channels` channels; see `open_images`."""
+    """The array arr_0 of an .npz, of 1 to 4 channels; see `open_images`."""
 
-    def __init__(self, path: Path, image_size: int, in_channels: int, labels: str) -> None:
-        super().__init__(path, image_size, in_channels)
+    def __init__(
+        self,
+        path: Path,
+        image_size: int,
+        in_channels: int,
+        labels: str,
+        reading: ReadingSettings = READING,
+    ) -> None:
+        super().__init__(path, image_size, in_channels, reading)
         self._shape: tuple[int, ...] = (0, 0, 0, 0)
         self._file: IO[bytes] = io.BytesIO()
         with _one_line_errors(path), zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-            self.moments = _read_moments(path, names)
+            self.moments = _read_moments(path, archive, names)
             if "arr_0" in names:
-                self._file = archive.open("arr_0.npy")  # stays open when the archive is closed
-                self._shape = _read_shape(self._file, path, in_channels)
+                self._file = _member(archive, "arr_0")  # stays open when the archive is closed
+                self._shape = self._read_shape()
             elif not self.moments:
                 found = ", ".join(sorted(names)) or "nothing"
                 raise UserError(f"{path}: expected an array arr_0 of images, got {found}")
@@ -53,17 +67,33 @@ class NpzImages(ImageSource):
         if labels:
             self.labels = _read_classes(path, self.count)
 
+    def _read_shape(self) -> tuple[int, ...]:
+        header = read_header(self._file)
+        shape, most = header.shape, self.reading.max_pixels
+        images = len(shape) == 4 and 1 <= shape[-1] <= 4 and min(shape) > 0
+        if header.dtype != np.uint8 or not images or header.fortran_order:
+            raise UserError(
+                f"{self.path}: expected arr_0 to be images [N, H, W, C] uint8 of 1 to 4 channels, "
+                f"got {header}"
+            )
+        if math.prod(shape[1:3]) > most:
+            raise UserError(
+                f"{self.path}: expected images of at most {most} pixels, got "
+                f"{shape[1]}x{shape[2]}; give a larger --max_pixels"
+            )
+        return shape
+
     def name(self, index: int) -> str:
         """Return the path of the file and the index of an image in it."""
         return f"{self.path}#{index}"
 
     def picture(self, index: int) -> Image.Image:
         """Read a whole image; see `ImageSource.picture`."""
-        length = int(np.prod(self._shape[1:]))
+        length = math.prod(self._shape[1:])
         with _one_line_errors(self.path):
             self._file.seek(self._start + index * length)
             tile = np.frombuffer(self._file.read(length), np.uint8).reshape(self._shape[1:])
-        return to_picture(tile).convert(MODES[self.in_channels])
+        return in_mode(to_picture(tile), self.in_channels, lambda text: self.remark(index, text))
 
 
 @contextlib.contextmanager
@@ -72,34 +102,59 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, ValueError) as error:
+    # An archive that is encrypted or of unknown form is a RuntimeError or NotImplementedError.
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, ValueError, RuntimeError),
+        *(OverflowError, MemoryError),
+    ) as error:
         raise UserError(
             f"{path}: expected an .npz with arr_0, images [N, H, W, C] uint8, got a file that "
             f"cannot be read ({error})"
         ) from None
 
 
-def _read_shape(file: IO[bytes], path: Path, in_channels: int) -> tuple[int, ...]:
-    readers: dict[Any, Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"version {version} of the .npy format")
-    shape, fortran_order, dtype = readers[version](file)
-    images = len(shape) == 4 and shape[-1] in (1, 3, 4, in_channels) and min(shape) > 0
-    if dtype != np.uint8 or not images or fortran_order:
-        order = " in Fortran order" if fortran_order else ""
-        raise UserError(
-            f"{path}: expected arr_0 to be images [N, H, W, C] uint8 of 1, 3 or 4 channels, got "
-            f"{list(shape)} {dtype}{order}"
-        )
-    return shape
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Open an array of an archive, unless it cannot be what it says.
+
+    Raises:
+        ValueError: if it is no .npy, or if its size is not that of its header.
+    """
+    about = archive.getinfo(f"{name}.npy")
+    if about.compress_type not in COMPRESSIONS:
+        raise ValueError(f"{name} is compressed in a way that numpy does not use")
+    if about.file_size > MOST_DEFLATED * about.compress_size + MOST_DEFLATED:
+        raise ValueError(f"{name} has {about.compress_size} bytes for {about.file_size} unpacked")
+    file = archive.open(about)
+    try:
+        header = read_header(file)
+    except ValueError:
+        header = None
+    if header and header.dtype != object and file.tell() + header.bytes != about.file_size:
+        raise ValueError(f"{name} {header} has {about.file_size} bytes, which do not fit its shape")
+    file.seek(0)
+    return file
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with _member(archive, name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> Header:
+    with _member(archive, name) as file:
+        return read_header(file)
 
 
 def _read_classes(path: Path, count: int) -> list[int]:
-    with _one_line_errors(path), np.load(path, allow_pickle=False) as arrays:
-        classes = arrays.get("arr_1")
-    whole = classes is not None and classes.shape == (count,) and classes.dtype.kind in "iu"
-    if classes is None or not whole or not ((classes >= 0) & (classes < NUM_CLASSES)).all():
+    whole, fits, classes = False, False, np.empty(0, int)
+    with _one_line_errors(path), zipfile.ZipFile(path) as archive:
+        if "arr_1.npy" in archive.namelist():
+            header = _header(archive, "arr_1")
+            whole = header.shape == (count,) and header.dtype.kind in "iu"
+        if whole:
+            classes = _read_member(archive, "arr_1")
+            fits = bool(((classes >= 0) & (classes < NUM_CLASSES)).all())
+    if not fits:
         raise UserError(
             f"expected as arr_1 a class of 0 to {NUM_CLASSES - 1} for each image, "
             f"as the model needs it, found {'other numbers' if whole else 'none'} in {path}"
@@ -107,20 +162,22 @@ def _read_classes(path: Path, count: int) -> list[int]:
     return classes.tolist()
 
 
-def _read_moments(path: Path, names: set[str]) -> dict[str, Moments]:
+def _read_moments(path: Path, archive: zipfile.ZipFile, names: set[str]) -> dict[str, Moments]:
     found = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for distance, pair in STATISTICS.items():
-            if not names.issuperset(pair):
+    for distance, pair in STATISTICS.items():
+        if not names.issuperset(pair):
+            continue
+        about = [_header(archive, name) for name in pair]
+        (mean_shape, *_), (covariance_shape, *_) = about
+        fits = len(mean_shape) == 1 and covariance_shape == mean_shape * 2
+        fits = fits and mean_shape[0] <= MOST_FEATURES
+        if fits and all(header.dtype.kind == "f" for header in about):
+            mean, covariance = (_read_member(archive, name) for name in pair)
+            if np.isfinite(mean).all() and np.isfinite(covariance).all():
+                found[distance] = mean.astype(np.float64), covariance.astype(np.float64)
                 continue
-            mean, covariance = (arrays[name] for name in pair)
-            fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-            numbers = mean.dtype.kind == covariance.dtype.kind == "f"
-            if not (fits and numbers and np.isfinite(mean).all() and np.isfinite(covariance).all()):
-                raise UserError(
-                    f"{path}: expected {pair[0]} to be a finite mean [D] with its covariance "
-                    f"[D, D], got {list(mean.shape)} {mean.dtype} and {list(covariance.shape)} "
-                    f"{covariance.dtype}"
-                )
-            found[distance] = mean.astype(np.float64), covariance.astype(np.float64)
+        raise UserError(
+            f"{path}: expected {pair[0]} to be a finite mean [D] with its covariance [D, D], of at "
+            f"most {MOST_FEATURES} features, got {about[0]} and {about[1]}"
+        )
     return found

@@ -45,7 +45,7 @@ def grid(
         for j, tile in enumerate(row):
             corner = (GAP + j * (width + GAP), GAP + i * (height + band + GAP))
             picture = to_picture(tile).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, corner)
+            sheet.paste(picture.convert("RGB"), corner)
             if captions:
                 pen.text((corner[0] + 1, corner[1] + height + 1), captions[i][j], fill="black")
     return sheet

@@ -181,8 +181,10 @@ def palette():
 def test_every_kind_of_picture_opens_in_1_3_and_4_channels(tmp_path, picture, expected, channels):
     picture.save(tmp_path / "a.png")
     tile = ImageFiles([tmp_path / "a.png"], 4, channels).tile(0)
-    grey = Image.new("RGB", (1, 1), expected[:3]).convert("L").getpixel((0, 0))
-    wanted = {1: (grey,), 3: expected[:3], 4: expected}[channels]
+    on_white = Image.new("RGB", (1, 1), "white")
+    on_white.paste(expected[:3], mask=Image.new("L", (1, 1), expected[3]))
+    colour, grey = (on_white.convert(mode).getpixel((0, 0)) for mode in ("RGB", "L"))
+    wanted = {1: (grey,), 3: colour, 4: expected}[channels]
     assert tile.shape == (4, 4, channels) and tile.dtype == np.uint8
     assert (tile == np.array(wanted)).all()
 

@@ -1,0 +1,97 @@
+"""Arrays of .npy files, whose header is checked before memory is taken for them.
+
+Reference: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+import math
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from .reading import ReadingSettings
+
+MOST_CHANNELS = 4
+READERS: dict[Any, Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class Header(NamedTuple):
+    """Shape, order of the axes in memory, and type of an array."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        order = " in Fortran order" if self.fortran_order else ""
+        return f"{list(self.shape)} {self.dtype}{order}"
+
+    @property
+    def bytes(self) -> int:
+        """Size of the numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Read the header of an array; the file stands at its numbers then.
+
+    Raises:
+        ValueError: if the header is none.
+    """
+    try:
+        version = npy.read_magic(file)
+        if version not in READERS:
+            raise ValueError(f"version {version} of the .npy format")
+        header = Header(*READERS[version](file))
+    except ValueError:
+        raise
+    # numpy parses the header as Python, which fails in many ways.
+    except Exception as error:
+        raise ValueError(f"a damaged .npy header ({type(error).__name__})") from None
+    if any(type(side) is not int or side < 0 for side in header.shape):
+        raise ValueError(f"a damaged .npy header (shape {header.shape})")
+    return header
+
+
+def is_image(header: Header, asked: ReadingSettings) -> bool:
+    """Return whether an array can be one image: [H, W] or [H, W, C], uint8 or uint16.
+
+    Other kinds of numbers are images only if the user says which ones are black and white.
+    """
+    shape, numbers = header.shape, header.dtype
+    known = numbers in (np.uint8, np.uint16) or (asked.span and numbers.kind in "iuf")
+    channels = shape[2] if len(shape) == 3 else 1
+    return (
+        bool(known) and len(shape) in (2, 3) and 1 <= channels <= MOST_CHANNELS and min(shape) > 0
+    )
+
+
+def read_image_header(file: IO[bytes], asked: ReadingSettings) -> Header:
+    """Read the header of an array that is an image.
+
+    Raises:
+        ValueError: if it is none, or is too large.
+    """
+    header = read_header(file)
+    if not is_image(header, asked):
+        expected = "uint8 or uint16 (other numbers: say --intensity_range)"
+        raise ValueError(f"an array {header}; expected [H, W] or [H, W, C] {expected}")
+    if math.prod(header.shape[:2]) > asked.max_pixels:
+        raise ValueError(f"an array {header}, of more than --max_pixels {asked.max_pixels}")
+    return header
+
+
+def read_image(file: IO[bytes], asked: ReadingSettings) -> np.ndarray:
+    """Read an image [H, W] or [H, W, C] of uint8 or more bits.
+
+    Raises:
+        ValueError: if it is none, is too large, or is cut off.
+    """
+    header = read_image_header(file, asked)
+    content = file.read(header.bytes)
+    if len(content) != header.bytes:
+        raise ValueError(f"an array {header} that is cut off")
+    values = np.frombuffer(content, header.dtype)
+    if header.fortran_order:
+        return values.reshape(header.shape[::-1]).T
+    return values.reshape(header.shape)
