@@ -38,6 +38,7 @@ def main(asked: AblationSettings) -> None:
     """Train what is missing, and measure."""
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))
+    run_folder.hold(Path(asked.out_dir), main.name)
     folders = find_folders(asked)
 
     # Train what is missing, several chains at once.

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..benchmark import neighbours, network_timing, scaling, sequence_timing, timing
@@ -45,8 +46,8 @@ class Measurement:
 
             # Keep the numbers.
             if out:
-                with open(out, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                with atomic_files.appending(Path(out)) as file:
+                    file.write(json.dumps(record).encode() + b"\n")
                 logger.log(f"appended to {out}")
 
         return Command(body, interrupted=STARTS_ANEW, description=__doc__)

@@ -13,7 +13,7 @@ from ..benchmark.settings import CompareDepthsSettings
 from ..benchmark.solver_accuracy import CONVERGED, load_pair
 from ..data import pictures, plots
 from ..errors import blame
-from ..runtime import atomic_files, logger, progress_bars
+from ..runtime import atomic_files, logger, progress_bars, run_folder
 from ..runtime.command import STARTS_ANEW, command
 from ..translation import encode_decode
 from ..translation.depth_policies import POLICIES
@@ -37,6 +37,7 @@ def main(asked: CompareDepthsSettings) -> None:
     plots.figure_class()
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))
+    run_folder.hold(Path(asked.out_dir), main.name)
 
     # Encode every image once, and decode it from the depths of each policy.
     encoder, watch = Predictor(source, priority="global"), progress_bars.inner_progress

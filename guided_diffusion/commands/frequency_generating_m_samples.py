@@ -22,7 +22,7 @@ from ..generation.run import Generation
 from ..generation.settings import SequenceSettings
 from ..models.checkpoint import weights_file
 from ..models.domains import Domain, load_asked
-from ..runtime import dist_util, logger
+from ..runtime import dist_util, faults, logger
 from ..runtime.command import command
 from ..runtime.execution import settle_precision
 from ..runtime.run_folder import RunFolder, default_folder
@@ -83,6 +83,7 @@ def main(
     progress = Progress(direction.sequences for direction in generation.directions)
     for direction, sequence in generation:
         direction.exporter.save(sequence)
+        faults.point("sequence.done")
         failed, chosen = sequence.depths.fallback, " ".join(map(str, sequence.depths.values))
         logger.logkvs({"sequence": sequence.index, "fallback": int(failed), "depths": chosen})
         logger.logkvs(generation.names_of(direction) | progress.update())

@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.drawn_tissue import draw_tile
 from ..data.settings import TissueSettings
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, logger, progress_bars
+from ..runtime import atomic_files, logger, progress_bars, run_folder
 from ..runtime.command import STARTS_ANEW, command
 from ..runtime.random_streams import Stream, generator
 
@@ -33,12 +33,14 @@ def main(asked: TissueSettings) -> None:
         raise ArgumentError("out_dir", f"expected no other pictures in {folder}, got {min(others)}")
     with blame("out_dir"):
         atomic_files.make_folder(folder)
+    run_folder.hold(folder, main.name)
     (folder / "index.csv").unlink(missing_ok=True)
 
     # Draw every tile, and list them last: the list stands for a finished run.
     for file, seed, severity in progress_bars.progress(tiles, unit="tile"):
-        (folder / file).parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_tile(seed, severity, asked.image_size)).save(folder / file)
+        atomic_files.make_subfolder((folder / file).parent)
+        with atomic_files.atomic_write(folder / file) as stream:
+            Image.fromarray(draw_tile(seed, severity, asked.image_size)).save(stream, "png")
     with atomic_files.atomic_write(folder / "index.csv", "w") as stream:
         csv.writer(stream).writerows([("file", "seed", "severity"), *tiles])
     logger.log(f"drew {len(tiles)} tiles in {folder}")

@@ -138,12 +138,10 @@ class Exporter:
         }
         for name in self.arrays:
             self._store(name, sequence.index, values[name])
-        with open(self.part, "a+b") as file:
+        with atomic_files.appending(self.part) as file:
             file.seek(0)
             header = file.truncate(len(_whole_lines(file.read()))) == 0
             file.write(_as_text(self.columns, rows, header))
-            file.flush()
-            os.fsync(file.fileno())
 
     def _rows(self, sequence: ImageSequence) -> list[Row]:
         name = f"{sequence.index:05d}"
@@ -169,7 +167,7 @@ class Exporter:
 
     def _save_picture(self, row: Row, tile: np.ndarray) -> None:
         path = self.folder / row["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_files.make_subfolder(path.parent)
         info = PngInfo()
         for key in self.columns[1:]:
             # A PNG keyword is Latin-1; a value may be any text.
@@ -179,8 +177,9 @@ class Exporter:
 
     def _store(self, name: str, index: int, value: np.ndarray) -> None:
         array = self._open_array(name, value)
-        array[index] = value
-        array.flush()
+        with atomic_files.storing(self.folder / f"{name}.npy"):
+            array[index] = value
+            array.flush()
 
     def _open_array(self, name: str, example: np.ndarray) -> np.memmap:
         path = self.folder / f"{name}.npy"
@@ -196,7 +195,7 @@ class Exporter:
             found = f"got {array.shape} {array.dtype}; choose another --out_dir"
             raise UserError(f"{path}: expected {shape} {example.dtype}, {found}")
         if len(array) < self.count:  # images were added
-            longer = path.with_name(f".{path.name}.longer.partial")
+            longer = atomic_files.partial_of(path)
             with blame(f"save_npy: {path}"):
                 atomic_files.create_array(longer, array.dtype, shape)
             copy = open_memmap(longer, "r+")
@@ -213,7 +212,7 @@ class Exporter:
 
     def merge(self) -> list[Row]:
         """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_files.make_subfolder(self.folder)
         rows = self._finished_rows()
         merged = [row for index in sorted(rows) for row in rows[index]]
         write_manifest(self.folder / "manifest.csv", self.columns, merged)

@@ -1,63 +1,156 @@
-"""Files that appear whole or not at all: written to a temporary name, fsynced, then renamed."""
+"""Files that appear whole or not at all: written to a temporary name, fsynced, then renamed.
+
+A temporary name is `.NAME.XXXXXXXX.guided-diffusion.partial` with 8 hexadecimal digits. No other
+program makes such names, so that what a killed run left can be removed.
+"""
 
 import contextlib
+import errno
+import math
 import os
+import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from numpy.lib.format import open_memmap
+import numpy as np
+from numpy.lib import format as npy
 
 from ..errors import ArgumentError, UserError
-from . import dist_util
+from . import dist_util, faults
+from .writing import FULL, described, room, writing
+
+_PARTIAL = re.compile(r"\..*\.[0-9a-f]{8}\.guided-diffusion\.partial", re.DOTALL)
+_KEPT = 40  # letters of a name that its temporary name keeps, as names have a longest length
+_BLOCK = 2**20
+
+
+def partial_of(path: Path) -> Path:
+    """Return a new temporary name beside a path."""
+    name = f".{path.name[:_KEPT]}.{secrets.token_hex(4)}.guided-diffusion.partial"
+    return path.with_name(name)
+
+
+def is_partial(name: str) -> bool:
+    """Tell whether a name is a temporary name of ours."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+def remove_partial(path: Path) -> None:
+    """Remove a temporary file that a killed run left, unless a living process writes to it."""
+    with contextlib.suppress(OSError):  # another process may be removing it
+        with open(path, "rb") as file:
+            if not _lock(file):
+                return
+        path.unlink()
+
+
+def _lock(file: IO) -> bool:
+    # False: another process has it open for writing. Where there are no locks, nobody has one.
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """Open a file that replaces `path` when the block ends well, and vanishes when it does not."""
+    """Open a file that replaces `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        UserError: if the path leads out of the run's folder.
+        OSError: if it cannot be written, with the path as `filename`.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    try:
-        with open(partial, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path, partial):
+        try:
+            faults.point("write.open")
+            with open(partial, mode, **text) as file:
+                _lock(file)
+                yield file
+                faults.point("write.data")
+                file.flush()
+                faults.point("write.sync")
+                os.fsync(file.fileno())
+            faults.point("write.replace")
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):  # what failed first is what a user should read
+                partial.unlink(missing_ok=True)
+        faults.point("write.done")
 
 
 def write_if_changed(path: Path, content: bytes) -> None:
     """Write a file whole, unless it holds the same bytes already."""
-    if not path.exists() or path.read_bytes() != content:
+    with writing(path):
+        same = path.exists() and path.read_bytes() == content
+    if not same:
         with atomic_write(path) as file:
             file.write(content)
 
 
-def reserve(file: IO, size: int, elsewhere: str = "") -> IO:
-    """Give an empty file its size on the disk, so that mapping it into memory cannot fail later.
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[IO]:
+    """Open a file of bytes to read and to add to its end; on disk when the block ends well.
+
+    Raises:
+        UserError: if the path leads out of the run's folder.
+        OSError: if it cannot be written, with the path as `filename`.
+    """
+    with writing(path), open(path, "a+b") as file:
+        yield file
+        faults.point("append.row")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def reserve(file: IO, size: int, elsewhere: str = "", path: Path | None = None) -> IO:
+    """Give a new file its size on the disk, so that mapping it into memory cannot fail later.
 
     Args:
         file: file that is open for writing.
         size: size in bytes.
         elsewhere: end of the error message, advice on how to use another disk.
+        path: path of the file in the error message; None: a nameless file for temporary data.
 
     Raises:
         UserError: if the disk has no room for it.
     """
     try:
-        if hasattr(os, "posix_fallocate"):
-            # A sparse file on a full disk ends the process with a bus error.
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            os.ftruncate(file.fileno(), size)
+        faults.point("array.create")
+        _allocate(file, size)
     except OSError as error:
+        place = path or Path(tempfile.gettempdir())
         raise UserError(
-            f"{size / 1e9:.2f} GB of disk are needed ({error.strerror}); make room{elsewhere}"
+            f"{size / 1e9:.2f} GB of disk are needed for {place} ({error.strerror}, "
+            f"{room(place)}); make room{elsewhere}"
         ) from None
     return file
+
+
+def _allocate(file: IO, size: int) -> None:
+    # A sparse file on a full disk ends the process with a bus error.
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+    for start in range(file.seek(0, os.SEEK_END), size, _BLOCK):
+        file.write(bytes(min(_BLOCK, size - start)))
+    file.flush()
 
 
 def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
@@ -66,14 +159,39 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
     Raises:
         UserError: if the disk has no room for it.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        open_memmap(partial, "w+", dtype=dtype, shape=tuple(shape))
-        with open(partial, "r+b") as file:
-            reserve(file, partial.stat().st_size)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial, size = partial_of(path), math.prod(shape) * np.dtype(dtype).itemsize
+    with writing(path, partial):
+        free = shutil.disk_usage(path.parent).free
+        if size > free:  # also sizes that no system call takes
+            needed = f"{size / 1e9:.2f} GB of disk are needed for {path}"
+            raise UserError(f"{needed}, {free / 1e9:.2f} GB are free; make room")
+        try:
+            with open(partial, "w+b") as file:
+                _lock(file)
+                descr = npy.dtype_to_descr(np.dtype(dtype))
+                about = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
+                npy.write_array_header_1_0(file, about)
+                reserve(file, file.tell() + size, path=path)
+                file.flush()
+                os.fsync(file.fileno())
+            faults.point("array.replace")
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Name an array in what fails while something is stored in it.
+
+    Raises:
+        UserError: if the path leads out of the run's folder.
+        OSError: if it cannot be written, with the path as `filename`.
+    """
+    with writing(path):
+        yield
+        faults.point("array.store")
 
 
 def make_folder(folder: Path) -> None:
@@ -85,13 +203,27 @@ def make_folder(folder: Path) -> None:
 
     def make() -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             problem = f"expected a folder to write to, got {folder} ({error.strerror})"
+            if error.errno in FULL:
+                problem = described(error)
             raise UserError(problem) from None
 
     dist_util.once(make)
+
+
+def make_subfolder(folder: Path) -> None:
+    """Make a folder inside the run's folder, where there is none, on the rank that calls.
+
+    Raises:
+        UserError: if the path leads out of the run's folder.
+        OSError: if it cannot be made, with the path as `filename`.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_unwritable(out: str, replacing: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..config.parser import Sets, create_parser, parse
 from ..config.settings import Settings, defaults, free_settings, joined
 from ..errors import UserError
-from . import dist_util, logger
+from . import dist_util, logger, run_lock, writing
 
 INTERRUPTED = 130  # exit code, as in shells
 GOES_ON = "interrupted; the same command again goes on"
@@ -58,14 +58,19 @@ def reported(interrupted: str = GOES_ON) -> Iterator[None]:
     """
     try:
         yield
+        logger.reset()  # on some file systems a write fails when its file is closed
     except (UserError, OSError) as error:
         if isinstance(error, UserError):
             report = error.report
         elif error.strerror is None:
             raise
         else:  # a full disk, a folder without permission
-            report = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            report = writing.described(error)
         print("error:", *report.splitlines(), file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except MemoryError as error:
+        advice = "give it smaller batches or images, or a machine with more"
+        print(f"error: out of memory, {error or 'at no known place'}; {advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr, flush=True)
@@ -135,7 +140,7 @@ class Command:
 
     def __call__(self, argv: Sequence[str] | None = None) -> None:
         """Run the command on arguments; None: `sys.argv[1:]`."""
-        with reported(self.interrupted):
+        with run_lock.scope(), reported(self.interrupted):
             settings = self.parse(argv)
             devices = [group.device for group in settings if hasattr(group, "device")]
             if devices:

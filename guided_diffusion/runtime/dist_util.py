@@ -26,6 +26,8 @@ import torch as th
 import torch.distributed as dist
 
 from ..errors import ArgumentError, UserError
+from . import faults
+from .writing import named
 
 T = TypeVar("T")
 _LEAVE_WITHIN = 60.0  # seconds for which a rank that is done waits for the others
@@ -226,10 +228,10 @@ def barrier() -> None:
         dist.barrier()
 
 
-def _attempt(action: Callable[[], T]) -> tuple[T | None, UserError | None]:
+def _attempt(action: Callable[[], T]) -> tuple[T | None, UserError | OSError | None]:
     try:
         return action(), None
-    except UserError as error:
+    except (UserError, OSError) as error:
         return None, error
 
 
@@ -335,6 +337,7 @@ def open_bytes(path: str | os.PathLike) -> IO[bytes]:
         import blobfile
 
         return blobfile.BlobFile(str(path), "rb")
+    faults.point("read.file")
     return open(path, "rb")
 
 
@@ -343,8 +346,9 @@ def load_state_dict(path: str | os.PathLike, **kwargs: Any) -> Any:
 
     Other keywords go to torch.load. The path may be a URL that blobfile understands.
     """
-    with open_bytes(path) as file:
-        return th.load(io.BytesIO(file.read()), **{**kwargs, "weights_only": True})
+    with named(path), open_bytes(path) as file:
+        content = file.read()
+    return th.load(io.BytesIO(content), **{**kwargs, "weights_only": True})
 
 
 def sync_params(params: Iterable[th.Tensor]) -> None:

@@ -5,13 +5,18 @@ in progress.json or progress.jsonl), and tensorboard.
 """
 
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import UserError
+from . import faults
+from .atomic_files import partial_of
+from .writing import named, writing
 
 _LONGEST = 40  # letters of a key or a value in a table
 
@@ -38,20 +43,30 @@ class SeqWriter:
 
 def _open_log(filename: str) -> TextIO:
     path = os.path.abspath(filename)  # a later change of the working directory must not matter
-    return open(path, "a+", encoding="utf-8", errors="replace", newline="")
+    with writing(path):
+        return open(path, "a+", encoding="utf-8", errors="replace", newline="")
+
+
+def _append(file: TextIO, text: str) -> None:
+    with named(getattr(file, "name", "the log")):
+        faults.point("log.write")
+        file.write(text)
+        file.flush()
 
 
 class _FileFormat(KVWriter):
     def __init__(self, filename: str) -> None:
         self.file = _open_log(filename)
         # A killed run can leave a row without its end; the next row must not join it.
-        self.file.seek(0)
-        if self.file.read()[-1:] not in ("", "\n"):
-            self.file.write("\n")
+        with named(self.file.name):
+            self.file.seek(0)
+            if self.file.read()[-1:] not in ("", "\n"):
+                self.file.write("\n")
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        with named(self.file.name):
+            self.file.close()
 
 
 class HumanOutputFormat(KVWriter, SeqWriter):
@@ -61,7 +76,8 @@ class HumanOutputFormat(KVWriter, SeqWriter):
         self.owned = isinstance(filename_or_file, str)
         self.file = filename_or_file
         if self.owned:
-            self.file = open(filename_or_file, "a", encoding="utf-8")
+            with writing(filename_or_file):
+                self.file = open(filename_or_file, "a", encoding="utf-8")
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         rows = []
@@ -72,20 +88,19 @@ class HumanOutputFormat(KVWriter, SeqWriter):
             key_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
             rule = "-" * (key_width + value_width + 7)
             lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for key, value in rows]
-            self.file.write("\n".join([rule, *lines, rule]) + "\n")
-            self.file.flush()
+            _append(self.file, "\n".join([rule, *lines, rule]) + "\n")
 
     def _truncate(self, s: str) -> str:
         return s if len(s) <= _LONGEST else s[: _LONGEST - 3] + "..."
 
     def writeseq(self, seq: Sequence[str]) -> None:
-        self.file.write(" ".join(seq) + "\n")
-        self.file.flush()
+        _append(self.file, " ".join(seq) + "\n")
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
         if self.owned:
-            self.file.close()
+            with named(self.file.name):
+                self.file.close()
 
 
 class JSONOutputFormat(_FileFormat):
@@ -93,8 +108,7 @@ class JSONOutputFormat(_FileFormat):
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         plain = {key: v.item() if hasattr(v, "item") else v for key, v in kvs.items()}
-        self.file.write(json.dumps(plain) + "\n")
-        self.file.flush()
+        _append(self.file, json.dumps(plain) + "\n")
 
 
 class CSVOutputFormat(_FileFormat):
@@ -108,19 +122,27 @@ class CSVOutputFormat(_FileFormat):
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         if new := sorted(kvs.keys() - set(self.keys)):
-            # Written to another file that then takes its place: a kill in between loses no row.
+            self._grow(new)
+        row = io.StringIO(newline="")
+        csv.writer(row).writerow([kvs.get(key, "") for key in self.keys])
+        _append(self.file, row.getvalue())
+
+    def _grow(self, new: list[str]) -> None:
+        # Written to another file that then takes its place: a kill in between loses no row.
+        partial = partial_of(Path(self.file.name))
+        with writing(self.file.name, partial):
             self.file.seek(0)
             rows = [row + [""] * len(new) for row in list(csv.reader(self.file))[1:]]
-            self.keys += new
-            folder, name = os.path.split(self.file.name)
-            partial = os.path.join(folder, f".{name}.{os.getpid()}.partial")
-            with open(partial, "w", encoding="utf-8", errors="replace", newline="") as file:
-                csv.writer(file).writerows([self.keys, *rows])
+            try:
+                with open(partial, "w", encoding="utf-8", errors="replace", newline="") as file:
+                    csv.writer(file).writerows([self.keys + new, *rows])
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
             self.file.close()
             os.replace(partial, self.file.name)
-            self.file = _open_log(self.file.name)
-        csv.writer(self.file).writerow([kvs.get(key, "") for key in self.keys])
-        self.file.flush()
+            self.keys += new
+        self.file = _open_log(self.file.name)
 
 
 class TensorBoardOutputFormat(KVWriter):
@@ -149,7 +171,8 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
     Raises:
         UnknownFormatError: for an unknown name.
     """
-    os.makedirs(ev_dir, exist_ok=True)
+    with writing(ev_dir):
+        os.makedirs(ev_dir, exist_ok=True)
     makers: dict[str, tuple[Callable[[str], KVWriter], str]] = {
         "log": (HumanOutputFormat, "log{}.txt"),
         "json": (JSONOutputFormat, "progress{}.json"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .log_formats import HumanOutputFormat, KVWriter, SeqWriter, make_output_format
+from .writing import writing
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
 MOST_DEFERRED = 1000  # actions, which hold memory
@@ -142,7 +143,8 @@ def configure(
     stamp = datetime.datetime.now().strftime("openai-%Y-%m-%d-%H-%M-%S-%f")
     dir = dir or os.getenv("OPENAI_LOGDIR") or os.path.join(tempfile.gettempdir(), stamp)
     dir = os.path.expanduser(dir)
-    os.makedirs(dir, exist_ok=True)
+    with writing(dir):
+        os.makedirs(dir, exist_ok=True)
     asked = os.getenv("OPENAI_LOG_FORMAT", "stdout,log,csv")
     if rank := get_rank_without_mpi_import():
         log_suffix += f"-rank{rank:03d}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from ..errors import blame
-from . import atomic_files, dist_util, logger, progress_bars
+from . import atomic_files, dist_util, faults, logger, progress_bars
 from .work_sharing import SharedBatches
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
@@ -53,9 +53,12 @@ def fill(
     for number, batch in enumerate(progress_bars.progress(batches, unit="batch")):
         if number:
             yield records
-        for name, values in make(batch).items():
-            records[name][batch] = values
-        records.flush()  # before they count as finished
-        records["finished"][batch] = True
+        made = make(batch)
+        with atomic_files.storing(path):
+            for name, values in made.items():
+                records[name][batch] = values
+            records.flush()  # before they count as finished
+            records["finished"][batch] = True
+        faults.point("batch.done")
     dist_util.barrier()
     yield records

@@ -4,7 +4,6 @@ To resume a run, run the same command again; a folder that was made by other fla
 """
 
 import dataclasses
-import fnmatch
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import torch as th
 
 from .. import __version__
 from ..errors import ArgumentError, UserError, blame
-from . import atomic_files, dist_util, logger
+from . import atomic_files, dist_util, logger, run_lock
 
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
@@ -109,16 +108,17 @@ class RunFolder:
                 recorded beside the settings.
 
         Raises:
-            UserError: if the folder holds a run of other settings.
+            UserError: if the folder holds a run of other settings, or another run is at work in it.
         """
         record = {"script": self.command, "args": dict(self.asked), "resolved": resolved}
         record["versions"] = versions()
         with blame("out_dir"):
             atomic_files.make_folder(self.path)
         self.refuse_other_run()
+        hold(self.path, self.command)
 
         def write() -> None:
-            _remove_partial_files(self.path)
+            self.refuse_other_run()  # it may have come and gone since
             path = self.path / RECORD
             if read_args(path) != record:
                 with atomic_files.atomic_write(path, "w") as file:
@@ -140,19 +140,34 @@ def output_folder(out_dir: str, default: str | Path) -> Path:
     folder = Path(out_dir or os.getenv("OPENAI_LOGDIR") or default)
     with blame("out_dir"):
         atomic_files.make_folder(folder)
+    hold(folder)
     logger.configure(str(folder))
     return folder
 
 
+def hold(folder: Path, command: str = "a run") -> None:
+    """Let no other run into a folder until the command ends, and remove what a killed one left.
+
+    Args:
+        folder: the folder, which exists.
+        command: name of the command, for the messages of others.
+
+    Raises:
+        UserError: if another run is at work in the folder.
+    """
+    run_lock.hold(folder, command)
+    dist_util.once(lambda: _remove_partial_files(folder))
+
+
 def _remove_partial_files(folder: Path) -> None:
-    # `atomic_write` leaves them when a run is killed. A folder below with an args.json of its own
-    # is another run, which may be writing right now.
+    # `atomic_write` leaves them when a run is killed. A folder below with a record or lock of its
+    # own is another run, which may be writing right now.
     for place, folders, names in os.walk(folder):
-        if RECORD in names and Path(place) != folder:
+        if Path(place) != folder and not {RECORD, run_lock.NAME}.isdisjoint(names):
             folders.clear()
             continue
-        for name in fnmatch.filter(names, ".*.partial"):
-            Path(place, name).unlink(missing_ok=True)
+        for name in filter(atomic_files.is_partial, names):
+            atomic_files.remove_partial(Path(place, name))
 
 
 def difference(name: str, before: Any, now: Any) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from . import atomic_files, dist_util, logger
+from .writing import named
 
 
 def open_run_log(out_dir: Path, *, together: bool = True) -> None:
@@ -35,7 +36,8 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
     """
     for path in (out_dir / f"progress.{suffix}" for suffix in ("csv", "json", "jsonl")):
         if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
+            with named(path):
+                lines = path.read_bytes().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
             kept = [line for line in whole if not _step(line, lines[0], path.suffix) > done]
             atomic_files.write_if_changed(path, b"".join(kept))

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..models import checkpoint
 from ..models.mismatch import SIGNS_OF_FLAGS
 from ..networks.nn import update_ema
-from ..runtime import dist_util, execution, logger
+from ..runtime import atomic_files, dist_util, execution, faults, logger
 from ..runtime.random_streams import Stream
 from . import starting_weights, step_draws
 from .fp16_util import MixedPrecisionTrainer
@@ -206,6 +206,7 @@ class TrainLoop:
                 self.data = iter(self.data)
             self.run_step(*next(self.data))
             self.step += 1
+            faults.point("train.step")
             if self.done % self.log_interval == 0 or self.done == self.max_steps:
                 rate = self.step / max(time.monotonic() - started, 1e-9)
                 logger.logkv("images_per_second", rate * self.global_batch)
@@ -294,7 +295,7 @@ class TrainLoop:
     def save(self) -> None:
         """Save optimizer, averaged weights and, last, weights, which complete a checkpoint."""
         if dist_util.rank() == 0:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
+            atomic_files.make_subfolder(self.out_dir)
             # One entry more than in upstream's optimizer file; upstream's code ignores it.
             loop = {
                 "lg_loss_scale": self.mp_trainer.lg_loss_scale,

@@ -28,6 +28,7 @@ from ..runtime import atomic_files, dist_util, execution, logger, progress_bars
 from ..runtime.command import Command, StopSignal
 from ..runtime.random_streams import ImageNoise, Stream, seed_torch
 from ..runtime.run_folder import PER_STEP, RunFolder
+from ..runtime.run_lock import refuse_running
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from .resume import remove_unfinished
@@ -104,6 +105,7 @@ class Training:
         may_differ = command.free | {"batch_size", *free}
         folder = RunFolder(path, command.name, asked, may_differ, command.defaults, advice)
         folder.refuse_other_run()
+        refuse_running(path)
         return folder
 
     def claim(self, folder: RunFolder) -> None:
@@ -197,7 +199,7 @@ def save_picture_if_due(
         return
     path = loop.out_dir / "samples" / f"{loop.done:06d}.png"
     if dist_util.rank() == 0 and not (missing and path.exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_files.make_subfolder(path.parent)
         picture = draw()
         with atomic_files.atomic_write(path) as file:
             picture.save(file, "png")

@@ -178,7 +178,7 @@ def translate(
 def save(folder: Path, item: Translation, image: th.Tensor) -> None:
     """Save one translated image [C, H, W] in the run folder."""
     path = folder / item.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_files.make_subfolder(path.parent)
     with atomic_files.atomic_write(path) as file:
         pictures.to_picture(pictures.to_uint8(image)).save(file, "png")
 

@@ -15,7 +15,7 @@ from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.generation.plan import Plan
 from guided_diffusion.generation.settings import SequenceSettings
 from guided_diffusion.models.domains import Domain
-from guided_diffusion.runtime import run_folder
+from guided_diffusion.runtime import atomic_files, run_folder
 from guided_diffusion.runtime.run_folder import PER_STEP, RunFolder
 from guided_diffusion.sampling.guidance import Guided
 
@@ -208,18 +208,36 @@ def test_what_an_older_record_lacks_had_its_default(tmp_path):
     assert recorded(tmp_path)["resolved"] == {}
 
 
+# Names of other programs, and of this one's versions before 1.1, which cannot be told from them.
+NOT_OURS = (
+    ".notes.partial .01.png.4711.partial .target.npy.partial a.0123abcd.guided-diffusion.partial "
+    ".x.0123ABCD.guided-diffusion.partial .x.123.guided-diffusion.partial .guided-diffusion.partial"
+).split()
+
+
+def test_what_is_being_written_by_another_process_stays(tmp_path):
+    with atomic_files.atomic_write(tmp_path / "report.json") as file:
+        claim(tmp_path, {"a": 1})  # opens the file anew, as another process would
+        file.write(b"{}")
+    assert (tmp_path / "report.json").read_bytes() == b"{}"
+
+
 def test_claim_removes_what_a_killed_run_left_half_written(tmp_path):
     (tmp_path / "images").mkdir()
-    left = tmp_path / "images" / ".01.png.4711.partial"
+    left = atomic_files.partial_of(tmp_path / "images" / "01.png")
     left.write_bytes(b"half")
+    others = [tmp_path / "images" / name for name in NOT_OURS]
+    for path in others:
+        path.write_bytes(b"of the user")
     (tmp_path / "images" / "01.png").write_bytes(b"whole")
     other = tmp_path / "other_run"
     other.mkdir()
     (other / "args.json").write_text("{}")
-    (other / ".model.pt.4711.partial").write_bytes(b"being written")
+    of_other = atomic_files.partial_of(other / "model.pt")
+    of_other.write_bytes(b"being written")
     claim(tmp_path, {"a": 1})
     assert not left.exists() and (tmp_path / "images" / "01.png").exists()
-    assert (other / ".model.pt.4711.partial").exists()
+    assert of_other.exists() and all(path.exists() for path in others)
 
 
 def test_claim_refuses_the_folder_of_another_script(tmp_path):
