@@ -40,6 +40,10 @@ class ArgumentError(UserError):
         return str(self) if self.name.isupper() else f"--{self}"
 
 
+class DivergedError(UserError):
+    """The numbers of a training are not finite any more, or its steps change nothing."""
+
+
 class MissingExtraError(UserError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -16,6 +16,7 @@ import torch as th
 
 from ..errors import UserError, require
 from ..runtime import atomic_files, dist_util, run_folder
+from . import averages
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 
 SAFETENSORS = ".safetensors"
@@ -164,15 +165,15 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def newest_weights(folder: Path) -> Path:
     """Return the file of weights to use from a training run: the newest step, averaged if possible.
 
-    Of several averages the one with the highest decay is taken.
+    Of several averages the one with the highest decay is taken; see `averages.choose`.
 
     Raises:
         UserError: if the folder holds no checkpoint.
     """
-    averaged = _newest_first(folder, r"ema_([\d.e-]+)_(\d+)\.pt")
+    averaged = _newest_first(folder, averages.NAME)
     if models := checkpoint_files(folder):
         ending = f"_{models[0].stem.removeprefix('model')}.pt"
-        return next((path for path in averaged if path.name.endswith(ending)), models[0])
+        return averages.choose([p for p in averaged if p.name.endswith(ending)], models[0])
     if averaged:
         return averaged[0]
     raise UserError(f"{folder}: expected a training run with modelNNNNNN.pt or ema_*.pt, got none")

@@ -18,6 +18,7 @@ from ..diffusion.schedules import betas_of_flags
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, execution, logger
+from . import averages
 from .checkpoint import digest, fill, load_state, training_record, weights_file
 from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
 from .script_util import NUM_CLASSES, build
@@ -119,6 +120,7 @@ def load_domain(
         UserError: if the path, the file or the settings do not fit.
     """
     file, flags = weights_file(Path(path)), dict(flags or {})
+    averages.tell(file)
     record = training_record(file)
     trained = _trained_args(file, record, kind, assumed or {})
     for name in flags.keys() - trained.keys():

@@ -11,10 +11,11 @@ from typing import Any
 
 from ..config.parser import Sets, create_parser, parse
 from ..config.settings import Settings, defaults, free_settings, joined
-from ..errors import UserError
+from ..errors import DivergedError, UserError
 from . import dist_util, logger, run_lock, writing
 
-INTERRUPTED = 130  # exit code, as in shells
+# Exit codes: a mistake of the user; a training whose numbers are not finite; as in shells.
+MISTAKE, DIVERGED, INTERRUPTED = 2, 4, 130
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
 AT_ONCE = (
@@ -53,6 +54,8 @@ class StopSignal:
 def reported(interrupted: str = GOES_ON) -> Iterator[None]:
     """Turn mistakes of the user into one line on stderr and exit code 2, and clean up at the end.
 
+    A training that diverged ends in one line likewise, and exit code 4.
+
     Args:
         interrupted: line printed on an interruption, which tells what the same command would do.
     """
@@ -67,11 +70,11 @@ def reported(interrupted: str = GOES_ON) -> Iterator[None]:
         else:  # a full disk, a folder without permission
             report = writing.described(error)
         print("error:", *report.splitlines(), file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        raise SystemExit(DIVERGED if isinstance(error, DivergedError) else MISTAKE) from None
     except MemoryError as error:
         advice = "give it smaller batches or images, or a machine with more"
         print(f"error: out of memory, {error or 'at no known place'}; {advice}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(MISTAKE) from None
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None

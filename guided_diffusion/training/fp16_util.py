@@ -15,10 +15,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import DivergedError
 from ..runtime import logger
 
 INITIAL_LOG_LOSS_SCALE = 20.0
+# Bounds of that logarithm: gradients that overflow without a scale do so for another reason, and
+# a loss times the highest scale is still a float32.
+LOWEST, HIGHEST = 0.0, 64.0
 MAX_SKIPPED = 100  # steps in a row; a loss scale that is too high is found within about 30
 
 NamedParam = tuple[str, Tensor]
@@ -146,8 +149,8 @@ class MixedPrecisionTrainer:
 
     With use_fp16 the model is converted by its `convert_to_fp16`, and the optimizer moves
     `master_params`, flat float32 copies, one per group. The loss is scaled by a factor that grows
-    slowly with each step, and halves whenever a gradient overflows. Without use_fp16
-    `master_params` are the model's own parameters.
+    slowly with each step, and halves whenever a gradient overflows, within bounds. Without
+    use_fp16 `master_params` are the model's own parameters.
 
     In either case a step with infinite or NaN gradients is skipped and reported, so that such a
     number never reaches the weights. Where the optimizer can skip by itself, as a fused Adam in
@@ -157,6 +160,7 @@ class MixedPrecisionTrainer:
         step: optimizer steps, skipped ones included; a loop that resumes sets it.
         lg_loss_scale: base-2 logarithm of the loss scale.
         fp16_scale_growth: growth of that logarithm per step.
+        searching: whether the last step was skipped, and lowered the loss scale.
     """
 
     def __init__(
@@ -170,6 +174,7 @@ class MixedPrecisionTrainer:
         self.model, self.use_fp16 = model, use_fp16
         self.fp16_scale_growth, self.lg_loss_scale = fp16_scale_growth, initial_lg_loss_scale
         self.step = 0
+        self.searching = False
         self._skipped = 0  # in a row
         self.model_params = self.master_params = list(model.parameters())
         self.param_groups_and_shapes = None
@@ -195,8 +200,8 @@ class MixedPrecisionTrainer:
             device.
 
         Raises:
-            UserError: after `MAX_SKIPPED` skipped steps in a row; where the device decides, the
-                log raises it when it writes a row.
+            DivergedError: after `MAX_SKIPPED` skipped steps in a row; where the device decides,
+                the log raises it when it writes a row.
         """
         self.step += 1
         return self._optimize_fp16(opt) if self.use_fp16 else self._optimize_normal(opt)
@@ -210,7 +215,7 @@ class MixedPrecisionTrainer:
             torch._foreach_mul_([param.grad for param in self.master_params], 1 / scale)
             opt.step()
             master_params_to_model_params(self.param_groups_and_shapes, self.master_params)
-            self.lg_loss_scale += self.fp16_scale_growth
+            self.lg_loss_scale = min(self.lg_loss_scale + self.fp16_scale_growth, HIGHEST)
         zero_master_grads(self.master_params)
         return taken
 
@@ -235,6 +240,7 @@ class MixedPrecisionTrainer:
 
     def _log_step(self, step: int, grad_norm: float, param_norm: float) -> bool:
         """Log the norms of a step and return True; or, on overflow, lower the scale: False."""
+        self.searching = False
         if not check_overflow(grad_norm):
             self._skipped = 0
             logger.logkv_mean("grad_norm", grad_norm)
@@ -243,15 +249,16 @@ class MixedPrecisionTrainer:
         self._skipped += 1
         report = f"step {step}: skipped, gradients overflowed (norm {grad_norm})"
         if self.use_fp16:
-            before, self.lg_loss_scale = self.lg_loss_scale, self.lg_loss_scale - 1
+            before = self.lg_loss_scale
+            self.lg_loss_scale = min(before, max(before - 1, LOWEST))
+            self.searching = self.lg_loss_scale < before
             report += f" at lg_loss_scale {before:.3f}, lowered to {self.lg_loss_scale:.3f}"
         logger.log(report)
         # A report may be late: what counts is whether the skipping goes on to this day.
         if self._skipped >= MAX_SKIPPED and step == self.step:
-            raise UserError(
-                f"step {step}: gradients overflowed in {self._skipped} steps in a row; weights "
-                f"and checkpoints are those of step {step - self._skipped}, all finite; go on "
-                "from an earlier checkpoint with a lower --lr, or in --precision fp32"
+            raise DivergedError(
+                f"step {step}: gradients overflowed in {self._skipped} steps in a row; the weights "
+                f"are those of step {step - self._skipped}"
             )
         return False
 

@@ -38,6 +38,10 @@ class DenoisingSettings(LoopSettings):
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )
     ema_rate: str = setting("0.9999", "decay of the averaged weights; several as 0.99,0.999")
+    ema_warmup: bool = setting(
+        False,
+        "let averaged weights forget their start sooner: update t keeps at most (1 + t) / (10 + t)",
+    )
     fp16_scale_growth: float = setting(1e-3, "growth of log2 of the loss scale per step", minimum=0)
     max_steps: int = setting(
         0, "steps in all, earlier ones of a resumed run counted; 0: no end", minimum=0, free=True

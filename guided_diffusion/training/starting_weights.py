@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import blame
-from ..models import checkpoint, convert
+from ..models import averages, checkpoint, convert
 from ..models.convert import Record
 from ..models.mismatch import SignsOfFlags, State, shape_of
 from ..networks.attention import STARTS, priorities_of
@@ -33,6 +33,7 @@ def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags)
     """
     with blame("init_checkpoint"):
         file = checkpoint.weights_file(Path(path))
+    averages.tell(file)
     recorded = checkpoint.training_record(file).get("args", {})
     found = _in_order_of(model, checkpoint.load_state(file), file, recorded)
     own = model.state_dict()

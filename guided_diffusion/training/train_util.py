@@ -19,13 +19,14 @@ from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.resample import LossAwareSampler, ScheduleSampler, UniformSampler
 from ..diffusion.signatures import accepted
 from ..errors import UserError
-from ..models import checkpoint
+from ..models import averages, checkpoint
 from ..models.mismatch import SIGNS_OF_FLAGS
 from ..networks.nn import update_ema
 from ..runtime import atomic_files, dist_util, execution, faults, logger
 from ..runtime.random_streams import Stream
 from . import starting_weights, step_draws
 from .fp16_util import MixedPrecisionTrainer
+from .health import Health, not_finite
 from .loss_log import log_loss_dict
 from .resume import (
     ema_rates,
@@ -63,6 +64,7 @@ class TrainLoop:
     """
 
     log_prefix = ""  # beginning of the names of logged losses
+    fp16_flag = "use_fp16"  # name of the flag of upstream's float16 recipe
     signs_of_flags = SIGNS_OF_FLAGS
 
     def __init__(
@@ -88,12 +90,14 @@ class TrainLoop:
         seed: int = 0,
         max_steps: int = 0,
         init_checkpoint: str = "",
+        ema_warmup: bool = False,
     ) -> None:
         self.model, self.diffusion, self.data = model, diffusion, data
         self.batch_size = batch_size
         self.microbatch = microbatch if microbatch > 0 else batch_size
         self.lr, self.weight_decay, self.lr_anneal_steps = lr, weight_decay, lr_anneal_steps
         self.ema_rate = [] if ema_rate is None else ema_rates(ema_rate)
+        self.ema_warmup, self.averages = ema_warmup, dict[float, averages.Average]()
         self.log_interval, self.save_interval = log_interval, save_interval
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.use_fp16, self.fp16_scale_growth = use_fp16, fp16_scale_growth
@@ -123,6 +127,10 @@ class TrainLoop:
             self._load_optimizer_state()
         self._set_lr(max(self.resume_step - 1, 0))  # as the last step left it
         self._taken: bool | th.Tensor = True
+        self.health = Health(self.resume_checkpoint, self.resume_step, self._advice())
+        if wrong := not_finite(self._held()):
+            start = self.resume_checkpoint or init_checkpoint or "the model"
+            raise UserError(f"{start}: the {wrong} are not finite; start from another checkpoint")
         self.use_ddp = dist_util.world_size() > 1  # upstream's name, which subclasses read
         self.ddp_model = model
         if self.use_ddp:
@@ -153,6 +161,9 @@ class TrainLoop:
     def _load_ema_parameters(self, rate: float) -> list[th.Tensor]:
         start = self.resume_checkpoint
         file = find_ema_checkpoint(start, self.resume_step, rate)
+        known = averages.of_file(Path(file)) if file else None
+        began = known[0].began if known else self.resume_step
+        self.averages[rate] = averages.Average(rate, began, self.ema_warmup)
         if file is None:
             logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
@@ -204,7 +215,8 @@ class TrainLoop:
         while not self.max_steps or self.done < self.max_steps:
             if not hasattr(self.data, "__next__"):
                 self.data = iter(self.data)
-            self.run_step(*next(self.data))
+            with self.health.advising():
+                self.run_step(*next(self.data))
             self.step += 1
             faults.point("train.step")
             if self.done % self.log_interval == 0 or self.done == self.max_steps:
@@ -212,7 +224,8 @@ class TrainLoop:
                 logger.logkv("images_per_second", rate * self.global_batch)
                 if self.max_steps:
                     logger.logkv("minutes_left", (self.max_steps - self.done) / rate / 60)
-                logger.dumpkvs()
+                with self.health.advising():
+                    logger.dumpkvs()
             if self.done % self.save_interval == 0 or self.done == self.max_steps:
                 self.save()
                 if os.getenv("DIFFUSION_TRAINING_TEST"):  # upstream's short trainings
@@ -246,6 +259,7 @@ class TrainLoop:
                     self.schedule_sampler.update_with_local_losses(t, losses["loss"].detach())
                 named = {f"{self.log_prefix}{k}": v.detach() * w for k, v in losses.items()}
                 log_loss_dict(self.diffusion, t, named)
+                self.health.note_losses(losses["loss"])
                 self.mp_trainer.backward((losses["loss"] * w).mean() * share)
 
     def _losses(
@@ -270,13 +284,19 @@ class TrainLoop:
 
     def _take_step(self) -> None:
         self._taken = self.mp_trainer.optimize(self.opt)
+        self.health.note_step(self._taken, self.mp_trainer.searching)
         if self._taken is not False:  # where the device decides, it is not waited for
             self._update_ema()
 
     def _update_ema(self) -> None:
         given = accepted(update_ema, taken=self._taken)
         for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-            update_ema(params, self.mp_trainer.master_params, rate=rate, **given)
+            kept = self.average(rate).rate_of_step(self.done + 1)
+            update_ema(params, self.mp_trainer.master_params, rate=kept, **given)
+
+    def average(self, rate: float) -> averages.Average:
+        """Return what is known of the average of a rate."""
+        return self.averages.get(rate, averages.Average(rate, 0, self.ema_warmup))
 
     def _anneal_lr(self) -> None:
         if self.lr_anneal_steps:
@@ -293,7 +313,15 @@ class TrainLoop:
         logger.logkv("samples", (self.done + 1) * self.global_batch)
 
     def save(self) -> None:
-        """Save optimizer, averaged weights and, last, weights, which complete a checkpoint."""
+        """Save optimizer, averaged weights and, last, weights, which complete a checkpoint.
+
+        Raises:
+            DivergedError: on all ranks, before anything is written, if one of them holds numbers
+                that are not finite, or did most steps since the last save in vain.
+        """
+        last = self.done == self.max_steps
+        self.health.refuse_diverged(not_finite(self._held()), self.done, last)
+        path = self.out_dir / f"model{self.done:06d}.pt"
         if dist_util.rank() == 0:
             atomic_files.make_subfolder(self.out_dir)
             # One entry more than in upstream's optimizer file; upstream's code ignores it.
@@ -303,11 +331,28 @@ class TrainLoop:
             }
             state = self.opt.state_dict() | {"loop": loop}
             checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
+            known = [self.average(rate) for rate in self.ema_rate]
+            averages.record(self.out_dir, known)
             for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
                 self._save_params(params, f"ema_{rate}_{self.done:06d}.pt")
-            self._save_params(self.mp_trainer.master_params, f"model{self.done:06d}.pt")
-            logger.log(f"saved {self.out_dir / f'model{self.done:06d}.pt'}")
+            self._save_params(self.mp_trainer.master_params, path.name)
+            logger.log(f"saved {path}{averages.young(known, self.done)}")
+        self.health.note_save(str(path), self.done)
         dist_util.barrier()
+
+    def _held(self) -> dict[str, list[th.Tensor]]:
+        # What a checkpoint holds, {name: tensors}.
+        moments = [value for state in self.opt.state.values() for value in state.values()]
+        return {
+            "weights": list(self.mp_trainer.master_params),
+            "averaged weights": [param for params in self.ema_params for param in params],
+            "optimizer's moments": [v for v in moments if th.is_tensor(v) and v.ndim],
+        }
+
+    def _advice(self) -> str:
+        other = ", or --precision fp32" if self.precision != "fp32" else ""
+        other += f", or --{self.fp16_flag} False" if self.use_fp16 else ""
+        return f"try a lower --lr than {self.lr:g}{other}"
 
     def _save_params(self, params: list[th.Tensor], name: str) -> None:
         checkpoint.save_state(self._state_of(params), self.out_dir / name)

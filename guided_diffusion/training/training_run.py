@@ -33,6 +33,7 @@ from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from .resume import remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
+from .shown_weights import shown_weights
 from .train_util import TrainLoop, ema_rates
 
 
@@ -152,7 +153,7 @@ class Training:
         conditions: dict[str, th.Tensor],
         steps: int,
     ) -> th.Tensor:
-        """Draw samples with the averaged weights by DDIM.
+        """Draw samples by DDIM, with averaged weights once the average has left its start behind.
 
         Args:
             loop: the training loop.
@@ -167,7 +168,7 @@ class Training:
         diffusion = build_process(self.process.replace(timestep_respacing=visited))
         noise = ImageNoise(self.run.seed, range(shape[0])).draw(shape[1:]).to(loop.device)
         conditions = {name: value.to(loop.device) for name, value in conditions.items()}
-        with loop.averaged_weights() as model, execution.autocast(loop.device, loop.precision):
+        with shown_weights(loop) as model, execution.autocast(loop.device, loop.precision):
             set_priority(model, "local")
             return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)
 
@@ -259,7 +260,12 @@ def train(
                 if loop.done % loop.save_interval:  # else it has just been saved
                     loop.save()
                 raise KeyboardInterrupt
-    logger.log(f"trained {loop.done} steps; the run is in {loop.out_dir}")
+    logger.log(f"trained {loop.done} steps{_skipped(loop)}; the run is in {loop.out_dir}")
+
+
+def _skipped(loop: TrainLoop) -> str:
+    skipped, steps = loop.health.skipped, loop.health.steps
+    return f", {skipped} of the last {steps} skipped" if skipped else ""
 
 
 def train_on_images(

@@ -69,12 +69,12 @@ def run_folder(tmp_path):
     # A killed run: optimizer and averages of the step are there, the model is not.
     scales = {
         "model000900": 1,
-        "ema_0.9999_000900": 2,
+        "ema_0.995_000900": 2,
         "model001000": 3,
         "ema_0.99_001000": 4,
-        "ema_0.9999_001000": 5,
-        "ema_0.999_001000": 6,
-        "ema_0.9999_001100": 7,
+        "ema_0.995_001000": 5,
+        "ema_0.991_001000": 6,
+        "ema_0.995_001100": 7,
     }
     for name, scale in scales.items():
         save(folder / f"{name}.pt", scale)
@@ -83,7 +83,7 @@ def run_folder(tmp_path):
 
 def test_a_run_folder_gives_the_longest_average_of_its_newest_whole_step(run_folder):
     domain = domains.load_domain(run_folder)
-    assert domain.origin == run_folder / "ema_0.9999_001000.pt"
+    assert domain.origin == run_folder / "ema_0.995_001000.pt"
     assert scale_of(domain) == 5
     assert domain.label == "polyp"
     assert domain.args == defaults(ModelSettings, ProcessSettings) | FLAGS
@@ -175,7 +175,11 @@ def test_a_file_without_args_is_built_from_assumed_flags_which_are_logged(tmp_pa
 
 def test_a_file_with_args_assumes_nothing(run_folder, recorder):
     domains.load_domain(run_folder)
-    assert recorder.lines == []
+    (line,) = recorder.lines
+    assert line == (
+        f"{run_folder / 'ema_0.995_001000.pt'}: of this average, less than 1 % is still the "
+        "weights with which it began"
+    )
 
 
 def test_a_record_of_a_command_that_made_images_says_nothing_of_the_weights(tmp_path, recorder):
