@@ -34,7 +34,7 @@ def flags_of(name, images):
         ("classifier_train", [], ""),
         ("classifier_train", ["--classifier_use_fp16", True], ", or --classifier_use_fp16 False"),
         ("synthetic_train", [], ""),
-        ("synthetic_train", ["--precision", "bf16"], ", or --precision fp32"),
+        ("classifier_train", ["--precision", "bf16"], ", or --precision fp32"),
     ],
 )
 def test_a_training_that_diverges_ends_at_its_first_save(runs, tmp_path, name, more, way):
