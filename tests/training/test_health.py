@@ -92,7 +92,10 @@ def test_a_checkpoint_is_good_if_a_step_went_well_after_it():
     ("health", "left"),
     [
         (Health("", 0, "try"), "no checkpoint was saved; try"),
-        (Health("a.pt", 5, "try"), "no step went well after a.pt, so go back to one before it; try"),
+        (
+            Health("a.pt", 5, "try"),
+            "no step went well after a.pt, so go back to one before it; try",
+        ),
         (after("+", Health("a.pt", 5, "try")), "the last good checkpoint is a.pt; try"),
     ],
 )
