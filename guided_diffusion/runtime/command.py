@@ -3,85 +3,77 @@
 import argparse
 import contextlib
 import inspect
-import signal
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..config.parser import Sets, create_parser, parse
 from ..config.settings import Settings, defaults, free_settings, joined
 from ..errors import DivergedError, UserError
-from . import dist_util, logger, run_lock, writing
+from . import dist_util, environment, logger, run_lock, stop_requests, writing
+from .memory import is_lack_of_memory, report_on_memory
+from .stop_requests import INTERRUPTED, TimeUp
 
-# Exit codes: a mistake of the user; a training whose numbers are not finite; as in shells.
-MISTAKE, DIVERGED, INTERRUPTED = 2, 4, 130
+# Exit codes, besides 0 and 1 (an unforeseen fault of the program).
+MISTAKE = 2  # of the user: a flag, a file, a folder, the disk, too little memory
+INCOMPLETE = 3  # files vanished during the run, and could not be made again
+DIVERGED = 4  # the numbers of a training are not finite any more
+
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
-AT_ONCE = (
-    "interrupted at once, without what was not yet saved; the same command again goes on from the "
-    "last save"
-)
-
-
-class StopSignal:
-    """A record of requests to end, by Ctrl-C or a batch system, inside a `with` block.
-
-    The first request is noted, so that the work at hand can be finished and saved. A second one
-    changes nothing, as batch systems send theirs twice and people press Ctrl-C twice; a third one
-    ends the process at once. `asked` is true from the first request on.
-    """
-
-    def __init__(self) -> None:
-        self.asked = self._again = False
-
-    def __enter__(self) -> "StopSignal":
-        stopping = signal.SIGINT, signal.SIGTERM
-        self._before = {number: signal.signal(number, self._note) for number in stopping}
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self._again:
-            raise KeyboardInterrupt(AT_ONCE)
-        self.asked, self._again = True, self.asked
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+TIME_UP = "stopped within the time limit"
 
 
 @contextlib.contextmanager
-def reported(interrupted: str = GOES_ON) -> Iterator[None]:
+def reported(interrupted: str = GOES_ON, known: Collection[str] = ()) -> Iterator[None]:
     """Turn mistakes of the user into one line on stderr and exit code 2, and clean up at the end.
 
     A training that diverged ends in one line likewise, and exit code 4.
 
     Args:
         interrupted: line printed on an interruption, which tells what the same command would do.
+        known: names of the command's settings, for advice.
     """
-    try:
-        yield
-        logger.reset()  # on some file systems a write fails when its file is closed
-    except (UserError, OSError) as error:
-        if isinstance(error, UserError):
-            report = error.report
-        elif error.strerror is None:
-            raise
-        else:  # a full disk, a folder without permission
-            report = writing.described(error)
-        print("error:", *report.splitlines(), file=sys.stderr, flush=True)
-        raise SystemExit(DIVERGED if isinstance(error, DivergedError) else MISTAKE) from None
-    except MemoryError as error:
-        advice = "give it smaller batches or images, or a machine with more"
-        print(f"error: out of memory, {error or 'at no known place'}; {advice}", file=sys.stderr)
-        raise SystemExit(MISTAKE) from None
-    except KeyboardInterrupt as error:
-        print(str(error) or interrupted, file=sys.stderr, flush=True)
-        raise SystemExit(INTERRUPTED) from None
-    finally:
-        with contextlib.suppress(OSError):  # the disk may be full
-            logger.reset()
-        dist_util.cleanup()
+    with stop_requests.interrupting():
+        try:
+            yield
+            logger.reset()  # on some file systems a write fails when its file is closed
+        except BaseException as error:
+            end = _end_of(error, interrupted, known)
+            if end is None:
+                raise
+            sys.stderr.write(f"{end.line}\n")  # in one piece, as other ranks write too
+            sys.stderr.flush()
+            raise SystemExit(end.code) from None
+        finally:
+            with stop_requests.held_off():
+                with contextlib.suppress(OSError):  # the disk may be full
+                    logger.reset()
+                dist_util.cleanup()
+
+
+class _End(NamedTuple):
+    line: str
+    code: int
+
+
+def _end_of(error: BaseException, interrupted: str, known: Collection[str]) -> _End | None:
+    """Return the last line and the exit code of a command; None for faults of the program."""
+    if isinstance(error, KeyboardInterrupt):
+        _, _, advice = interrupted.partition("; ")
+        own = f"{TIME_UP}; {advice}" if isinstance(error, TimeUp) else str(error)
+        return _End(own or interrupted, INTERRUPTED)
+    if is_lack_of_memory(error):
+        report = report_on_memory(error, known)
+    elif isinstance(error, UserError):
+        report = error.report
+    elif isinstance(error, OSError) and error.strerror is not None:
+        report = writing.described(error)  # a full disk, a folder without permission
+    else:
+        return None
+    code = DIVERGED if isinstance(error, DivergedError) else MISTAKE
+    return _End(" ".join(["error:", *report.splitlines()]), code)
 
 
 class Command:
@@ -143,8 +135,13 @@ class Command:
 
     def __call__(self, argv: Sequence[str] | None = None) -> None:
         """Run the command on arguments; None: `sys.argv[1:]`."""
-        with run_lock.scope(), reported(self.interrupted):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(run_lock.scope())
+            stack.enter_context(reported(self.interrupted, self.defaults))
+            environment.check()
             settings = self.parse(argv)
+            limits = [group.time_limit for group in settings if hasattr(group, "time_limit")]
+            stack.enter_context(stop_requests.limited("".join(limits)))
             devices = [group.device for group in settings if hasattr(group, "device")]
             if devices:
                 dist_util.setup_dist(device=devices[0])

@@ -1,9 +1,7 @@
-"""The ranks of a program: their launch, the device of this one, and messages between them.
+"""The ranks of a program: the device of this one, and messages between them.
 
-Four launchers are understood: torchrun (RANK, WORLD_SIZE), an MPI launcher (mpiexec, mpirun),
-Slurm's srun and none. MPI is imported only where an MPI launcher started several ranks, and only
-to agree on an address; srun's own variables suffice for that. Tensors travel through
-torch.distributed (nccl on GPUs, gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
+`launchers` says how they find one another. Tensors travel through torch.distributed (nccl on GPUs,
+gloo on CPUs). CUDA_VISIBLE_DEVICES is read, never written.
 """
 
 import atexit
@@ -14,8 +12,6 @@ import io
 import itertools
 import os
 import platform
-import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +22,8 @@ import torch as th
 import torch.distributed as dist
 
 from ..errors import ArgumentError, UserError
-from . import faults
+from . import faults, launchers
+from .launchers import _find_free_port as _find_free_port  # a name that upstream's users import
 from .writing import named
 
 T = TypeVar("T")
@@ -35,36 +32,11 @@ _LEAVE_WITHIN = 60.0  # seconds for which a rank that is done waits for the othe
 # joining is not tried again.
 GPUS_PER_NODE, SETUP_RETRY_COUNT = 8, 3
 _PATIENCE = timedelta(days=7)  # a rank with more to do keeps the others waiting
-_MPI = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
-_SLURM_INTERNAL_STEPS = 0xFFFFFFF0  # first step id of batch scripts and shells, one task each
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt in glibc's malloc.h
-_PORTS = range(12000, 32000)  # below the ports that systems hand out by themselves
+_SPACING, _MOST_STEPS = 0.25, 8  # seconds and steps between two exchanges of a ballot
 
 _store: dist.Store | None = None  # holds the counters
 _device: th.device | None = None
-
-
-def launcher() -> str:
-    """Return "torchrun", "mpi", "slurm" or "none", from the environment alone."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return "torchrun"
-    slurm = _slurm_place()
-    for names in _MPI:
-        place = tuple(int(os.environ.get(name) or 0) for name in names)
-        # srun may set these too, to its own place; mpirun under Slurm sets another.
-        if place[1] > 1 and names[0] in os.environ and place != slurm:
-            return "mpi"
-    return "slurm" if slurm and slurm[1] > 1 else "none"
-
-
-def _slurm_place() -> tuple[int, int] | None:
-    # A job's script or shell knows the job's SLURM_NTASKS, but is no task of an srun step.
-    if not {"SLURM_PROCID", "SLURM_STEP_ID"} <= os.environ.keys():
-        return None
-    if int(os.environ["SLURM_STEP_ID"]) >= _SLURM_INTERNAL_STEPS:
-        return None
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1
-    return int(os.environ["SLURM_PROCID"]), int(tasks)
 
 
 def setup_dist(*, device: str = "") -> None:
@@ -76,33 +48,29 @@ def setup_dist(*, device: str = "") -> None:
         device: name of the device; empty: cuda where there is one.
 
     Raises:
-        UserError: if an MPI launcher started several ranks but MPI cannot be loaded, if Slurm
-            started them but names no node, or if the device does not exist.
+        UserError: if the launcher's variables do not tell where the ranks meet, or if the device
+            does not exist.
     """
     global _store
     if dist.is_initialized():
         return
-    started_by = launcher()
-    if started_by == "mpi":
-        _agree_through_mpi()
-    elif started_by == "slurm":
-        _agree_through_slurm()
-    _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    place = launchers.find_place()
+    _choose_device(device, place.local_rank, place.size)
     keep_freed_memory()
     backend = "nccl" if dev().type == "cuda" and dist.is_nccl_available() else "gloo"
-    if started_by == "none":  # a store in memory: no port that another process could want
+    if not place.address:  # a store in memory: no port that another process could want
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         return
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # Ranks that each start a thread per core slow one another down many times over; srun binds its
     # tasks to cores itself.
-    if started_by != "slurm" and neighbours > 1 and "OMP_NUM_THREADS" not in os.environ:
-        th.set_num_threads(max(1, cores() // neighbours))
+    if place.launcher != "slurm" and place.neighbours > 1 and "OMP_NUM_THREADS" not in os.environ:
+        th.set_num_threads(max(1, cores() // place.neighbours))
     # The group's store is made here, since torch would keep it to itself.
-    store, place, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store = launchers.meet(place)
     store.set_timeout(_PATIENCE)
     group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
-    dist.init_process_group(backend, store=group, rank=place, world_size=size, timeout=_PATIENCE)
+    options = {"rank": place.rank, "world_size": place.size, "timeout": _PATIENCE}
+    dist.init_process_group(backend, store=group, **options)
 
 
 def keep_freed_memory() -> None:
@@ -121,64 +89,6 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 2**25)  # the most before glibc 2.35
 
 
-def _agree_through_mpi() -> None:
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"an MPI launcher started this process, but MPI cannot be loaded ({error}); "
-            "install a runtime (pip install mpich) or launch with torchrun"
-        ) from None
-    comm = MPI.COMM_WORLD
-    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    address = comm.bcast((socket.gethostname(), _find_free_port()) if comm.rank == 0 else None)
-    if local.size == comm.size:
-        address = ("127.0.0.1", address[1])  # one machine: needs no name resolution
-    os.environ |= {
-        "MASTER_ADDR": address[0],
-        "MASTER_PORT": str(address[1]),
-        "RANK": str(comm.rank),
-        "WORLD_SIZE": str(comm.size),
-        "LOCAL_RANK": str(local.rank),
-        "LOCAL_WORLD_SIZE": str(local.size),
-    }
-
-
-def _agree_through_slurm() -> None:
-    # MASTER_ADDR and MASTER_PORT of a job script win, as is the custom.
-    env, (rank, size) = os.environ, _slurm_place()
-    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or ""
-    # One machine needs no name resolution.
-    first = first_host(nodes) if set(nodes) & set(",[") else nodes and "127.0.0.1"
-    address = env.get("MASTER_ADDR") or first or env.get("SLURM_LAUNCH_NODE_IPADDR")
-    if not address:
-        raise UserError(
-            "Slurm started this process, but SLURM_STEP_NODELIST names no node; "
-            "set MASTER_ADDR to the host of rank 0"
-        )
-    job, step = (int(env.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
-    port = _PORTS[(31 * job + step) % len(_PORTS)]  # every rank computes the same
-    os.environ |= {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": env.get("MASTER_PORT") or str(port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-    }
-
-
-def first_host(nodes: str) -> str:
-    """Return the first host of a node list in Slurm's short form: n01 for "n[01-03,7],gpu2"."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)[0]
-    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
-
-
-def _find_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return listener.getsockname()[1]
-
-
 def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -186,7 +96,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _choose_device(name: str, local_rank: int) -> None:
+def _choose_device(name: str, local_rank: int, size: int) -> None:
     global _device
     usable = th.cuda.is_available()
     if name.startswith("cuda") and not usable:
@@ -196,9 +106,17 @@ def _choose_device(name: str, local_rank: int) -> None:
         _device = th.device(name or ("cuda" if usable else "cpu"))
     except RuntimeError:
         _device = None
-    if _device is None or _device.type not in ("cpu", "cuda"):
-        raise ArgumentError("device", f"expected cpu, cuda or cuda:N, got {name!r}")
-    if _device.type == "cuda":
+    if _device is None or _device.type not in ("cpu", "cuda", "mps"):
+        raise ArgumentError("device", f"expected cpu, cuda, cuda:N or mps, got {name!r}")
+    if _device.type == "mps":
+        _device = None
+        if not th.backends.mps.is_available():
+            problem = f"expected a usable device, got {name!r}, but torch finds no Apple GPU"
+            raise ArgumentError("device", problem)
+        if size > 1:
+            raise ArgumentError("device", f"expected one process with mps, got {size}")
+        _device = th.device("mps")
+    elif _device.type == "cuda":
         count = th.cuda.device_count()
         index = local_rank % count if _device.index is None else _device.index
         if index >= count:
@@ -293,6 +211,48 @@ class Counter:
             return _store.add(self.key, amount)
         self.alone += amount
         return self.alone
+
+    def add_below(self, limit: int, amount: int) -> bool:
+        """Add to the number, if it is below a limit; return whether it was, on one rank alone."""
+        while (now := self.add(0)) < limit:
+            if _store is None:
+                self.alone += amount
+                return True
+            wanted = str(now + amount)
+            if _store.compare_set(self.key, str(now), wanted) == wanted.encode():
+                return True
+        return False
+
+
+class Ballot:
+    """A question to all ranks after each step of a loop, which they answer together.
+
+    Every rank creates it, and asks after the same steps. They exchange their answers no more often
+    than four times a second, and after eight steps at the latest: the exchange takes about as long
+    as a small all-reduce.
+    """
+
+    def __init__(self) -> None:
+        self._left, self._span, self._since = 1, 1, time.monotonic()
+
+    def ask(self, own: int) -> int:
+        """Return the largest answer of all ranks, or 0 after a step at which none is exchanged.
+
+        Args:
+            own: answer of this rank, at least 0; 0 for "no".
+        """
+        if world_size() == 1:
+            return own
+        self._left -= 1
+        if self._left:
+            return 0
+        seconds = (time.monotonic() - self._since) / self._span
+        found = th.tensor([own, seconds], dtype=th.float32, device=dev())
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        answer, seconds = found.tolist()
+        self._span = self._left = max(1, min(_MOST_STEPS, int(_SPACING / max(seconds, 1e-6))))
+        self._since = time.monotonic()
+        return int(answer)
 
 
 def broadcast_object(value: Any) -> Any:

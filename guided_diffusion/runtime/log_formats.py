@@ -4,6 +4,7 @@ The formats are stdout, log (log.txt), csv (progress.csv), json and jsonl (one J
 in progress.json or progress.jsonl), and tensorboard.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -155,8 +156,11 @@ class TensorBoardOutputFormat(KVWriter):
         self.step = 1
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
+        # A row that tells its step stands there, also when a run is continued.
+        self.step = int(kvs.get("step", self.step))
         for key, value in kvs.items():
-            self.writer.add_scalar(key, float(value), self.step)
+            with contextlib.suppress(ValueError, TypeError):  # text has no curve
+                self.writer.add_scalar(key, float(value), self.step)
         self.writer.flush()
         self.step += 1
 
@@ -171,21 +175,32 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
     Raises:
         UnknownFormatError: for an unknown name.
     """
+    refuse_unknown(format)
     with writing(ev_dir):
         os.makedirs(ev_dir, exist_ok=True)
-    makers: dict[str, tuple[Callable[[str], KVWriter], str]] = {
-        "log": (HumanOutputFormat, "log{}.txt"),
-        "json": (JSONOutputFormat, "progress{}.json"),
-        "jsonl": (JSONOutputFormat, "progress{}.jsonl"),
-        "csv": (CSVOutputFormat, "progress{}.csv"),
-        "tensorboard": (TensorBoardOutputFormat, "tb{}"),
-    }
     if format == "stdout":
         return HumanOutputFormat(sys.stdout)
-    if format not in makers:
-        known = ", ".join(["stdout", *makers])
+    make, name = MAKERS[format]
+    return make(os.path.join(ev_dir, name.format(log_suffix)))
+
+
+MAKERS: dict[str, tuple[Callable[[str], KVWriter], str]] = {
+    "log": (HumanOutputFormat, "log{}.txt"),
+    "json": (JSONOutputFormat, "progress{}.json"),
+    "jsonl": (JSONOutputFormat, "progress{}.jsonl"),
+    "csv": (CSVOutputFormat, "progress{}.csv"),
+    "tensorboard": (TensorBoardOutputFormat, "tb{}"),
+}
+
+
+def refuse_unknown(format: str) -> None:
+    """Refuse a format that does not exist.
+
+    Raises:
+        UnknownFormatError: naming the formats that do.
+    """
+    if format not in ("stdout", *MAKERS):
+        known = ", ".join(["stdout", *MAKERS])
         raise UnknownFormatError(
             f"log format (OPENAI_LOG_FORMAT): expected one of {known}, got {format!r}"
         )
-    make, name = makers[format]
-    return make(os.path.join(ev_dir, name.format(log_suffix)))

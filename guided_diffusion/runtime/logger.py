@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from .environment import number
 from .log_formats import HumanOutputFormat, KVWriter, SeqWriter, make_output_format
 from .writing import writing
 
@@ -122,7 +123,7 @@ def mpi_weighted_mean(
 def get_rank_without_mpi_import() -> int:
     """Return the rank that a launcher put into the environment, 0 without one."""
     names = "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"
-    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+    return next((number(name, 0) for name in names if name in os.environ), 0)
 
 
 def configure(

@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..config.settings import Settings, setting
+from .stop_requests import seconds_of
 
 PRECISIONS = ("fp32", "bf16", "auto")
 
@@ -19,13 +20,23 @@ class RunSettings(SeedSettings):
     """The run."""
 
     out_dir: str = setting("", "folder of the run; empty: one of its own in results/", free=True)
+    time_limit: str = setting(
+        "",
+        "time that the command may take, as HH:MM, HH:MM:SS or D-HH:MM: it saves and ends before, "
+        "and the same command again goes on; empty: no limit",
+        free=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seconds_of(self.time_limit)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceSettings(Settings):
     """Device of networks."""
 
-    device: str = setting("", "cpu, cuda or cuda:N; empty: cuda where there is one", free=True)
+    device: str = setting("", "cpu, cuda, cuda:N or mps; empty: cuda where there is one", free=True)
 
 
 @dataclasses.dataclass(frozen=True)

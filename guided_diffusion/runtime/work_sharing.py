@@ -6,7 +6,9 @@ The result of an item must not depend on its batch or its rank.
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from . import dist_util
+from . import dist_util, stop_requests
+
+_STOP = 1 << 40  # in the number of batches taken: no more are; times the reason
 
 T = TypeVar("T")
 
@@ -28,7 +30,8 @@ def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
 class SharedBatches(Generic[T]):
     """Batches of items for this rank, which takes another whenever it has done one.
 
-    Every rank creates it, at the same point of the program, and iterates once.
+    Every rank creates it, at the same point of the program, and iterates once. When any rank is
+    asked to end, each does the batch at hand, and then all end together; see `stop_requests`.
 
     Args:
         items: items of all ranks together.
@@ -45,5 +48,15 @@ class SharedBatches(Generic[T]):
         return -(-len(self.batches) // dist_util.world_size())
 
     def __iter__(self) -> Iterator[list[T]]:
-        while (turn := self.taken.add(1)) <= len(self.batches):
-            yield self.batches[turn - 1]
+        with stop_requests.StopSignal() as signal:
+            while (turn := self._take(signal.due())) <= len(self.batches):
+                yield self.batches[turn - 1]
+            if reason := turn // _STOP:
+                dist_util.barrier()  # a rank that ends while another still talks to it can abort
+                stop_requests.stop(reason)
+
+    def _take(self, reason: int) -> int:
+        # All ranks stop, or none: who takes a batch after the last one knows that none can stop.
+        if reason:
+            self.taken.add_below(len(self.batches), reason * _STOP)
+        return self.taken.add(1)

@@ -25,12 +25,13 @@ from ..models.checkpoint import checkpoint_files
 from ..models.script_util import NUM_CLASSES, build, build_process
 from ..networks.attention import set_priority
 from ..runtime import atomic_files, dist_util, execution, logger, progress_bars
-from ..runtime.command import Command, StopSignal
+from ..runtime.command import Command
 from ..runtime.random_streams import ImageNoise, Stream, seed_torch
 from ..runtime.run_folder import PER_STEP, RunFolder
 from ..runtime.run_lock import refuse_running
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
+from ..runtime.stop_requests import BY_SIGNAL, StopSignal, stop
 from .resume import remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .shown_weights import shown_weights
@@ -249,17 +250,17 @@ def train(
 
     # Train.
     bar = {"unit": unit, "unit_scale": loop.global_batch, "initial": loop.done}
-    alone = dist_util.world_size() == 1
+    ballot = dist_util.Ballot()
     with StopSignal() as signal:
         for _ in progress_bars.progress(loop.steps(), total=loop.max_steps or None, **bar):
             save_picture_if_due(loop, draw, every)
-            # All ranks have to agree to stop. They ask each other only where a log row is due.
-            stop = signal.asked if alone else loop.done % loop.log_interval == 0
-            if stop and any(dist_util.Ranks().gather(signal.asked)):
-                logger.log(f"asked to stop after {loop.done} steps")
+            reason = ballot.ask(signal.due())
+            if reason and loop.done != loop.max_steps:
+                why = "asked to stop" if reason == BY_SIGNAL else "the time limit is near: stopped"
+                logger.log(f"{why} after {loop.done} steps")
                 if loop.done % loop.save_interval:  # else it has just been saved
                     loop.save()
-                raise KeyboardInterrupt
+                stop(reason)
     logger.log(f"trained {loop.done} steps{_skipped(loop)}; the run is in {loop.out_dir}")
 
 

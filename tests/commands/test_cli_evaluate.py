@@ -139,7 +139,7 @@ FLAGS = [
     ("--bootstrap -1", "--bootstrap: expected a whole number of at least 0, got '-1'"),
     ("--batch_size 0", "--batch_size: expected a whole number of at least 1, got '0'"),
     ("--image_size -1", "--image_size: expected a whole number of at least 0, got '-1'"),
-    ("--device nonsense", "--device: expected cpu, cuda or cuda:N, got 'nonsense'"),
+    ("--device nonsense", "--device: expected cpu, cuda, cuda:N or mps, got 'nonsense'"),
     ("--weights x.pth", "--weights: expected with --features inception, got it with small"),
     ("--out {place}", "--out: expected a file in a folder that can be written to, got '{place}'"),
     ("--out {place}/no/a.json", "--out: expected a file in a folder that can be written to"),

@@ -8,7 +8,7 @@ import pytest
 from support.cli import call, read_csv, snapshot, succeed
 
 from guided_diffusion.models import checkpoint
-from guided_diffusion.runtime import command
+from guided_diffusion.runtime import command, stop_requests
 from guided_diffusion.runtime.run_log import drop_later_rows
 from guided_diffusion.training import training_run
 
@@ -31,7 +31,7 @@ def signals_at(monkeypatch):
 @pytest.fixture
 def asked_at_once(monkeypatch):
     """The next training is asked to stop before its first step is done."""
-    stop = command.StopSignal()
+    stop = stop_requests.StopSignal()
     stop.asked = True
     monkeypatch.setattr(training_run, "StopSignal", lambda: stop)
     return stop

@@ -9,10 +9,12 @@ from support.cli import ROOT, load_script
 
 from guided_diffusion import dist_util, logger
 from guided_diffusion.config import parser
+from guided_diffusion.config.network_settings import ModelSettings
 from guided_diffusion.config.settings import Settings, setting
 from guided_diffusion.errors import ArgumentError, MissingExtraError, UserError
-from guided_diffusion.runtime import command
+from guided_diffusion.runtime import command, stop_requests
 from guided_diffusion.runtime.settings import ExecutionSettings
+from guided_diffusion.training.settings import DenoisingSettings
 
 
 @dataclass(frozen=True)
@@ -201,23 +203,9 @@ def test_what_the_system_refuses_is_one_line(capsys, tmp_path):
     assert capsys.readouterr().err == f"error: {tmp_path}/none/file: No such file or directory\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_the_second_passed_over_and_the_third_ends(number):
-    before = signal.getsignal(number)
-    with command.StopSignal() as stop:
-        assert not stop.asked
-        signal.raise_signal(number)
-        assert stop.asked
-        signal.raise_signal(number)
-        assert stop.asked
-        with pytest.raises(KeyboardInterrupt, match="interrupted at once"):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) == before
-
-
 def test_an_end_at_once_has_words_of_its_own(capsys):
     with pytest.raises(SystemExit) as stop:
-        raising(KeyboardInterrupt(command.AT_ONCE))([])
+        raising(KeyboardInterrupt(stop_requests.AT_ONCE))([])
     assert stop.value.code == command.INTERRUPTED
     assert capsys.readouterr().err.startswith("interrupted at once, without what was not yet saved")
 
@@ -229,3 +217,58 @@ def test_a_command_that_ends_well_returns_nothing_and_closes_the_logger(recorder
 
     assert main([]) is None
     assert recorder.closed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.00 TiB for an array"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee docs"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ],
+)
+def test_lack_of_memory_is_one_line_that_names_the_flags_to_lower(capsys, error):
+    @command.command()
+    def main(loop: DenoisingSettings, network: ModelSettings) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    said = capsys.readouterr().err
+    assert stop.value.code == command.MISTAKE and said.count("\n") == 1
+    advice = "lower --microbatch or --batch_size, or give --use_checkpoint True"
+    assert said.startswith(f"error: out of memory; {advice}, or end other programs (")
+
+
+def test_torch_says_that_memory_is_out_as_we_expect_it(capsys):
+    @command.command()
+    def main(asked: Asked) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err.startswith("error: out of memory; take smaller or fewer images")
+
+
+def test_a_limit_of_time_ends_with_the_way_to_go_on(capsys):
+    with pytest.raises(SystemExit) as stop:
+        raising(stop_requests.TimeUp())([])
+    assert stop.value.code == command.INTERRUPTED
+    said = capsys.readouterr().err
+    assert said == "stopped within the time limit; the same command again goes on\n"
+
+
+def test_a_signal_while_a_command_tidies_up_does_not_cut_that_short(monkeypatch, capsys):
+    done = []
+
+    def tidy():
+        if not done:
+            signal.raise_signal(signal.SIGTERM)
+        done.append(True)
+
+    monkeypatch.setattr(dist_util, "cleanup", tidy)
+    with pytest.raises(SystemExit) as stop:
+        raising(UserError("as it was"))([])
+    assert stop.value.code == 2 and done and capsys.readouterr().err == "error: as it was\n"

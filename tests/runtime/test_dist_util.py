@@ -14,6 +14,7 @@ from support.payload import Payload
 
 from guided_diffusion import dist_util
 from guided_diffusion.errors import UserError
+from guided_diffusion.runtime import launchers
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
         ({}, "none"),
         ({"RANK": "0", "WORLD_SIZE": "1"}, "torchrun"),
         ({"RANK": "0"}, "none"),
-        ({"WORLD_SIZE": "2"}, "none"),
+        ({"WORLD_SIZE": "1"}, "none"),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "mpi"),
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "none"),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, "mpi"),
@@ -51,8 +52,8 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
         ({"SLURM_NTASKS": ""}, "none"),
         (SRUN, "slurm"),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "4"}, "slurm"),
-        (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, "none"),
-        (SRUN | {"SLURM_NTASKS": "1"}, "none"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, "none"),
+        (SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, "none"),
         (SRUN | {"SLURM_STEP_ID": "4294967290"}, "none"),  # a shell of salloc
         (SRUN | {"SLURM_STEP_ID": "4294967291"}, "none"),  # a batch script
         ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "none"),
@@ -67,7 +68,7 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
 )
 def test_the_launcher_is_known_from_the_environment(environment, variables, expected):
     environment(**variables)
-    assert dist_util.launcher() == expected
+    assert launchers.launcher() == expected
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_torchrun_of_one_rank_joins_once_and_leaves(environment):
     ],
 )
 def test_the_first_host_of_a_slurm_list_is_read(nodes, host):
-    assert dist_util.first_host(nodes) == host
+    assert launchers.first_host(nodes) == host
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def slurm(environment):
         environment(**SRUN | {"SLURM_LOCALID": "1", "SLURM_JOB_ID": "4711"} | variables)
         names = "MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK".split()
         try:
-            dist_util._agree_through_slurm()
+            launchers._agree_through_slurm()
             return {name: os.environ[name] for name in names}
         finally:
             os.environ.clear()
@@ -243,8 +244,9 @@ def test_an_mpi_launcher_without_mpi_is_a_user_error(environment, monkeypatch):
     [
         ("cuda", "'cuda', but torch finds no GPU"),
         ("cuda:0", "'cuda:0', but torch finds no GPU"),
-        ("tpu", "device: expected cpu, cuda or cuda:N, got 'tpu'"),
-        ("cpu:x", "device: expected cpu, cuda or cuda:N, got 'cpu:x'"),
+        ("tpu", "device: expected cpu, cuda, cuda:N or mps, got 'tpu'"),
+        ("mps", "'mps', but torch finds no Apple GPU"),
+        ("cpu:x", "device: expected cpu, cuda, cuda:N or mps, got 'cpu:x'"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(gpus, name, message):
@@ -269,6 +271,22 @@ def test_a_gpu_beyond_the_last_is_refused(gpus):
     gpus(2)
     with pytest.raises(UserError, match="device: expected cuda:0 to cuda:1, got 'cuda:2'"):
         dist_util.setup_dist(device="cuda:2")
+
+
+def test_an_apple_gpu_is_taken_where_torch_has_one(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    dist_util.setup_dist(device="mps")
+    assert dist_util.dev() == torch.device("mps")
+    assert torch.distributed.get_backend() == "gloo"
+
+
+def test_an_apple_gpu_serves_one_process(gpus, monkeypatch, environment):
+    gpus(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    environment(RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="12345")
+    with pytest.raises(UserError, match="device: expected one process with mps, got 2"):
+        dist_util.setup_dist(device="mps")
 
 
 def test_before_setup_the_device_is_a_guess(gpus):
