@@ -8,11 +8,15 @@ import importlib.util
 import os
 import re
 
-from ..errors import ArgumentError, MissingExtraError
-from .log_formats import refuse_unknown
+from ..errors import ArgumentError, MissingExtraError, UserError
 
+LOG_FORMATS = ("stdout", "log", "json", "jsonl", "csv", "tensorboard")
 _MOST_THREADS = 4096
 _GPU = re.compile(r"-?\d+|(GPU|MIG)-[\w/-]+|NoDevFiles", re.IGNORECASE)
+
+
+class UnknownFormatError(UserError):
+    """A log format that does not exist, as OPENAI_LOG_FORMAT may name it."""
 
 
 def number(
@@ -57,13 +61,24 @@ def check() -> None:
     formats = [f for f in os.environ.get("OPENAI_LOG_FORMAT", "").split(",") if f]
     formats += [f for f in os.environ.get("OPENAI_LOG_FORMAT_MPI", "").split(",") if f]
     for name in formats:
-        refuse_unknown(name)
+        refuse_unknown_format(name)
     if "tensorboard" in formats and importlib.util.find_spec("tensorboard") is None:
         raise MissingExtraError(
             "OPENAI_LOG_FORMAT: tensorboard needs a package of this name: pip install tensorboard"
         )
     if os.path.exists(folder := os.environ.get("OPENAI_LOGDIR", "")) and not os.path.isdir(folder):
         raise ArgumentError("OPENAI_LOGDIR", f"expected a folder, got the file {folder}")
+
+
+def refuse_unknown_format(name: str) -> None:
+    """Refuse a log format that does not exist.
+
+    Raises:
+        UnknownFormatError: naming the formats that do.
+    """
+    if name not in LOG_FORMATS:
+        expected = f"expected one of {', '.join(LOG_FORMATS)}"
+        raise UnknownFormatError(f"log format (OPENAI_LOG_FORMAT): {expected}, got {name!r}")
 
 
 def _check_threads() -> None:

@@ -14,16 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import UserError
 from . import faults
 from .atomic_files import partial_of
+from .environment import refuse_unknown_format
 from .writing import named, writing
 
 _LONGEST = 40  # letters of a key or a value in a table
-
-
-class UnknownFormatError(UserError):
-    """A log format that does not exist, as OPENAI_LOG_FORMAT may name it."""
 
 
 class KVWriter:
@@ -175,7 +171,7 @@ def make_output_format(format: str, ev_dir: str, log_suffix: str = "") -> KVWrit
     Raises:
         UnknownFormatError: for an unknown name.
     """
-    refuse_unknown(format)
+    refuse_unknown_format(format)
     with writing(ev_dir):
         os.makedirs(ev_dir, exist_ok=True)
     if format == "stdout":
@@ -191,16 +187,3 @@ MAKERS: dict[str, tuple[Callable[[str], KVWriter], str]] = {
     "csv": (CSVOutputFormat, "progress{}.csv"),
     "tensorboard": (TensorBoardOutputFormat, "tb{}"),
 }
-
-
-def refuse_unknown(format: str) -> None:
-    """Refuse a format that does not exist.
-
-    Raises:
-        UnknownFormatError: naming the formats that do.
-    """
-    if format not in ("stdout", *MAKERS):
-        known = ", ".join(["stdout", *MAKERS])
-        raise UnknownFormatError(
-            f"log format (OPENAI_LOG_FORMAT): expected one of {known}, got {format!r}"
-        )
