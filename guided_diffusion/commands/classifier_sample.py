@@ -9,13 +9,12 @@ the networks are read from the args.json beside each; flags given here win.
 from functools import partial
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
-from ..config.parser import numbers
 from ..diffusion.settings import ProcessSettings
 from ..runtime.command import command
-from ..runtime.run_folder import output_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
 from ..sampling.guidance import load_guided
+from ..sampling.results_folder import results_folder
 from ..sampling.settings import ClassSettings, GuidanceSettings, SampleSettings
 
 
@@ -34,15 +33,15 @@ def main(
     # Load the networks, and refuse classes that they do not know.
     networks = network, classifier, process
     guided = load_guided(sample.model_path, guidance, *networks, execution.compile)
-    every = range(guided.num_classes)
-    classes = numbers("classes", wanted.classes) if wanted.classes else every
-    guided.check_classes("classes", classes)
+    picked = wanted.drawn(guided.classes)
+    labels = partial(new_images.random_labels, run.seed, classes=picked)
 
-    # Draw images on all ranks, and save them under upstream's name.
-    folder, domain = output_folder(run.out_dir, "results/classifier_samples"), guided.domain
-    identity = main.deciding(sample, guidance, wanted, *networks, run, execution) | guided.identity
-    labels = partial(new_images.random_labels, run.seed, classes=classes)
-    size = domain.network.image_size
+    # Draw images on all ranks, and save them under upstream's name in a folder of the run.
+    own = wanted.recorded(guided.classes), sample, guidance, run, execution
+    models = {"model": guided.domain, "classifier": guided.classifier}
+    folder = results_folder(main, "classifier_samples", "samples_*.npz", own, models)
+    size = guided.domain.network.image_size
     options = {"seed": run.seed, "precision": execution.precision}
     options |= {"model": guided.model, "cond_fn": guided.cond_fn}
-    new_images.draw_and_save(folder, domain, size, sample, identity, labels, **options)
+    drawn = size, sample, guided.classes, labels
+    new_images.draw_and_save(folder, guided.domain, *drawn, **options)

@@ -1,7 +1,8 @@
 """Train the noisy-image classifier that guides a sampler, on a folder of labelled images.
 
-The class of an image is its file name up to the first _, and classes are numbered in alphabetical
-order. Running the same command again resumes from the newest whole checkpoint in --out_dir.
+The class of an image is its file name up to the first _, or with --labels folder the folder that
+it lies in. Classes are numbered in alphabetical order; labels.json records the numbers. Running
+the same command again resumes from the newest whole checkpoint in --out_dir.
 """
 
 from ..config.network_settings import ClassifierSettings
@@ -10,7 +11,8 @@ from ..data.settings import FolderSettings
 from ..diffusion.settings import ProcessSettings
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
-from ..training.classifier_training import ClassifierLoop, check_data
+from ..training.class_records import classes_to_learn, record_classes
+from ..training.classifier_training import ClassifierLoop, check_classes
 from ..training.settings import ClassifierTrainSettings, LoopSettings
 from ..training.training_run import Training, train
 
@@ -28,18 +30,21 @@ def main(
     """Train, resuming what the run folder holds."""
     # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
-    classes = check_data(images.data_dir, own.val_data_dir, own.num_classes, images.labels)
     # With a constant rate, a run of more steps continues a run of fewer.
     free = () if own.anneal_lr else ("iterations",)
     folder = training.folder(main, "results/classifier", images, own, free=free)
+    channels = network.in_channels
+    classes = classes_to_learn(images, channels, loop, folder.path)
+    check_classes(classes, own.num_classes, own.val_data_dir, channels, images.labels)
 
     # Build everything that a wrong flag or a broken file can stop.
     steps = own.iterations
     rate = {"lr_anneal_steps": steps if own.anneal_lr else 0, "max_steps": steps}
     rest = {"noised": own.noised, "eval_interval": own.eval_interval}
     trainer = training.create_loop(folder.path, ClassifierLoop, own.num_classes, **rate, **rest)
-    options = {"image_size": network.image_size, "in_channels": network.in_channels}
-    options |= {"batch_size": loop.batch_size, "class_cond": True, "seed": run.seed}
+    options = {"image_size": network.image_size, "in_channels": channels}
+    options |= {"batch_size": loop.batch_size, "class_cond": True, "classes": classes}
+    options["seed"] = run.seed
     trainer.data = load_data(start_step=trainer.resume_step, **options, **images.values())
     if own.val_data_dir:
         val_images = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
@@ -48,5 +53,4 @@ def main(
 
     # Claim the run folder and train.
     training.claim(folder)
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-    train(trainer, note=f"classes: {names}")
+    train(trainer, note=record_classes(classes, folder.path))

@@ -1,7 +1,7 @@
 """Rewrite a checkpoint: .pt or .safetensors, attention order, number format.
 
 The network computes the same before and after. If an args.json lies beside the input, a copy with
-the new order is written beside the output.
+the new order is written beside the output, and a labels.json with the classes likewise.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..data import classes as class_records
 from ..errors import ArgumentError, UserError, blame
 from ..models import checkpoint, convert
 from ..models.convert import AttentionLayout
@@ -51,12 +52,18 @@ def main(asked: ConvertSettings) -> None:
     if run_folder.read_args(beside) not in ({}, record):
         problem = f"{beside} describes another network than the output; choose another folder"
         raise ArgumentError("output", problem)
+    classes = class_records.beside(file), class_records.beside(output)
+    if all(classes) and not classes[0].same_as(classes[1]):
+        problem = f"{classes[1].origin} names the classes of another network than the output"
+        raise ArgumentError("output", f"{problem}; choose another folder")
     with blame("output"):
         atomic_files.make_folder(output.parent)
     checkpoint.save_state(state, output)
     if record:
         with atomic_files.atomic_write(beside, "w") as target:
             json.dump(record, target, indent=2)
+    if classes[0]:
+        classes[0].save(output.parent)
     logger.log(f"saved {output}" + (" and the args.json beside it" if record else ""))
 
 

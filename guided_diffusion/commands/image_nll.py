@@ -12,47 +12,62 @@ import numpy as np
 
 from ..config.network_settings import ModelSettings
 from ..config.upstream import DEFAULT_SETS
+from ..data.class_labels import counted
 from ..data.image_formats import open_images
 from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..models.domains import load_asked
 from ..runtime import atomic_files, dist_util, logger, partial_results
 from ..runtime.command import command
-from ..runtime.run_folder import fingerprint, output_folder
+from ..runtime.execution import settle_precision
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import likelihood
-from ..sampling.settings import LikelihoodSettings
+from ..sampling.results_folder import names_of, results_folder
+from ..sampling.settings import LikelihoodSettings, OneClassSettings
 
 
 @command(sets=DEFAULT_SETS)
 def main(
     asked: LikelihoodSettings,
+    wanted: OneClassSettings,
     network: ModelSettings,
     process: ProcessSettings,
     run: RunSettings,
     execution: ExecutionSettings,
 ) -> None:
     """Measure the images that are missing."""
-    # Load the model and list the images.
+    # Load the model and list the images, by the classes of the model.
     domain = load_asked(asked.model_path, network, process, compile=execution.compile)
     own = domain.network
-    labels = "prefix" if own.class_cond else ""
+    picked = wanted.one(domain.classes)
     with blame("data_dir"):
-        images = open_images(asked.data_dir, own.image_size, own.in_channels, labels=labels)
-    out_dir = output_folder(run.out_dir, "results/nll")
+        known = None if picked else domain.classes
+        images = open_images(asked.data_dir, own.image_size, own.in_channels, classes=known)
+    if picked:
+        images.labels, images.classes = picked * len(images), domain.classes
+    count = min(asked.num_samples, len(images))
+
+    # Claim the run folder, if the results will fit into it.
+    settings = wanted.recorded(domain.classes), asked, run, execution
+    models, names = {"model": domain}, {"images": names_of(images)}
+    folder = results_folder(main, "nll", "*_terms.npz", settings, models, **names)
+    unfinished = partial_results.unfinished(folder.path, "image_nll")
+    fields = likelihood.fields(domain.diffusion.num_timesteps)
+    results = [folder.path / f"{name}_terms.npz" for name in likelihood.TERMS]
+    partial_results.refuse_too_many(unfinished, fields, count)
+    folder.claim(precision=settle_precision(execution.precision, domain.device))
+    logger.configure(str(folder.path))
+    if dist_util.once(lambda: all(map(Path.exists, results)) and not unfinished.exists()):
+        return logger.log(f"all {count} images are measured already, see {folder.path}")
+    if images.classes and domain.classes:
+        logger.log(counted(images.classes, list(map(images.label, range(count)))).table)
 
     # Measure images on all ranks, with the mean so far.
-    count = min(asked.num_samples, len(images))
-    identity = main.deciding(asked, network, process, run, execution) | domain.identity
-    digest = fingerprint(identity | {"files": list(map(images.name, range(len(images))))})
-    partial = out_dir / f".image_nll_{digest}.partial.npy"
-
     def measure(indices: Sequence[int]) -> Mapping[str, np.ndarray]:
         options = run.seed, asked.clip_denoised, execution.precision
         return likelihood.measure(domain, images, indices, *options)
 
-    fields = likelihood.fields(domain.diffusion.num_timesteps)
-    for measured in partial_results.fill(partial, fields, count, asked.batch_size, measure):
+    for measured in partial_results.fill(unfinished, fields, count, asked.batch_size, measure):
         totals = measured["total_bpd"][measured["finished"]]
         mean, error = likelihood.mean_and_error(totals)
         text = f"{mean:.4f} bits per dimension, standard error {error:.4f}"
@@ -60,8 +75,8 @@ def main(
 
     # Save the terms of each timestep under upstream's names.
     if dist_util.rank() == 0:
-        save(out_dir, measured)
-        partial.unlink()
+        save(folder.path, measured)
+        unfinished.unlink()
     dist_util.barrier()
 
 

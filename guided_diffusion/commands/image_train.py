@@ -6,7 +6,7 @@ Running the same command again resumes from the newest whole checkpoint in --out
 import torch
 from PIL import Image
 
-from ..config.network_settings import NUM_CLASSES, ModelSettings
+from ..config.network_settings import ModelSettings
 from ..config.upstream import DEFAULT_SETS
 from ..data import pictures
 from ..data.settings import FolderSettings
@@ -14,6 +14,7 @@ from ..diffusion.settings import ProcessSettings
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training import training_run
+from ..training.class_records import classes_to_learn, legend, shared_among
 from ..training.settings import DenoisingSettings, GridSettings
 from ..training.train_util import TrainLoop
 
@@ -36,12 +37,17 @@ def main(
     training = training_run.Training(loop, network, process, run, execution)
     default = training_run.default_folder("train", images.data_dir)
     folder = training.folder(main, default, images, grid)
+    own = images, network.in_channels, loop, folder.path
+    classes = classes_to_learn(*own) if network.class_cond else None
+    shown = shared_among(GRID_IMAGES, classes) if classes else []
 
     # Train, with a grid of samples every so often.
     def draw_grid(trainer: TrainLoop) -> Image.Image:
         shape = (GRID_IMAGES, network.in_channels, network.image_size, network.image_size)
-        classes = {"y": torch.arange(GRID_IMAGES) % NUM_CLASSES} if network.class_cond else {}
-        drawn = training.draw_samples(trainer, shape, classes, grid.sample_steps)
+        given = {"y": torch.tensor(shown)} if classes else {}
+        drawn = training.draw_samples(trainer, shape, given, grid.sample_steps)
         return pictures.square_grid(pictures.to_uint8(drawn))
 
-    training_run.train_on_images(training, folder, images, network.image_size, grid, draw_grid)
+    size, note = network.image_size, legend(shown, classes) if classes else ""
+    options = {"classes": classes, "note": note}
+    training_run.train_on_images(training, folder, images, size, grid, draw_grid, **options)

@@ -1,16 +1,15 @@
 """Translate images of one class into another with a class-conditional model (DDIB).
 
 The n-th class of --source is translated to the n-th class of --target. Images lie in a folder for
-each class, or in one folder with the class before the first _ of their names; classes are
-numbered in alphabetical order, as in training, unless --label_map says otherwise. Running the same
-command again makes only what is missing. Flags of the networks are read from the args.json beside
-each; flags given here win.
+each class, or in one folder with the class before the first _ of their names. Classes have the
+numbers that the model's training recorded in labels.json, else they are numbered in alphabetical
+order, unless --label_map says otherwise. Running the same command again makes only what is missing.
+Flags of the networks are read from the args.json beside each; flags given here win.
 """
 
 from pathlib import Path
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
-from ..config.parser import numbers
 from ..config.settings import joined
 from ..data.image_source import ImageFiles
 from ..diffusion.settings import ProcessSettings
@@ -39,12 +38,11 @@ def main(
 ) -> None:
     """Translate the images that are missing."""
     # Check everything that can be wrong, before the first forward.
-    items = class_translation.list_translations(
-        asked.val_dir, asked.source, asked.target, asked.label_map, asked.num_images
-    )
     networks = network, classifier, process
     guided = load_guided(asked.model_path, guidance, *networks, execution.compile)
     refuse_other_classes(guided, asked)
+    pairs = asked.source, asked.target, asked.label_map, asked.num_images
+    items = class_translation.list_translations(asked.val_dir, *pairs, guided.classes)
     own = guided.domain.network
     sources = ImageFiles([i.source_file for i in items], own.image_size, own.in_channels)
     sources.check()
@@ -86,5 +84,3 @@ def refuse_other_classes(guided: Guided, asked: ClassTranslationSettings) -> Non
     if found and "out_channels" in asked.given and asked.out_channels != found:
         known = f"{guided.classifier.origin} knows {found} classes"
         raise ArgumentError("out_channels", f"{known}, got {asked.out_channels}")
-    for name, text in (("source", asked.source), ("target", asked.target)):
-        guided.check_classes(name, numbers(name, text))

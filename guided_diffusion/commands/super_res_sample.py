@@ -1,14 +1,16 @@
 """Enlarge images with a super-resolution model and save them as one .npz (arr_0).
 
-The small images are taken in turn, each once where --num_samples is not given. Image i depends on
---seed, i and its small image alone, whatever the batch size and the number of processes. A killed
-run keeps its finished images, and the same command draws the others.
+The small images are taken in turn, each once where --num_samples is not given. A class-conditional
+model needs their classes: those of the .npz (arr_1), of file names or folders, or --classes. Image
+i depends on --seed, i and its small image alone, whatever the batch size and the number of
+processes. A killed run keeps its finished images, and the same command draws the others.
 Flags of network and process are read from the args.json beside the model; flags given here win.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..config.network_settings import SuperResSettings
@@ -19,40 +21,51 @@ from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, load_asked
 from ..runtime.command import command
 from ..runtime.random_streams import Stream
-from ..runtime.run_folder import output_folder
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
-from ..sampling.settings import EnlargeSettings, SampleSettings
+from ..sampling.results_folder import names_of, results_folder
+from ..sampling.settings import ClassSettings, EnlargeSettings, SampleSettings
 
 
 @command(sets=DEFAULT_SETS)
 def main(
     sample: SampleSettings,
     small: EnlargeSettings,
+    wanted: ClassSettings,
     network: SuperResSettings,
     process: ProcessSettings,
     run: RunSettings,
     execution: ExecutionSettings,
 ) -> None:
     """Enlarge the images that are missing."""
-    # Load the model and the small images.
+    # Load the model and the small images, with their classes where the model needs them.
     compile = execution.compile
     domain = load_asked(sample.model_path, network, process, kind=SUPER_RES, compile=compile)
-    own = domain.network
-    base = open_base_samples(small.base_samples, own.small_size, own.class_cond, own.in_channels)
+    own, picked = domain.network, wanted.drawn(domain.classes) if wanted.classes else []
+    needed = None if picked else domain.classes
+    base = open_base_samples(small.base_samples, own.small_size, needed, own.in_channels)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
     in_folder = Path(small.base_samples).is_dir()
-    images = list(map(base.name, range(len(base)))) if in_folder else digest(small.base_samples)
 
     def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        low_res, classes = base.batch([index % len(base) for index in indices])
-        return classes | {"low_res": low_res}
+        low_res, _ = base.batch([index % len(base) for index in indices])
+        return {"low_res": low_res}
 
-    # Enlarge images on all ranks, and save them under upstream's name.
-    folder = output_folder(run.out_dir, "results/super_res_samples")
-    identity = main.deciding(sample, small, network, process, run, execution)
-    identity |= domain.identity | {"images": images}
+    def classes(indices: Sequence[int]) -> np.ndarray:
+        if picked:
+            return new_images.random_labels(run.seed, indices, picked)
+        return np.array([base.label(index % len(base)) for index in indices])
+
+    # Enlarge images on all ranks, and save them under upstream's name in a folder of the run.
+    settings = wanted.recorded(domain.classes), sample, small, run, execution
+    images = {"images": names_of(base) if in_folder else digest(small.base_samples)}
+    models = {"model": domain}
+    name, results = "super_res_samples", "samples_*.npz"
+    folder = results_folder(main, name, results, settings, models, **images)
     options = {"seed": run.seed, "precision": execution.precision}
     options |= {"purpose": Stream.ENLARGING_NOISE, "conditions": conditions}
-    new_images.draw_and_save(folder, domain, own.large_size, sample, identity, **options)
+    labels = classes if domain.classes else None
+    options |= {"label_array": False}  # upstream's file holds arr_0 alone
+    drawn = own.large_size, sample, domain.classes, labels
+    new_images.draw_and_save(folder, domain, *drawn, **options)

@@ -19,6 +19,7 @@ from ..errors import blame
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training import training_run
+from ..training.class_records import classes_to_learn
 from ..training.settings import DenoisingSettings, GridSettings
 from ..training.train_util import TrainLoop
 
@@ -42,9 +43,10 @@ def main(
     default = training_run.default_folder("super_res_train", images.data_dir)
     folder = training.folder(main, default, images, grid)
     large_size, small_size = network.large_size, network.small_size
-    labels = images.labels if network.class_cond else ""
+    own = images, network.in_channels, loop, folder.path
+    classes = classes_to_learn(*own) if network.class_cond else None
     with blame("data_dir"):
-        shown = open_images(images.data_dir, large_size, network.in_channels, labels=labels)
+        shown = open_images(images.data_dir, large_size, network.in_channels, classes=classes)
 
     # Train, with a grid of samples every so often.
     def condition(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -57,4 +59,6 @@ def main(
         small = low_res.pixelated(conditions["low_res"], large_size)
         return pictures.grid(list(zip(*map(pictures.to_uint8, (small, drawn, large)), strict=True)))
 
-    training_run.train_on_images(training, folder, images, large_size, grid, draw_grid, condition)
+    training_run.train_on_images(
+        training, folder, images, large_size, grid, draw_grid, condition, classes
+    )

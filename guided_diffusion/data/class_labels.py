@@ -1,15 +1,14 @@
-"""Classes of images: read from file names or folders, numbered in alphabetical order."""
+"""Class labels of images: read from file names or folders, counted, and refused where senseless."""
 
-import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config.network_settings import NUM_CLASSES
-from ..errors import ArgumentError
-from ..runtime import atomic_files, dist_util, logger
-from .image_files import list_image_files
+from ..errors import ArgumentError, UserError
+from .classes import Classes
 
 Folder = str | os.PathLike
 
@@ -60,47 +59,77 @@ def class_names(files: Sequence[str], data_dir: Folder = "", labels: str = "pref
     return [LABEL_SOURCES[labels].class_of(file, data_dir) for file in files]
 
 
-def class_numbers(data_dir: Folder, files: Sequence[str], labels: str) -> dict[str, int]:
-    """Return {class: number}, numbered from 0 in alphabetical order; see `class_names`.
+def classes_of_files(
+    files: Sequence[str], data_dir: Folder, labels: str
+) -> tuple[list[int], Classes]:
+    """Return the number of the class of each file, and all classes in alphabetical order.
 
     Raises:
         UserError: if there are more classes than a network knows, or a file has no class.
     """
-    names = sorted(set(class_names(files, data_dir, labels)))
-    if len(names) > NUM_CLASSES:
+    names = class_names(files, data_dir, labels)
+    meaning = LABEL_SOURCES[labels].meaning
+    classes = Classes.of(names, f"{meaning}, in {data_dir}", labels)
+    if len(classes) > NUM_CLASSES:
         raise ArgumentError(
             "class_cond",
-            f"expected at most {NUM_CLASSES} classes, found {len(names)}; "
-            f"the class is a {LABEL_SOURCES[labels].meaning}, here {names[0]!r}",
+            f"expected at most {NUM_CLASSES} classes, found {len(classes)}; "
+            f"the class is a {meaning}, here {next(iter(classes.numbers))!r}",
         )
-    return {name: number for number, name in enumerate(names)}
+    return [classes.numbers[name] for name in names], classes
 
 
-def class_of_each(data_dir: Folder, files: Sequence[str], labels: str) -> list[int]:
-    """Return the number of the class of each file; see `class_numbers`."""
-    numbers = class_numbers(data_dir, files, labels)
-    return [numbers[name] for name in class_names(files, data_dir, labels)]
+def known_classes_of_files(files: Sequence[str], data_dir: Folder, known: Classes) -> list[int]:
+    """Return the number of the class of each file, as a model numbers its classes.
 
-
-def record_classes(out_dir: Path, data_dir: Folder, labels: str) -> None:
-    """Log the number of each class, and write the numbers to `labels.json` of a run folder.
+    Where the labels that the model was trained with do not give its classes, but others do, these
+    are taken: a model of images in folders may be shown images with the class in their names.
 
     Raises:
-        UserError: if the run began with other numbers.
+        UserError: if images are of other classes, with both lists.
     """
-    numbers = class_numbers(data_dir, list_image_files(data_dir), labels)
-    dist_util.once(lambda: _write_classes(out_dir / "labels.json", numbers))
-    logger.log("classes: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+    problem: UserError | None = None
+    for labels in sorted(LABEL_SOURCES, key=lambda source: source != known.labels):
+        try:
+            numbers, found = classes_of_files(files, data_dir, labels)
+            own = known.number_in(found)
+            return [own[number] for number in numbers]
+        except UserError as error:
+            problem = problem or error
+    raise problem or UserError("no labels")
 
 
-def _write_classes(path: Path, numbers: dict[str, int]) -> None:
-    if not path.exists():
-        with atomic_files.atomic_write(path, "w") as file:
-            json.dump(numbers, file, indent=2)
-    elif (before := json.loads(path.read_text(encoding="utf-8"))) != numbers:
-        differing = sorted(before.items() ^ numbers.items())[0][0]
-        raise ArgumentError(
-            "data_dir",
-            f"the classes are not those that the run in {path.parent} was begun with; "
-            f"{differing!r} was {before.get(differing)}, is {numbers.get(differing)}",
-        )
+def counted(classes: Classes, numbers: Sequence[int]) -> Classes:
+    """Return classes with the number of images of each, by the class of every image."""
+    counts = Counter(numbers)
+    return Classes(classes.numbers, classes.origin, classes.labels, classes.named, counts)
+
+
+def refuse_a_class_for_each_image(found: Classes, files: Sequence[str], data_dir: Folder) -> None:
+    """Refuse labels that tell images apart rather than classes.
+
+    They do where there are more than two classes and fewer than two images a class (one may be
+    missing), or where most classes are whole file names, in which no _ ends the class.
+
+    Args:
+        found: classes of the images.
+        files: names of the images.
+        data_dir: folder of the images.
+
+    Raises:
+        ArgumentError: for such labels, with other ways to give them.
+    """
+    whole = [name for name in map(os.path.basename, files) if name in found.numbers]
+    no_prefix = found.labels == "prefix" and 2 * len(set(whole)) > len(found)
+    if not no_prefix and (len(found) <= 2 or 2 * len(found) <= len(files) + 1):
+        return
+    shown = ", ".join(list(found.numbers)[:3])
+    places = {Path(file).parent.name for file in files if Path(file).parent != Path(data_dir)}
+    hint = f" (here {', '.join(sorted(places)[:3])})" if len(places) > 1 else ""
+    raise ArgumentError(
+        "labels",
+        f"expected classes of several images each, found {len(found)} for {len(files)} images: "
+        f"{shown}{', ...' * (len(found) > 3)}; the class is the {found.origin}; name files as "
+        f"CLASS_NAME.png, or sort them into a folder for each class{hint} and give --labels "
+        "folder; a diffusion model can also be trained without --class_cond True",
+    )

@@ -21,6 +21,7 @@ from ..runtime import dist_util
 from ..runtime.random_streams import Stream, generator
 from . import image_files
 from .augmentations import AUGMENTATIONS
+from .classes import Classes
 from .image_files import center_crop_arr, random_crop_arr
 from .image_formats import open_images
 from .image_source import Batch, ImageFiles, ImageSource
@@ -144,6 +145,7 @@ def load_data(
     seed: int = 0,
     start_step: int = 0,
     labels: str = "prefix",
+    classes: Classes | None = None,
 ) -> Iterator[Batch]:
     """Yield training batches of this rank for ever.
 
@@ -151,12 +153,13 @@ def load_data(
         data_dir: folder, searched recursively, or file of images.
         batch_size: images per batch and rank.
         image_size: side, pixels.
-        class_cond: add {"y": [N] int64}, the number of each image's class; see `class_numbers`.
+        class_cond: add {"y": [N] int64}, the number of each image's class.
         deterministic: keep the order of the names instead of shuffling every pass.
         random_crop, random_flip, in_channels, augment: see `ImageDataset`.
         seed: seed of order and augmentation.
         start_step: number of batches that a resumed run has seen.
         labels: source of the classes, a key of `LABEL_SOURCES`.
+        classes: classes by which those of the images are numbered; None: in alphabetical order.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], conditions).
@@ -166,7 +169,9 @@ def load_data(
             so that a broken one shows before the first step.
     """
     with blame("data_dir"):
-        images = open_images(data_dir, image_size, in_channels, labels=labels if class_cond else "")
+        if not class_cond:
+            labels, classes = "", None
+        images = open_images(data_dir, image_size, in_channels, labels=labels, classes=classes)
     side = 2 * image_files.scaled_side(image_size) if random_crop else image_size
     dataset = ImageDataset(
         image_size,

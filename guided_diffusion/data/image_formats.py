@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runtime import dist_util, logger
+from .classes import Classes
 from .image_folders import instead
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
@@ -27,6 +28,7 @@ def open_images(
     in_channels: int = 3,
     *,
     labels: str = "",
+    classes: Classes | None = None,
     patient: str = "",
     keep_bytes: int = KEPT_BYTES,
     expected: str = "a folder of images",
@@ -42,6 +44,7 @@ def open_images(
         in_channels: channels of a tile, 1 to 4, see `MODES`.
         labels: source of the classes of image files, a key of `LABEL_SOURCES`; files of many
             images hold the classes themselves; empty: classes are not needed.
+        classes: classes of a model, by which those of the images are numbered; None: by `labels`.
         patient: regular expression that finds the patient in the name of a file, as its only
             group; empty: patients are unknown.
         keep_bytes: memory, bytes, for opened tiles; the tiles that fit are opened once.
@@ -55,7 +58,10 @@ def open_images(
     for takes, format_class in FORMATS:
         if str(path) and takes(Path(path)):
             options = () if reading == READING else (reading,)
-            source = format_class(Path(path), image_size, in_channels, labels, *options)
+            asked = "" if classes else labels
+            source = format_class(Path(path), image_size, in_channels, asked, *options)
+            if classes:
+                source.number_by(classes)
             source.keep_bytes = keep_bytes
             source.patient_in_name = _patient_expression(patient) if patient else None
             if not quiet and dist_util.rank() == 0:

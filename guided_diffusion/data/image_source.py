@@ -19,7 +19,8 @@ from PIL import Image
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger, progress_bars
 from . import image_files
-from .class_labels import class_of_each
+from .class_labels import classes_of_files, known_classes_of_files
+from .classes import Classes
 from .image_decoding import page_numbers, size_of
 from .image_folders import list_folder
 from .reading import READING, ReadingSettings
@@ -44,6 +45,7 @@ class ImageSource(ABC):
         count: number of images.
         size: height and width of every tile, pixels.
         labels: number of each image's class; None: unknown.
+        classes: names and numbers of these classes; None: unknown.
         patient_in_name: finds the patient in a file's name, as its only group; None: unknown.
         moments: {name of a distance: mean and covariance of features} that the file holds.
         crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
@@ -66,6 +68,7 @@ class ImageSource(ABC):
         self.left_out, self.warnings = "", list[str]()
         self.remarks: dict[str, dict[str, None]] = {}
         self.labels: Sequence[int] | None = None
+        self.classes: Classes | None = None
         self.patient_in_name: re.Pattern[str] | None = None
         self.moments: dict[str, Moments] = {}
         self.crop: Callable[[Image.Image], np.ndarray] = self.centre if image_size else np.array
@@ -90,6 +93,14 @@ class ImageSource(ABC):
     def label(self, index: int) -> int | None:
         """Return the number of an image's class, None if it is unknown."""
         return None if self.labels is None else int(self.labels[index])
+
+    def number_by(self, known: Classes) -> None:
+        """Set `labels` to the numbers that the classes of the images have in a model.
+
+        Raises:
+            UserError: if there are images of other classes, or their classes cannot be known.
+        """
+        raise UserError(f"{self.path}: expected images with classes, found none")
 
     def patient(self, index: int) -> str | None:
         """Return the patient of an image, None if patients are unknown.
@@ -271,8 +282,15 @@ class ImageFolder(ImageFiles):
         if not image_size:
             self.size = _common_size(listing.files, reading)
         if labels:
-            files = [str(self.pages.get(name, (name, 0))[0]) for name in self.files]
-            self.labels = class_of_each(path, files, labels)
+            self.labels, self.classes = classes_of_files(self._files_of_pages(), path, labels)
+
+    def _files_of_pages(self) -> list[str]:
+        return [str(self.pages.get(name, (name, 0))[0]) for name in self.files]
+
+    def number_by(self, known: Classes) -> None:
+        """Number the classes of the files as a model does; see `ImageSource.number_by`."""
+        self.labels = known_classes_of_files(self._files_of_pages(), self.path, known)
+        self.classes = known
 
 
 def _common_size(files: Sequence[str], reading: ReadingSettings) -> tuple[int, int]:

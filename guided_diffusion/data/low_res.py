@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 
 from ..errors import UserError, blame
+from .classes import Classes
 from .image_formats import open_images
 from .image_source import Batch, ImageSource
 
@@ -27,22 +28,24 @@ def pixelated(images: th.Tensor, side: int) -> th.Tensor:
     return F.interpolate(images, side, mode="nearest")
 
 
-def open_base_samples(path: str, side: int, class_cond: bool, in_channels: int) -> ImageSource:
+def open_base_samples(
+    path: str, side: int, classes: Classes | None, in_channels: int
+) -> ImageSource:
     """Open the images to enlarge, of an .npz or of a folder (then as centre crops).
 
     Args:
         path: folder, or .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
         side: side of the small images, pixels.
-        class_cond: whether the network needs their classes.
+        classes: classes of the network, which needs those of the images; None: it does not.
         in_channels: number of channels that the network takes, 1 to 4.
 
     Raises:
         UserError: if there are no images, or they do not fit the network.
     """
-    kinds, labels = "an .npz or a folder of images", "prefix" if class_cond else ""
+    kinds = "an .npz or a folder of images"
     with blame("base_samples"):
         cut = 0 if Path(path).is_file() else side  # images of an .npz have their size already
-        images = open_images(path, cut, in_channels, labels=labels, expected=kinds)
+        images = open_images(path, cut, in_channels, classes=classes, expected=kinds)
         found = "x".join(map(str, images.size)) if len(images) else "no image"
         if found != f"{side}x{side}":
             expected = f"expected {side}x{side} pixels, as the model's --small_size says"

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..config.network_settings import NUM_CLASSES
 from ..errors import UserError
+from .classes import Classes
 from .image_decoding import in_mode
 from .image_source import ImageSource, Moments
 from .npy_arrays import Header, read_header
@@ -66,6 +67,13 @@ class NpzImages(ImageSource):
             self.size = self._shape[1], self._shape[2]
         if labels:
             self.labels = _read_classes(path, self.count)
+            self.classes = Classes.unnamed(self.labels, f"arr_1 of {path}")
+
+    def number_by(self, known: Classes) -> None:
+        """Check the classes of arr_1, which are numbers; see `ImageSource.number_by`."""
+        numbers = _read_classes(self.path, self.count)
+        known.refuse_unknown(Classes.unnamed(numbers, f"arr_1 of {self.path}"))
+        self.labels, self.classes = numbers, known
 
     def _read_shape(self) -> tuple[int, ...]:
         header = read_header(self._file)

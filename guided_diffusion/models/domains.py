@@ -13,6 +13,8 @@ import torch as th
 
 from ..config import network_settings
 from ..config.settings import Settings, defaults, joined
+from ..data import classes as class_records
+from ..data.classes import Classes
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
 from ..diffusion.settings import ProcessSettings
@@ -67,6 +69,8 @@ class Domain:
         process: settings that the process was built from.
         sha256: digest of the checkpoint file, in hexadecimal.
         num_classes: number of classes that a classifier tells apart; None: no classifier.
+        classes: names and numbers of the classes that the network is told or tells apart; None: it
+            knows no classes.
     """
 
     model: th.nn.Module
@@ -77,6 +81,7 @@ class Domain:
     process: ProcessSettings
     sha256: str = ""
     num_classes: int | None = None
+    classes: Classes | None = None
 
     @property
     def device(self) -> th.device:
@@ -161,7 +166,22 @@ def load_domain(
     fill(model, state, file, kind.signs, changed)
     execution.to_use(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
     name = label or file.parent.name
-    return Domain(model, diffusion, name, file, network, process, digest(file), classes)
+    own = None
+    if classes or args.get("class_cond"):
+        labels = record.get("args", {}).get("labels", "prefix")
+        own = _classes(file, classes or NUM_CLASSES, labels)
+    return Domain(model, diffusion, name, file, network, process, digest(file), classes, own)
+
+
+def _classes(file: Path, rows: int, labels: str) -> Classes:
+    """Return the classes that a training recorded beside its weights, else all numbers."""
+    if found := class_records.beside(file, rows, labels):
+        return found
+    numbers = (
+        f"no {class_records.RECORD} beside {file}; its classes are the numbers 0 to {rows - 1}"
+    )
+    logger.log(numbers)
+    return Classes.unnamed(range(rows), numbers)
 
 
 def _trained_args(

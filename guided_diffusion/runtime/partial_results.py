@@ -4,17 +4,56 @@ All ranks write to the file. A killed run leaves it behind, and the same command
 missing records.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ..errors import blame
+from ..errors import ArgumentError, blame
 from . import atomic_files, dist_util, faults, logger, progress_bars
 from .work_sharing import SharedBatches
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
+
+
+def unfinished(folder: Path, name: str) -> Path:
+    """Return the file in a run folder that holds the results of a name until all are made."""
+    return folder / f".{name}.unfinished.npy"
+
+
+def refuse_too_many(path: Path, fields: Sequence[tuple], count: int, copies: int = 1) -> None:
+    """Refuse more records than the disk has room for.
+
+    Args:
+        path: path of the .npy file, which need not exist, nor its folder.
+        fields: name, type and shape of each field of a record, as numpy takes them.
+        count: number of records, the `--num_samples` of the command.
+        copies: number of files that hold the records at once in the end.
+
+    Raises:
+        UserError: with the room that is needed and the room that is free.
+    """
+    there = next(place for place in path.absolute().parents if place.exists())
+    size = np.dtype([("finished", np.bool_), *fields]).itemsize * count
+    needed, disk = size * (copies - path.exists()), shutil.disk_usage(there)
+    free = disk.free
+    if needed > free and disk.total:  # a system of no size says nothing
+        raise ArgumentError(
+            "num_samples",
+            f"{count} images need {needed / 1e9:,.2f} GB of disk in {path.parent}, where "
+            f"{free / 1e9:,.2f} GB are free; ask for fewer, or name a folder on another disk "
+            "(out_dir)",
+        )
+
+
+def _fits(path: Path, dtype: np.dtype, count: int) -> bool:
+    try:
+        records = open_memmap(path, "r")
+    except (ValueError, EOFError, SyntaxError):  # cut off, or no such file
+        return False
+    return records.dtype == dtype and records.shape == (count,)
 
 
 def fill(
@@ -39,16 +78,21 @@ def fill(
         UserError: if the disk has no room.
     """
 
-    def unfinished() -> list[int]:
+    dtype = np.dtype([("finished", np.bool_), *fields])
+
+    def missing() -> list[int]:
+        if path.exists() and not _fits(path, dtype, count):
+            logger.warn(f"{path} is damaged; what it held is made again")
+            path.unlink()
         if not path.exists():
             with blame("num_samples"):
-                atomic_files.create_array(path, [("finished", np.bool_), *fields], (count,))
+                atomic_files.create_array(path, dtype, (count,))
         finished = open_memmap(path, "r")["finished"]
         if finished.any():
             logger.log(f"{finished.sum()} of {count} images are there from an earlier run")
         return np.flatnonzero(~finished).tolist()
 
-    batches = SharedBatches(dist_util.once(unfinished), batch_size)
+    batches = SharedBatches(dist_util.once(missing), batch_size)
     records = open_memmap(path, "r+")
     for number, batch in enumerate(progress_bars.progress(batches, unit="batch")):
         if number:

@@ -182,6 +182,8 @@ def difference(name: str, before: Any, now: Any) -> str:
         return f"the names in --stages were {before!r}, are {now!r}"
     if name == PER_STEP:
         return f"--batch_size times the number of processes was {before!r}, is {now!r}"
+    if name == "images":
+        return "the images are other files now"
     return f"--{flag}{f' of {model}' if owner else ''} was {before!r}, is {now!r}"
 
 

@@ -7,7 +7,6 @@ classifier get labels y [N], from the samplers' `model_kwargs`.
 Reference: arXiv:2105.05233, section 4.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,12 @@ import torch as th
 import torch.nn.functional as F
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
+from ..data.classes import Classes
 from ..diffusion.reverse_process import CondFn, Model
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..models.domains import CLASSIFIER, Domain, load_asked, refuse_differing
+from ..runtime import logger
 from .settings import GuidanceSettings
 
 
@@ -69,19 +70,23 @@ class Guided:
             for name, value in network.identity.items()
         }
 
-    def check_classes(self, flag: str, classes: Sequence[int]) -> None:
-        """Refuse classes that one of the networks does not know, under the name of a flag."""
-        last = self.num_classes - 1
-        for number in classes:
-            if not 0 <= number <= last:
-                expected = f"expected classes from 0 to {last}, which the networks know"
-                raise ArgumentError(flag, f"{expected}, got {number}")
-
     @property
-    def num_classes(self) -> int:
-        """Number of classes that each network which takes a class knows."""
-        known = [self.domain.model.num_classes] if self.domain.network.class_cond else []
-        return min(known + ([self.classifier.num_classes] if self.classifier else []))
+    def classes(self) -> Classes:
+        """The classes that each network which takes a class knows.
+
+        Raises:
+            ArgumentError: if the two networks number classes differently, with both lists.
+        """
+        models = self.domain, self.classifier
+        known = [model.classes for model in models if model and model.classes]
+        known.sort(key=lambda classes: (not classes.named, len(classes)))
+        first, last = known[0], known[-1]  # names count more than numbers alone
+        same = first.same_as(last) if first.named and last.named else first.is_part_of(last)
+        if not same:
+            both = " and ".join(f"{classes.listed} ({classes.origin})" for classes in known)
+            problem = "expected a classifier of the diffusion model's classes, found different ones"
+            raise ArgumentError("classifier_path", f"{problem}: {both}")
+        return first
 
 
 def load_guided(
@@ -111,4 +116,6 @@ def load_guided(
     guide = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
     refuse_differing("classifier and diffusion model", guide, domain, same)
-    return Guided(domain, guide, guidance.classifier_scale)
+    guided = Guided(domain, guide, guidance.classifier_scale)
+    logger.log(f"classes: {guided.classes.listed}")
+    return guided

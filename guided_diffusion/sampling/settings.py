@@ -3,6 +3,8 @@
 import dataclasses
 
 from ..config.settings import Settings, setting
+from ..data.classes import Classes
+from ..errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +16,11 @@ class SampleSettings(Settings):
     batch_size: int = setting(16, "images per forward and per process", minimum=1, free=True)
     use_ddim: bool = setting(False, "deterministic DDIM instead of ancestral sampling")
     model_path: str = setting("", "checkpoint file or training run folder")
+    save_images: bool = setting(
+        False,
+        "save each image as images/NNNNN.png too, listed with class and seed in labels.csv",
+        free=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,52 @@ class GuidanceSettings(Settings):
 class ClassSettings(Settings):
     """The classes to draw."""
 
-    classes: str = setting("", "numbers of the classes to draw from, as 0,3; empty: all")
+    classes: str = setting(
+        "",
+        "classes to draw from, names or numbers with commas between; empty: all that the training "
+        "recorded in labels.json, else all numbers that the networks know",
+    )
+
+    def drawn(self, classes: Classes | None) -> list[int]:
+        """Return the numbers of the asked classes, among those that a model knows.
+
+        Raises:
+            ArgumentError: if it does not know one of them, or no classes at all.
+        """
+        if classes is None:
+            if self.classes:
+                problem = "expected none, as the model knows no classes, got"
+                raise ArgumentError("classes", f"{problem} {self.classes!r}")
+            return []
+        return classes.chosen("classes", self.classes)
+
+    def recorded(self, classes: Classes | None) -> "ClassSettings":
+        """Return the settings as a run folder records them: names and numbers mean the same."""
+        if not self.classes or classes is None:
+            return self
+        return self.replace(classes=classes.text_of(self.drawn(classes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneClassSettings(ClassSettings):
+    """The class to take all images for."""
+
+    classes: str = setting(
+        "",
+        "class that all images are taken for, its name or number; empty: for each image the class "
+        "in its name or folder, as the training recorded in labels.json",
+    )
+
+    def one(self, classes: Classes | None) -> list[int]:
+        """Return the number of the asked class, alone in a list; empty if none is asked for.
+
+        Raises:
+            ArgumentError: if the model does not know it, or several are asked for.
+        """
+        picked = self.drawn(classes) if self.classes else []
+        if len(picked) > 1:
+            raise ArgumentError("classes", f"expected one class for all images, got {self.classes}")
+        return picked
 
 
 @dataclasses.dataclass(frozen=True)

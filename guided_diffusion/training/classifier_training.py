@@ -10,12 +10,12 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 
-from ..data.class_labels import LABEL_SOURCES, class_names
-from ..data.image_files import list_image_files
-from ..errors import UserError, blame
+from ..data.classes import Classes
+from ..errors import ArgumentError, UserError, blame
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
 from ..runtime.random_streams import Stream
+from .class_records import counted_classes, open_labelled
 from .loss_log import log_loss_dict
 from .train_util import Batch, Conditions, TrainLoop
 
@@ -109,34 +109,28 @@ class ClassifierLoop(TrainLoop):
         return classification(logits, cond["y"])
 
 
-def check_data(
-    data_dir: str, val_data_dir: str, num_classes: int, labels: str = "prefix"
-) -> list[str]:
-    """Check the classes of the images, and return them in the order of their numbers.
+def check_classes(
+    classes: Classes, num_classes: int, val_data_dir: str, in_channels: int, labels: str
+) -> None:
+    """Check the classes of a classifier, and that the unseen images have the same.
 
     Args:
-        data_dir: folder of the images to learn from.
-        val_data_dir: folder of the unseen images, or "".
+        classes: classes to learn.
         num_classes: number of outputs of the network.
+        val_data_dir: folder of the unseen images, or "".
+        in_channels: channels of an image.
         labels: name of the label source, one of `LABEL_SOURCES`.
 
     Raises:
         UserError: if there are too many or too few classes, or the unseen images have others.
     """
-    with blame("data_dir"):
-        classes = _classes(data_dir, labels)
-        if not 2 <= len(classes) <= num_classes:
-            raise UserError(
-                f"expected 2 to {num_classes} classes (--num_classes), found {len(classes)}; "
-                f"the class is a {LABEL_SOURCES[labels].meaning}, here {classes[0]!r}"
-            )
+    if not 2 <= len(classes) <= num_classes:
+        expected = f"expected 2 to {num_classes} classes (--num_classes), found {len(classes)}"
+        raise ArgumentError("data_dir", f"{expected}: {classes.listed} ({classes.origin})")
     if val_data_dir:
         with blame("val_data_dir"):
-            others = sorted(set(_classes(val_data_dir, labels)) ^ set(classes))
-            if others:  # they would shift the numbers of the classes after them
-                raise UserError(f"expected the classes of --data_dir; only one has {others[0]!r}")
-    return classes
-
-
-def _classes(folder: str, labels: str) -> list[str]:
-    return sorted(set(class_names(list_image_files(folder), folder, labels)))
+            found = counted_classes(open_labelled(val_data_dir, in_channels, labels))
+            classes.refuse_unknown(found)
+            if len(found) < len(classes):
+                listed = ", ".join(found.numbers)
+                raise UserError(f"expected images of all classes {classes.listed}, found {listed}")

@@ -14,7 +14,7 @@ import torch as th
 from PIL import Image
 
 from ..config.settings import Settings, joined
-from ..data.class_labels import record_classes
+from ..data.classes import Classes
 from ..data.image_datasets import Batch, load_data
 from ..data.settings import FolderSettings
 from ..diffusion.resample import create_named_schedule_sampler
@@ -32,6 +32,7 @@ from ..runtime.run_lock import refuse_running
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.stop_requests import BY_SIGNAL, StopSignal, stop
+from .class_records import record_classes
 from .resume import remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .shown_weights import shown_weights
@@ -215,7 +216,6 @@ def train(
     *,
     unit: str = "image",
     note: str = "",
-    labelled: FolderSettings | None = None,
 ) -> None:
     """Train to the end in a claimed folder; if asked to stop, save and stop.
 
@@ -226,8 +226,7 @@ def train(
         draw: function that makes a picture of samples, see `save_picture_if_due`.
         every: steps between pictures of samples, see `save_picture_if_due`.
         unit: name of one example.
-        note: first line of the log.
-        labelled: images whose classes the run folder records; None: there are no classes.
+        note: first lines of the log.
     """
     # Remove files and rows of steps that are trained again, and open the log.
     dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
@@ -235,8 +234,6 @@ def train(
     open_run_log(loop.out_dir)
     if note:
         logger.log(note)
-    if labelled:
-        record_classes(loop.out_dir, labelled.data_dir, labelled.labels)
     beginning = "training from scratch"
     if loop.resume_checkpoint:
         beginning = f"training on from {loop.resume_checkpoint}"
@@ -277,6 +274,8 @@ def train_on_images(
     grid: GridSettings,
     draw_grid: Callable[[TrainLoop], Image.Image],
     condition: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    classes: Classes | None = None,
+    note: str = "",
 ) -> None:
     """Train a diffusion model on a folder of images, and save grids of samples on the way.
 
@@ -288,6 +287,8 @@ def train_on_images(
         grid: steps between grids of samples.
         draw_grid: function that makes a picture of samples.
         condition: function that makes the loop's batches from batches of images.
+        classes: classes of the images, for a class-conditional network.
+        note: line of the log about the grids.
     """
     loop, network = training.loop, training.network
     trainer = training.create_loop(folder.path)
@@ -298,9 +299,11 @@ def train_on_images(
         in_channels=network.in_channels,
         seed=training.run.seed,
         start_step=trainer.resume_step,
+        classes=classes,
         **images.values(),
     )
     trainer.data = condition(batches)
     training.claim(folder)
-    labelled = images if network.class_cond else None
-    train(trainer, lambda: draw_grid(trainer), grid.sample_interval, labelled=labelled)
+    if classes:
+        note = "\n".join(filter(None, [record_classes(classes, folder.path), note]))
+    train(trainer, lambda: draw_grid(trainer), grid.sample_interval, note=note)

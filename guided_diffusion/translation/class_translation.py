@@ -2,7 +2,7 @@
 
 An image of the source class is encoded to noise by DDIM run backwards, conditioned on the source
 class, and decoded by DDIM conditioned on the target class; a classifier may steer the decoding.
-Classes are the numbers that the model was trained with.
+Classes have the names and numbers that the training of the model recorded.
 
 Reference: arXiv:2203.08382, section 4.3.
 """
@@ -17,11 +17,12 @@ import torch as th
 
 from ..config.parser import numbers
 from ..data import pictures
-from ..data.class_labels import class_names
+from ..data.class_labels import class_names, classes_of_files, known_classes_of_files
+from ..data.classes import Classes
 from ..data.image_files import list_image_files, log_if_fewer
 from ..data.image_source import ImageSource
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, execution
+from ..runtime import atomic_files, execution, logger
 from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
@@ -49,16 +50,23 @@ class Translation:
 
 
 def list_translations(
-    folder: str, source: str, target: str, label_map: str = "", num_images: int = 0
+    folder: str,
+    source: str,
+    target: str,
+    label_map: str = "",
+    num_images: int = 0,
+    classes: Classes | None = None,
 ) -> list[Translation]:
     """List the translations to make: for each pair of classes, the images of the first.
 
     Args:
         folder: folder of images, searched recursively.
-        source: numbers of the classes to translate from, separated by commas.
-        target: numbers of the classes to translate to, one for each of `source`.
+        source: names or numbers of the classes to translate from, separated by commas.
+        target: names or numbers of the classes to translate to, one for each of `source`.
         label_map: text file with the class of each image, see `read_label_map`; empty: none.
         num_images: number of images of each pair, in order of name; 0: all.
+        classes: classes of the model; None: numbers alone, images are numbered in alphabetical
+            order.
 
     Raises:
         UserError: if the flags or the files do not fit.
@@ -66,19 +74,13 @@ def list_translations(
     with blame("val_dir"):
         files = list_image_files(folder)
     paths = [path.relative_to(folder) for path in map(Path, files)]
-    # Images lie in a folder for each class, or in one folder with the class in their names.
-    in_folders = all(len(path.parts) > 1 for path in paths)
-    names = [path.parts[0] for path in paths] if in_folders else class_names(list(map(str, paths)))
-    classes = _class_numbers(paths, names, label_map)
+    numbers, origin = _class_numbers(files, paths, folder, label_map, classes)
     found: list[Translation] = []
     taken: dict[str, str] = {}
-    for pair in _pairs(source, target):
-        chosen = [i for i, number in enumerate(classes) if number == pair[0]]
+    for pair in _pairs(source, target, classes):
+        chosen = [i for i, number in enumerate(numbers) if number == pair[0]]
         if not chosen:
-            known = list(dict(sorted(zip(classes, names, strict=True))).items())
-            listed = [f"{number} is {name}" for number, name in known[:LISTED_CLASSES]]
-            listed += ["..."] * (len(known) > LISTED_CLASSES)
-            problem = f"no image of class {pair[0]} in {folder}, where {', '.join(listed)}"
+            problem = f"no image of class {pair[0]} in {folder}, where {origin}"
             raise ArgumentError("source", f"{problem}; --label_map can say otherwise")
         log_if_fewer(num_images, len(chosen), f"{folder} of class {pair[0]}")
         for i in chosen[: num_images or None]:
@@ -90,26 +92,51 @@ def list_translations(
     return found
 
 
-def _pairs(source: str, target: str) -> Iterable[tuple[int, int]]:
-    sides = numbers("source", source), numbers("target", target)
+def _pairs(source: str, target: str, classes: Classes | None) -> Iterable[tuple[int, int]]:
+    chosen = classes.chosen if classes else numbers
+    sides = chosen("source", source), chosen("target", target)
     if len(sides[0]) != len(sides[1]):
         expected = f"expected a class for each of the {len(sides[0])} of --source"
         raise ArgumentError("target", f"{expected}, got {len(sides[1])}")
     return dict.fromkeys(zip(*sides, strict=True))
 
 
-def _class_numbers(paths: Sequence[Path], names: Sequence[str], label_map: str) -> list[int]:
-    if not label_map:
-        numbered = {name: number for number, name in enumerate(sorted(set(names)))}
-        return [numbered[name] for name in names]
-    known, classes = read_label_map(label_map), []
+def _class_numbers(
+    files: Sequence[str],
+    paths: Sequence[Path],
+    folder: str,
+    label_map: str,
+    classes: Classes | None,
+) -> tuple[list[int], str]:
+    """Return the number of the class of each image, and all classes there in words."""
+    # Images lie in a folder for each class, or in one folder with the class in their names.
+    labels = "folder" if all(len(path.parts) > 1 for path in paths) else "prefix"
+    if label_map:
+        names = class_names(files, folder, labels)
+        found = _mapped(paths, names, label_map)
+        listed = sorted(set(zip(found, names, strict=True)))
+    elif classes and classes.named:
+        with blame("val_dir"):
+            found = known_classes_of_files(files, folder, classes)
+        listed = [(number, classes.name_of(number)) for number in sorted(set(found))]
+    else:
+        found, own = classes_of_files(files, folder, labels)
+        listed = [(number, name) for name, number in own.numbers.items()]
+        if classes:
+            logger.log(f"classes of {folder}, numbered in alphabetical order: {own.listed}")
+    words = [f"{number} is {name}" for number, name in listed[:LISTED_CLASSES]]
+    return found, ", ".join(words + ["..."] * (len(listed) > LISTED_CLASSES))
+
+
+def _mapped(paths: Sequence[Path], names: Sequence[str], label_map: str) -> list[int]:
+    known, found = read_label_map(label_map), []
     for path, name in zip(paths, names, strict=True):
         entries = [known[key] for key in (path.as_posix(), path.name, name) if key in known]
         if not entries:
             problem = f"expected {path} or its class {name!r} in {label_map}"
             raise ArgumentError("label_map", problem)
-        classes.append(entries[0])
-    return classes
+        found.append(entries[0])
+    return found
 
 
 def read_label_map(path: str | os.PathLike) -> dict[str, int]:

@@ -174,8 +174,10 @@ class ClassTranslationSettings(Settings):
     model_path: str = setting(
         "./models/imagenet/256x256_diffusion.pt", f"{PLACE} of a class-conditional model"
     )
-    source: str = setting("260,261,282,283", "numbers of the classes to translate from")
-    target: str = setting("261,262,283,284", "for each --source, the class to translate to")
+    source: str = setting("260,261,282,283", "classes to translate from, names or numbers")
+    target: str = setting(
+        "261,262,283,284", "for each --source, the class to translate to, name or number"
+    )
     val_dir: str = setting("", "folder of source images, searched recursively")
     label_map: str = setting("", "text file with a NAME and a class number a line; empty: none")
     num_images: int = setting(0, "images of each pair, in order of name; 0: all", minimum=0)

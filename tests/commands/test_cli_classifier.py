@@ -33,6 +33,7 @@ def test_a_run_holds_checkpoints_flags_and_a_log_with_upstreams_names(classifier
     names = {path.name for path in classifier.iterdir()}
     assert names == {
         "args.json",
+        "labels.json",
         "log.txt",
         "progress.csv",
         "progress.jsonl",
@@ -46,7 +47,8 @@ def test_a_run_holds_checkpoints_flags_and_a_log_with_upstreams_names(classifier
     assert [row["step"] for row in rows] == ["2", "4"]
     for name in ("train_loss", "train_acc@1", "train_acc@5", "val_loss", "val_acc@1", "val_acc@5"):
         assert all(float(row[name]) >= 0 for row in rows), name
-    assert "classes: 0 tile0, 1 tile1" in (classifier / "log.txt").read_text()
+    assert json.loads((classifier / "labels.json").read_text()) == {"tile0": 0, "tile1": 1}
+    assert "0  tile0: 3 images" in (classifier / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("flags", [[], ["--anneal_lr", "True", "--microbatch", "1"]])
@@ -90,7 +92,8 @@ def test_samples_have_labels_and_do_not_depend_on_the_batch_size(
     assert np.array_equal(one["arr_1"], three["arr_1"])
     assert grey_levels_apart(one["arr_0"], three["arr_0"]) <= 1
     names = {path.name for path in (tmp_path / "1").iterdir()}
-    assert names == {"samples_5x16x16x3.npz", "samples.png", "log.txt", "progress.csv"}
+    logs = {"args.json", "log.txt", "progress.csv"}
+    assert names == {"samples_5x16x16x3.npz", "samples.png"} | logs
 
 
 def test_scale_and_classes_steer_the_samples(runs, classifier, tmp_path):
@@ -148,8 +151,8 @@ def test_a_killed_run_keeps_its_images_and_draws_only_the_others(
         ("--classifier_depth 2", "trained with --classifier_depth 1, used with 2: checkpoint and"),
         ("--classifier_pool spatial", "(check --classifier_pool)"),
         ("--classifier_resblock_updown False", "(check --classifier_resblock_updown)"),
-        ("--classes 0,2", "--classes: expected classes from 0 to 1, which the networks know, got"),
-        ("--classes x", "--classes: expected numbers with commas between, got 'x'"),
+        ("--classes 0,2", "of the classes 0 tile0, 1 tile1 ({classifier}/labels.json), got '2'"),
+        ("--classes x", "--classes: expected names or numbers with commas between, of the"),
         ("--classifier_path {other}", "--noise_schedule: classifier and diffusion model need"),
     ],
 )
@@ -160,5 +163,5 @@ def test_a_mistake_in_sampling_is_told_in_a_line(runs, classifier, tmp_path, fla
     right = ["--model_path", runs.source, "--classifier_path", classifier, *SAMPLING]
     words = [word.format(**places) for word in flags.split()]
     result = call("classifier_sample", *right, "--out_dir", tmp_path / "out", *words)
-    assert result.code == 2 and message in result.last, result.err
+    assert result.code == 2 and message.format(**places) in result.last, result.err
     assert not (tmp_path / "out").exists()

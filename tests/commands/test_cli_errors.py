@@ -57,9 +57,9 @@ DATA = [
     ("--data_dir {empty}", "--data_dir: no image in {empty} or below it (looked for .jpg"),
     (
         "--data_dir {text}",
-        "{text}/zz.png: expected a readable image, got none or a damaged one",
+        "{text}/tile1_zz.png: expected a readable image, got none or a damaged one",
     ),
-    ("--data_dir {cut}", "{cut}/zz.png: expected a readable image, got "),
+    ("--data_dir {cut}", "{cut}/tile1_zz.png: expected a readable image, got "),
 ]
 TRAINING = [
     ("--lr abc", "--lr: expected a number of at least 0, got 'abc'"),
@@ -98,7 +98,7 @@ SAMPLING = [
     ("--model_path {empty}", "{empty}: expected a training run with modelNNNNNN.pt or ema_*.pt"),
     ("--model_path {half}", "{half}: expected a whole checkpoint, got a file that cannot be read"),
     ("--model_path {nothing}", "{nothing}: expected a whole checkpoint, got a file that cannot"),
-    ("--model_path {text}/zz.png", "{text}/zz.png: expected a "),
+    ("--model_path {text}/tile1_zz.png", "{text}/tile1_zz.png: expected a "),
     ("--num_samples 0", "--num_samples: " + WHOLE.format(1, 0)),
     ("--use_ddim 2", "--use_ddim: expected a boolean such as True or False, got '2'"),
     (
@@ -141,8 +141,14 @@ TRANSLATING = [
 ]
 CLASSIFYING = [
     ("--num_classes 1", "--num_classes: " + WHOLE.format(2, 1)),
-    ("--data_dir {one}", "--data_dir: expected 2 to 3 classes (--num_classes), found 1; the class"),
-    ("--val_data_dir {one}", "--val_data_dir: expected the classes of --data_dir; only one has"),
+    (
+        "--data_dir {one}",
+        "--data_dir: expected 2 to 3 classes (--num_classes), found 1: 0 tile0 (file",
+    ),
+    (
+        "--val_data_dir {one}",
+        "--val_data_dir: expected images of all classes 0 tile0, 1 tile1, found tile0",
+    ),
     ("--val_data_dir {place}/no", "--val_data_dir: expected a folder of images, got '{place}/no'"),
     ("--iterations 0", "--iterations: " + WHOLE.format(1, 0)),
     ("--eval_interval 0", "--eval_interval: " + WHOLE.format(1, 0)),
@@ -181,9 +187,9 @@ def places(runs, tmp_path_factory):
     (place / "nothing.pt").touch()
     (place / "file").write_text("kept")
     (place / "empty").mkdir()
-    (draw_images(place / "text", 2) / "zz.png").write_text("no picture")
+    (draw_images(place / "text", 2) / "tile1_zz.png").write_text("no picture")
     cut = draw_images(place / "cut", 2)
-    (cut / "zz.png").write_bytes((cut / "tile0_000.png").read_bytes()[:200])
+    (cut / "tile1_zz.png").write_bytes((cut / "tile0_000.png").read_bytes()[:200])
     draw_images(place / "one", 1)
     (place / "claimed").mkdir()
     (place / "claimed" / "args.json").write_text("{")

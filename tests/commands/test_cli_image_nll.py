@@ -66,7 +66,12 @@ def assert_same(one, other):
 
 def test_the_terms_of_each_timestep_are_saved_and_their_sum_is_the_total(measured):
     names = {path.name for path in measured.iterdir()}
-    assert names == {*(f"{name}_terms.npz" for name in TERMS), "log.txt", "progress.csv"}
+    assert names == {
+        *(f"{name}_terms.npz" for name in TERMS),
+        "log.txt",
+        "progress.csv",
+        "args.json",
+    }
     found, row = terms(measured), total(measured)
     assert all(values.shape == (8,) for values in found.values())
     assert row["images"] == 5 and row["bpd_error"] > 0

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from support.cli import TINY_MODEL, call, grey_levels_apart, snapshot, succeed, working_directory
+from support.cli import TINY_MODEL, call, grey_levels_apart, succeed, working_directory
 
 SAMPLING = "--num_samples 4 --timestep_respacing 8 --device cpu".split()
 SAMPLERS = {"ancestral": [], "ddim": ["--use_ddim", "True"]}
@@ -30,7 +30,8 @@ def test_images_are_upstreams_npz_and_do_not_depend_on_the_batch_size(runs, tmp_
     assert all(image.std() > 5 for image in drawn[0]["arr_0"])
     assert grey_levels_apart(drawn[0]["arr_0"][0], drawn[0]["arr_0"][1]) > 20
     names = {path.name for path in (tmp_path / "1").iterdir()}
-    assert names == {"samples_4x16x16x3.npz", "samples.png", "log.txt", "progress.csv"}
+    logs = {"args.json", "log.txt", "progress.csv"}
+    assert names == {"samples_4x16x16x3.npz", "samples.png"} | logs
 
 
 def test_seed_sampler_and_model_each_change_the_images(runs, tmp_path):
@@ -73,7 +74,7 @@ def test_a_class_conditional_model_adds_a_label_per_image(conditional, tmp_path)
     for arrays in drawn:
         assert arrays.keys() == {"arr_0", "arr_1"}
         assert arrays["arr_1"].shape == (4,) and arrays["arr_1"].dtype.kind == "i"
-        assert ((arrays["arr_1"] >= 0) & (arrays["arr_1"] < 1000)).all()
+        assert set(arrays["arr_1"].tolist()) == {0, 1}  # the training's, of 1000 that could be
     assert np.array_equal(drawn[0]["arr_1"], drawn[1]["arr_1"])
     assert len(set(drawn[0]["arr_1"].tolist())) > 1
     assert grey_levels_apart(drawn[0]["arr_0"], drawn[1]["arr_0"]) <= 1
@@ -98,7 +99,9 @@ def test_a_checkpoint_alone_needs_its_flags_on_the_command_line(runs, tmp_path):
     assert np.array_equal(draw(alone, out_dir, *TINY_MODEL)["arr_0"], expected)
 
 
-@pytest.mark.parametrize(("variable", "place"), [(None, "results/samples"), ("logs", "logs")])
+@pytest.mark.parametrize(
+    ("variable", "place"), [(None, "results/samples_????????"), ("logs", "logs")]
+)
 def test_without_a_folder_images_go_to_results_or_upstreams_log_folder(
     runs, tmp_path, monkeypatch, variable, place
 ):
@@ -106,4 +109,4 @@ def test_without_a_folder_images_go_to_results_or_upstreams_log_folder(
         monkeypatch.setenv("OPENAI_LOGDIR", variable)
     with working_directory(tmp_path):
         succeed("image_sample", "--model_path", runs.source, *SAMPLING, "--num_samples", 1)
-    assert f"{place}/samples_1x16x16x3.npz" in snapshot(tmp_path)
+    assert len(list(tmp_path.glob(f"{place}/samples_1x16x16x3.npz"))) == 1

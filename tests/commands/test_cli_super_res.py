@@ -183,7 +183,8 @@ def test_each_small_image_is_enlarged_whatever_the_batch_size(trained, base, enl
     together = enlarge(trained, base, tmp_path, "--batch_size", 4)
     assert grey_levels_apart(together, enlarged) <= 1
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"samples_5x16x16x3.npz", "samples.png", "log.txt", "progress.csv"}
+    logs = {"args.json", "log.txt", "progress.csv"}
+    assert names == {"samples_5x16x16x3.npz", "samples.png"} | logs
 
 
 def test_images_follow_the_small_ones_and_the_seed(trained, base, enlarged, tmp_path):

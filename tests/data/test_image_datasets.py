@@ -1,7 +1,6 @@
 """Image folders: what is found, how it is opened and cropped, and in which order it comes."""
 
 import io
-import json
 import os
 from pathlib import Path
 
@@ -410,22 +409,6 @@ def test_a_label_that_is_not_there_is_refused(tmp_path, labels, message):
         flat(0).save(tmp_path / name)
     with pytest.raises(UserError, match=message):
         load_data(data_dir=tmp_path, batch_size=1, image_size=2, class_cond=True, labels=labels)
-
-
-def test_classes_are_logged_and_written_and_a_changed_number_is_refused(tmp_path, recorder):
-    for name in ("cat", "dog"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        flat(0).save(tmp_path / "data" / name / "1.png")
-    record = class_labels.record_classes
-    record(tmp_path, tmp_path / "data", "folder")
-    record(tmp_path, tmp_path / "data", "folder")
-    assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
-    assert recorder.lines == ["classes: 0 cat, 1 dog"] * 2
-    (tmp_path / "data" / "bear").mkdir()
-    flat(0).save(tmp_path / "data" / "bear" / "1.png")
-    with pytest.raises(UserError, match="data_dir: .* 'bear' was None, is 0"):
-        record(tmp_path, tmp_path / "data", "folder")
-    assert json.loads((tmp_path / "labels.json").read_text()) == {"cat": 0, "dog": 1}
 
 
 def test_deterministic_data_keeps_the_order_of_names(folders):

@@ -7,6 +7,7 @@ from support.cli import draw_images, picture
 from support.reference_weights import draw
 
 from guided_diffusion.data import low_res
+from guided_diffusion.data.classes import Classes
 from guided_diffusion.errors import UserError
 
 IMAGES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
@@ -37,6 +38,9 @@ def test_pixelated_images_show_the_pixels_of_the_small_ones():
     assert torch.equal(large[..., ::2, ::2], small) and torch.equal(large[..., 1::2, 1::2], small)
 
 
+KNOWN = Classes({**{str(n): n for n in range(2, 1000)}, "tile0": 0, "tile1": 1}, "the model")
+
+
 def save(path, *arrays, **named):
     np.savez(path, *arrays, **named)
     return str(path)
@@ -44,18 +48,18 @@ def save(path, *arrays, **named):
 
 def test_small_images_of_an_npz_come_in_the_range_of_the_network(tmp_path):
     path = save(tmp_path / "base.npz", IMAGES, np.array([7, 0, 999]))
-    base = low_res.open_base_samples(path, 4, class_cond=False, in_channels=3)
+    base = low_res.open_base_samples(path, 4, None, in_channels=3)
     images, conditions = base.batch([2, 0])
     assert len(base) == 3 and conditions == {}
     expected = torch.from_numpy(IMAGES[[2, 0]]).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.testing.assert_close(images, expected)
-    _, conditions = low_res.open_base_samples(path, 4, True, 3).batch([2, 0])
+    _, conditions = low_res.open_base_samples(path, 4, KNOWN, 3).batch([2, 0])
     assert conditions["y"].tolist() == [999, 7] and conditions["y"].dtype == torch.int64
 
 
 def test_small_images_of_a_folder_are_in_order_of_name_with_labels_of_names(tmp_path):
     folder = draw_images(tmp_path, 3, size=8)
-    base = low_res.open_base_samples(str(folder), 8, class_cond=True, in_channels=3)
+    base = low_res.open_base_samples(str(folder), 8, KNOWN, in_channels=3)
     images, conditions = base.batch(range(len(base)))
     assert images.shape == (3, 3, 8, 8) and conditions["y"].tolist() == [0, 0, 1]
     second = torch.from_numpy(picture(folder / "tile0_002.png")).permute(2, 0, 1) / 127.5 - 1
@@ -86,12 +90,12 @@ def test_small_images_of_a_folder_are_in_order_of_name_with_labels_of_names(tmp_
 def test_an_npz_that_does_not_fit_is_refused(tmp_path, arrays, class_cond, message):
     path = save(tmp_path / "base.npz", *arrays)
     with pytest.raises(UserError, match=f"base_samples: .*{message}"):
-        low_res.open_base_samples(path, 4, class_cond, 3)
+        low_res.open_base_samples(path, 4, KNOWN if class_cond else None, 3)
 
 
 def test_grey_images_of_an_npz_become_colour_as_those_of_a_folder_do(tmp_path):
     path = save(tmp_path / "base.npz", IMAGES[..., :1])
-    images, _ = low_res.open_base_samples(path, 4, False, 3).batch([0, 2])
+    images, _ = low_res.open_base_samples(path, 4, None, 3).batch([0, 2])
     assert images.shape == (2, 3, 4, 4) and torch.equal(images[:, 0], images[:, 2])
 
 
@@ -111,6 +115,6 @@ def test_what_is_no_npz_and_no_folder_of_images_is_refused(tmp_path):
         ("cut.npz", ".*cut.npz: expected an .npz with arr_0, .* cannot be read"),
     ):
         with pytest.raises(UserError, match=f"base_samples: {message}"):
-            low_res.open_base_samples(str(tmp_path / name), 4, False, 3)
+            low_res.open_base_samples(str(tmp_path / name), 4, None, 3)
     with pytest.raises(UserError, match="got ''"):
-        low_res.open_base_samples("", 4, False, 3)
+        low_res.open_base_samples("", 4, None, 3)

@@ -8,6 +8,7 @@ import torch
 
 from guided_diffusion import logger
 from guided_diffusion.config.network_settings import ModelSettings
+from guided_diffusion.data.classes import Classes
 from guided_diffusion.errors import UserError
 from guided_diffusion.runtime.random_streams import generator
 from guided_diffusion.sampling.guidance import Guided, classifier_gradient
@@ -180,24 +181,53 @@ def test_an_unconditional_model_is_not_told_the_labels_but_the_classifier_is(toy
         return x
 
     settings = SimpleNamespace(class_cond=False)
-    classifier = SimpleNamespace(model=toy.classifier, num_classes=2)
-    guided = Guided(SimpleNamespace(model=network, network=settings), classifier)
+    classifier = SimpleNamespace(model=toy.classifier, classes=Classes.of("ab", ""))
+    guided = Guided(SimpleNamespace(model=network, network=settings, classes=None), classifier)
     x, y = torch.zeros(1, 1, SIDE, SIDE), torch.tensor([1])
     guided.model(x, torch.tensor([3]), y=y)
-    assert told == [{}] and guided.num_classes == 2
+    assert told == [{}] and len(guided.classes) == 2
     assert guided.cond_fn(x, torch.tensor([3]), y).abs().sum() > 0
     settings.class_cond = True
     guided.model(x, torch.tensor([3]), y=y)
     assert told[1:] == [{"y": y}]
 
 
-def test_classes_that_one_network_does_not_know_are_refused():
-    model = SimpleNamespace(num_classes=5)
-    domain = SimpleNamespace(model=model, network=ModelSettings(class_cond=True))
-    classifier = SimpleNamespace(num_classes=3)
-    assert Guided(domain, None).num_classes == 5 and Guided(domain, None).cond_fn is None
-    Guided(domain, classifier).check_classes("classes", [0, 2])
-    for number in (3, -1):
-        message = f"classes: expected classes from 0 to 2, which the networks know, got {number}"
-        with pytest.raises(UserError, match=message):
-            Guided(domain, classifier).check_classes("classes", [0, number])
+def guided_by(model, classifier):
+    network = ModelSettings(class_cond=model is not None)
+    return Guided(
+        SimpleNamespace(classes=model, network=network),
+        classifier and SimpleNamespace(classes=classifier),
+    )
+
+
+NUMBERS = Classes.unnamed(range(5), "the model")
+FEWER = Classes.unnamed(range(3), "the classifier")
+NAMES = Classes.of(["benign", "tumour"], "the model")
+
+
+@pytest.mark.parametrize(
+    ("model", "classifier", "expected"),
+    [
+        (NUMBERS, None, NUMBERS),
+        (None, FEWER, FEWER),
+        (NUMBERS, FEWER, FEWER),
+        (NAMES, FEWER, NAMES),
+        (NUMBERS, NAMES, NAMES),
+        (NAMES, Classes.of(["tumour", "benign"], "the classifier"), NAMES),
+    ],
+)
+def test_two_networks_know_the_classes_that_both_know_and_by_name_if_one_has_names(
+    model, classifier, expected
+):
+    assert guided_by(model, classifier).classes is expected
+
+
+@pytest.mark.parametrize("other", [["atypia", "benign", "tumour"], ["benign"], ["a", "benign"]])
+def test_a_classifier_of_other_classes_is_refused_with_both_lists(other):
+    message = r"classifier_path: .*: (0 .*\(.*\)) and (0 .*\(.*\))$"
+    with pytest.raises(UserError, match=message) as error:
+        print(guided_by(NAMES, Classes.of(other, "the classifier")).classes)
+    for listed in ("0 benign, 1 tumour (the model)", f"{other[-1]} (the classifier)"):
+        assert listed in str(error.value)
+    with pytest.raises(UserError, match="classifier_path: .* 0 benign, 1 tumour"):
+        print(guided_by(NAMES, Classes.unnamed([0], "the classifier")).classes)

@@ -9,7 +9,6 @@ from guided_diffusion.runtime import atomic_files
 from guided_diffusion.sampling import new_images
 
 SHAPE = (7, 4, 4, 3)
-IDENTITY = {"seed": 0}
 
 
 class Painter:
@@ -37,7 +36,7 @@ def load(path):
 
 def test_images_and_labels_are_saved_in_order_beside_a_grid(tmp_path):
     path = new_images.save_drawn(
-        tmp_path, SHAPE, 3, Painter(), IDENTITY, labels=lambda indices: np.array(indices) * 2
+        tmp_path, SHAPE, 3, Painter(), labels=lambda indices: np.array(indices) * 2
     )
     assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
     arrays = load(path)
@@ -48,28 +47,49 @@ def test_images_and_labels_are_saved_in_order_beside_a_grid(tmp_path):
 
 
 def test_without_labels_there_are_images_alone(tmp_path):
-    assert load(new_images.save_drawn(tmp_path, SHAPE, 3, Painter(), IDENTITY)).keys() == {"arr_0"}
+    assert load(new_images.save_drawn(tmp_path, SHAPE, 3, Painter())).keys() == {"arr_0"}
 
 
 def test_a_stopped_run_is_continued_by_the_same_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4))
     (kept,) = names(tmp_path)
-    assert kept.startswith(".samples_7x4x4x3_")
+    assert kept.startswith(".samples_7x4x4x3.")
     again = Painter()
-    path = new_images.save_drawn(tmp_path, SHAPE, 2, again, IDENTITY)
+    path = new_images.save_drawn(tmp_path, SHAPE, 2, again)
     assert again.asked == [[3, 4], [5, 6]]
     assert load(path)["arr_0"][:, 0, 0, 0].tolist() == [20 * i for i in range(7)]
     assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
 
 
-def test_a_stopped_run_is_not_continued_by_another_one_but_kept(tmp_path):
+def test_what_is_there_is_not_drawn_again_unless_it_is_damaged(tmp_path, recorder):
+    path = new_images.save_drawn(tmp_path, SHAPE, 3, Painter())
+    whole, again = path.read_bytes(), Painter()
+    new_images.save_drawn(tmp_path, SHAPE, 3, again)
+    assert again.asked == [] and path.read_bytes() == whole
+    assert "is there already, with all 7 images" in recorder.text
+    for damage in (whole[:-40], whole[:300] + b"x" + whole[301:]):
+        path.write_bytes(damage)
+        new_images.save_drawn(tmp_path, SHAPE, 7, again)
+        assert again.asked.pop() == list(range(7)) and path.read_bytes() == whole
+    assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
+
+
+def test_what_a_kill_left_behind_a_finished_file_is_cleared_away(tmp_path):
+    new_images.save_drawn(tmp_path, SHAPE, 3, Painter())
+    (tmp_path / ".samples_7x4x4x3.unfinished.npy").touch()
+    new_images.save_drawn(tmp_path, SHAPE, 3, Painter())
+    assert names(tmp_path) == {"samples_7x4x4x3.npz", "samples.png"}
+
+
+def test_unfinished_images_that_were_cut_off_are_drawn_anew(tmp_path, recorder):
     with pytest.raises(KeyboardInterrupt):
-        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4), IDENTITY)
-    kept, other = names(tmp_path), Painter()
-    new_images.save_drawn(tmp_path, SHAPE, 7, other, {"seed": 1})
-    assert other.asked == [list(range(7))]
-    assert kept < names(tmp_path)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(stop=4))
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-20])
+    again = Painter()
+    new_images.save_drawn(tmp_path, SHAPE, 7, again)
+    assert again.asked == [list(range(7))] and "is damaged" in recorder.text
 
 
 def test_a_full_disk_is_a_mistake_of_the_user_and_leaves_nothing(tmp_path, monkeypatch):
@@ -78,7 +98,7 @@ def test_a_full_disk_is_a_mistake_of_the_user_and_leaves_nothing(tmp_path, monke
 
     monkeypatch.setattr(atomic_files.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"num_samples: 0.00 GB of disk are needed"):
-        new_images.save_drawn(tmp_path, SHAPE, 3, Painter(), IDENTITY)
+        new_images.save_drawn(tmp_path, SHAPE, 3, Painter())
     assert names(tmp_path) == set()
 
 

@@ -6,16 +6,19 @@ import pytest
 import torch
 from support.cli import draw_images
 
+from guided_diffusion.data.settings import FolderSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.image_datasets import load_data
 from guided_diffusion.resample import LossSecondMomentResampler
 from guided_diffusion.script_util import create_gaussian_diffusion
+from guided_diffusion.training.class_records import classes_to_learn
 from guided_diffusion.training.classifier_training import (
     ClassifierLoop,
-    check_data,
+    check_classes,
     classification,
     correct_at,
 )
+from guided_diffusion.training.settings import LoopSettings
 from guided_diffusion.unet import EncoderUNetModel
 
 LOGITS = torch.tensor([[3.0, 1, 2, 0, -1, -2], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
@@ -164,21 +167,37 @@ def test_the_float16_recipe_trains_and_saves_float32(make, tmp_path, recorder):
     assert recorder.rows[1]["lg_loss_scale"] > 0
 
 
-def test_classes_are_listed_in_the_order_of_their_numbers(images):
-    assert check_data(images, "", 2) == ["tile0", "tile1"]
-    assert check_data(images, images, 1000) == ["tile0", "tile1"]
+def learned(folder, tmp_path, **options):
+    images = FolderSettings(data_dir=str(folder))
+    return classes_to_learn(images, 3, LoopSettings(**options), tmp_path / "run")
+
+
+def test_unseen_images_of_the_same_classes_are_accepted(images, tmp_path):
+    classes = learned(images, tmp_path)
+    assert classes.numbers == {"tile0": 0, "tile1": 1} and classes.counts == {0: 3, 1: 3}
+    check_classes(classes, 2, "", 3, "prefix")
+    check_classes(classes, 1000, str(images), 3, "prefix")
 
 
 def test_data_of_too_many_or_too_few_classes_is_refused(images, tmp_path):
-    with pytest.raises(UserError, match=r"data_dir: expected 2 to 1 classes .*, found 2"):
-        check_data(images, "", 1)
+    with pytest.raises(UserError, match=r"data_dir: expected 2 to 1 classes .*, found 2: 0 tile0"):
+        check_classes(learned(images, tmp_path), 1, "", 3, "prefix")
     shutil.copy(images / "tile0_000.png", tmp_path)
-    with pytest.raises(UserError, match="data_dir: expected 2 to 9 classes .*, found 1.*'tile0'"):
-        check_data(tmp_path, "", 9)
+    with pytest.raises(UserError, match="data_dir: expected 2 to 9 classes .*, found 1: 0 tile0"):
+        check_classes(learned(tmp_path, tmp_path), 9, "", 3, "prefix")
 
 
-def test_classes_of_one_folder_alone_are_refused(images, tmp_path):
-    shutil.copy(images / "tile1_001.png", tmp_path)
-    message = "val_data_dir: expected the classes of --data_dir; only one has 'tile0'"
-    with pytest.raises(UserError, match=message):
-        check_data(images, tmp_path, 2)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tile1_1.png", "of all classes 0 tile0, 1 tile1, found tile1"),
+        ("b_1.png", r"the classes 0 tile0, 1 tile1 \(.*\), found the classes b \("),
+    ],
+)
+def test_unseen_images_of_other_classes_are_refused_with_both_lists(
+    images, tmp_path, name, message
+):
+    (tmp_path / "unseen").mkdir()
+    shutil.copy(images / "tile1_001.png", tmp_path / "unseen" / name)
+    with pytest.raises(UserError, match=f"val_data_dir: expected images .*{message}"):
+        check_classes(learned(images, tmp_path), 2, str(tmp_path / "unseen"), 3, "prefix")

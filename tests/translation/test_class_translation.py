@@ -186,8 +186,14 @@ def test_target_eta_and_classifier_change_the_images(conditional, classifier, im
             "expected a class-conditional model (--class_cond True)",
         ),
         ("--model_path {unconditional}", "or a class-conditional --model_path; "),
-        ("--target 1,1000", "target: expected classes from 0 to 999, which the networks know"),
-        ("--classifier_path {classifier} --target 1,2", "target: expected classes from 0 to 1,"),
+        (
+            "--target 1,1000",
+            "target: expected names or numbers with commas between, of the classes 0",
+        ),
+        (
+            "--classifier_path {classifier} --target 1,x",
+            "0 tile0, 1 tile1 ({run}/labels.json), got 'x'",
+        ),
         ("--classifier_path {classifier} --out_channels 7", "knows 2 classes, got 7"),
         ("--classifier_path nowhere", "nowhere: expected a checkpoint or a training run folder"),
         ("--val_dir nowhere", "val_dir: expected a folder of images, got 'nowhere'"),
@@ -212,5 +218,5 @@ def test_a_mistake_is_told_in_a_line_and_nothing_is_written(
     ]
     words = [w.format(unconditional=runs.source, classifier=classifier) for w in flags.split()]
     result = call("imagenet_translation", *right, *words)
-    assert result.code == 2 and message in result.last, result.err
+    assert result.code == 2 and message.format(run=conditional) in result.last, result.err
     assert not (tmp_path / "out").exists()
