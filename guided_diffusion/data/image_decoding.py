@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from ..errors import UserError
 from ..runtime import dist_util
-from . import png_chunks
+from . import jpeg_damage, png_chunks
 from .deep_pixels import Deep, deep_pixels
 from .npy_arrays import read_image, read_image_header
 from .pictures import to_picture
@@ -45,9 +45,13 @@ KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
-POINTERS = {
+OTHER_TIFF = "a damaged TIFF, or a TIFF of a kind that is not read; save it as 8-bit RGB"
+# What stands at the beginning of files that Pillow does not know.
+BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the data: git lfs pull",
     b"/annex/objects/": "a pointer of git-annex; fetch the data: git annex get",
+    b"II*\0": OTHER_TIFF,
+    b"MM\0*": OTHER_TIFF,
 }
 
 Remark = Callable[[str], None]
@@ -106,10 +110,10 @@ def _too_large(path: str | Path, pixels: Any, reading: ReadingSettings) -> str:
     )
 
 
-def _pointer(path: str | Path) -> str:
+def _known_beginning(path: str | Path) -> str:
     with contextlib.suppress(OSError), dist_util.open_bytes(path) as file:
         begin = file.read(200)
-        return next((text for sign, text in POINTERS.items() if sign in begin), "")
+        return next((text for sign, text in BEGINNINGS.items() if sign in begin), "")
     return ""
 
 
@@ -154,7 +158,7 @@ def readable(path: str | Path, reading: ReadingSettings = READING) -> Iterator[N
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        found = _pointer(path) or "none or a damaged one"
+        found = _known_beginning(path) or "none or a damaged one"
         raise UserError(f"{path}: expected a readable image, got {found}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         number = re.search(r"\((\d+) pixels\)", str(error))
@@ -235,6 +239,8 @@ def _load(
     image = opened(file, path, reading)
     if image.format == "PNG":
         png_chunks.refuse_damage(file)
+    elif image.format in ("JPEG", "MPO") and not page:
+        jpeg_damage.refuse_damage(file)
     if page:
         image.seek(page)
     elif has_pages(image) and reading.pages == "first":

@@ -38,16 +38,14 @@ def read_header(file: IO[bytes]) -> Header:
     Raises:
         ValueError: if the header is none.
     """
+    # numpy parses the header as Python, which fails in many ways.
     try:
         version = npy.read_magic(file)
-        if version not in READERS:
-            raise ValueError(f"version {version} of the .npy format")
-        header = Header(*READERS[version](file))
-    except ValueError:
-        raise
-    # numpy parses the header as Python, which fails in many ways.
+        header = Header(*READERS[version](file)) if version in READERS else None
     except Exception as error:
-        raise ValueError(f"a damaged .npy header ({type(error).__name__})") from None
+        raise ValueError(f"no .npy, or a damaged header ({type(error).__name__})") from None
+    if header is None:
+        raise ValueError(f"version {version} of the .npy format")
     if any(type(side) is not int or side < 0 for side in header.shape):
         raise ValueError(f"a damaged .npy header (shape {header.shape})")
     return header
