@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ..config.network_settings import WIDEST
 from ..config.settings import setting
 from ..evaluation.feature_extractors import EXTRACTORS
 from ..runtime.settings import PRECISIONS, DeviceSettings, SeedSettings
@@ -25,13 +26,13 @@ class AblationSettings(SeedSettings, DeviceSettings):
     out_dir: str = setting("results/ablation", "folder of models, table and picture")
     num_images: int = setting(60, "images of each folder to measure on at most", minimum=8)
     amount: int = setting(5, "images per sequence", minimum=1)
-    image_size: int = setting(32, "side of the images, pixels", minimum=1)
-    num_channels: int = setting(64, "width of the first level, channels", minimum=32)
+    image_size: int = setting(32, "side of the images, pixels", minimum=1, most=WIDEST)
+    num_channels: int = setting(64, "width of the first level, channels", minimum=32, most=WIDEST)
     attention_resolutions: str = setting("16,8", "sides of the feature maps with attention, pixels")
-    attention_window: int = setting(4, "side of the windows, positions", minimum=1)
+    attention_window: int = setting(4, "side of the windows, positions", minimum=1, most=WIDEST)
     max_steps: int = setting(1500, "steps of each training", minimum=1)
-    batch_size: int = setting(16, "images per step", minimum=1)
-    lr: float = setting(1e-3, "learning rate at the start, falling to 0", minimum=0)
+    batch_size: int = setting(16, "images per step", minimum=1, most=10**6)
+    lr: float = setting(1e-3, "learning rate at the start, falling to 0", minimum=0, most=1e6)
     ema_rate: str = setting("0.995", "decay of the averaged weights")
     features: str = setting("small", "network of the KID, as in evaluate.py", choices=EXTRACTORS)
     jobs: int = setting(1, "trainings at once", minimum=1)

@@ -5,6 +5,7 @@ in one line and exit code 2.
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -167,13 +168,12 @@ def _add_flag(
 
 def _number(kind: type, limits: Limits) -> Callable[[str], float]:
     def read(text: str) -> float:
-        try:
+        value = None
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
             if limits.allow(value):
                 return value
-        except (ValueError, OverflowError):
-            pass
-        raise argparse.ArgumentTypeError(f"expected {limits.expected(kind)}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {limits.expected(kind, value)}, got {text!r}")
 
     return read
 

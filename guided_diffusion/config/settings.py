@@ -14,27 +14,45 @@ from typing import Any, ClassVar, TypeVar
 from ..errors import ArgumentError
 
 Group = TypeVar("Group", bound="Settings")
+MOST = 2**31 - 1  # largest number of a setting that declares no limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Range of a number; see `setting`."""
+    """Range of a number; see `setting`.
+
+    Attributes:
+        minimum: smallest value.
+        maximum: largest value.
+        also: values outside the range that are allowed.
+        told: whether the maximum is told where a value does not exceed it.
+        excluded: whether the maximum is the number just below a limit that is excluded itself.
+    """
 
     minimum: float = -math.inf
     maximum: float = math.inf
     also: tuple[float, ...] = ()
+    told: bool = True
+    excluded: bool = False
 
     def allow(self, value: float) -> bool:
         """Return whether a number is in range; infinities and NaN never are."""
         finite = abs(value) <= sys.float_info.max
         return finite and (self.minimum <= value <= self.maximum or value in self.also)
 
-    def expected(self, kind: type) -> str:
-        """Describe the allowed numbers, such as "a whole number of at least 1 or -1"."""
+    def expected(self, kind: type, value: Any = None) -> str:
+        """Describe the numbers that are allowed, such as "a whole number of at least 1 or -1".
+
+        Args:
+            kind: type of the numbers.
+            value: what was found in place of one.
+        """
         text = "a whole number" if kind is int else "a number"
-        if self.maximum < math.inf:
-            text += f" from {self.minimum:g} to {self.maximum:g}"
-        elif self.minimum > -math.inf:
+        exceeds = isinstance(value, (int, float)) and self.maximum < value < math.inf
+        if exceeds or (self.told and self.maximum < math.inf):
+            text += f" from {self.minimum:.10g} to {self.maximum:.10g}"
+            text += f", {self.maximum:.10g} excluded" if self.excluded else ""
+        elif self.minimum > -MOST:
             text += f" of at least {self.minimum:g}"
         return text + "".join(f" or {value:g}" for value in self.also)
 
@@ -46,6 +64,8 @@ def setting(
     choices: Iterable[Any] | None = None,
     minimum: float = -math.inf,
     maximum: float = math.inf,
+    below: float = math.inf,
+    most: float = MOST,
     also: Iterable[float] = (),
     free: bool = False,
     place: str = "",
@@ -59,15 +79,24 @@ def setting(
             commands take the choices alone, and Python programs every number in the range.
         minimum: smallest value of a number.
         maximum: largest value of a number.
+        below: limit of a number that it does not reach, in place of `maximum`.
+        most: largest value that makes sense where `maximum` is not given; told only to who exceeds
+            it. The smallest one is `-most` where `minimum` is not given.
         also: values outside the range that are allowed, each with a meaning of its own.
         free: whether a run may be continued with another value.
         place: name in the help of a positional argument, which must be given; empty: the setting
             is a flag.
     """
+    limits = Limits()
+    maximum = min(maximum, math.nextafter(below, -math.inf)) if below < math.inf else maximum
+    ranged = choices is None or minimum > -math.inf or maximum < math.inf
+    if type(default) in (int, float) and ranged:
+        told, least = maximum < math.inf, max(minimum, -most)
+        limits = Limits(least, min(maximum, most), tuple(also), told, below < math.inf)
     metadata = {
         "help": help,
         "choices": tuple(choices) if choices is not None else None,
-        "limits": Limits(minimum, maximum, tuple(also)),
+        "limits": limits,
         "free": free,
         "place": place,
     }
@@ -121,7 +150,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     fits = fits and isinstance(value, bool) == (kind is bool)  # a bool is an int to Python
     if kind in (int, float) and (choices is None or limits != Limits()):
-        fits, expected = fits and limits.allow(value), limits.expected(kind)
+        fits, expected = fits and limits.allow(value), limits.expected(kind, value)
     elif choices is not None:
         fits, expected = fits and value in choices, f"one of {', '.join(map(str, choices))}"
     else:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from ..config.network_settings import WIDEST
 from ..config.settings import Settings, setting
 from .augmentations import AUGMENTATIONS
 from .class_labels import LABEL_SOURCES
@@ -57,5 +58,5 @@ class TissueSettings(Settings):
     )
     stages: str = setting("", "a subfolder for each stage, as NAME=SEVERITY,NAME=SEVERITY")
     num_images: int = setting(500, "tiles per stage", minimum=1)
-    image_size: int = setting(64, "side of a tile, pixels", minimum=16)
-    seed: int = setting(0, "seed of the first tile; the others count up", minimum=0)
+    image_size: int = setting(64, "side of a tile, pixels", minimum=16, most=WIDEST)
+    seed: int = setting(0, "seed of the first tile; the others count up", minimum=0, most=2**63)

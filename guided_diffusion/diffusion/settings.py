@@ -15,7 +15,9 @@ class ProcessSettings(Settings):
     sigma_small: bool = setting(
         False, "variance of a step where it is not learned: the posterior's; False: beta"
     )
-    diffusion_steps: int = setting(1000, "noise levels of the process in training", minimum=1)
+    diffusion_steps: int = setting(
+        1000, "noise levels of the process in training", minimum=1, most=10**6
+    )
     noise_schedule: str = setting("linear", "how noise grows with the timestep", choices=SCHEDULES)
     timestep_respacing: str = setting("", "timesteps to keep: N, ddimN or a,b,c; empty: all")
     use_kl: bool = setting(False, "train on the variational bound")

@@ -6,6 +6,7 @@ A mistake is reported under the name of its flag.
 import math
 from collections.abc import Mapping
 
+from ..config.network_settings import WIDEST
 from ..config.parser import numbers
 from ..errors import ArgumentError
 
@@ -61,6 +62,9 @@ def channel_mults(
     if not all(0 < m < math.inf and int(m * width) % 32 == 0 for m in mult):
         got = f"{','.join(map(str, mult))} times {width}"
         raise ArgumentError(flag, f"expected multiples of 32 channels at every level, got {got}")
+    if (widest := max(mult) * width) > WIDEST:
+        problem = f"expected levels of at most {WIDEST} channels, got {widest:.10g}"
+        raise ArgumentError(flag, problem)
     levels, factor = len(mult), 2 ** (len(mult) - 1)
     if image_size % factor:
         problem = f"{levels} levels need a multiple of {factor}, got {image_size}"

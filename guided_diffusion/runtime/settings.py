@@ -12,7 +12,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 class SeedSettings(Settings):
     """Random draws."""
 
-    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0)
+    seed: int = setting(0, "base seed; every random draw follows from it", minimum=0, most=2**63)
 
 
 @dataclasses.dataclass(frozen=True)

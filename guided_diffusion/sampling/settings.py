@@ -40,7 +40,7 @@ class GuidanceSettings(Settings):
         "", "classifier checkpoint or training run folder; empty: no guidance"
     )
     classifier_scale: float = setting(
-        1.0, "strength of the guidance; above 1: less variety, clearer classes"
+        1.0, "strength of the guidance; above 1: less variety, clearer classes", most=1e4
     )
 
 

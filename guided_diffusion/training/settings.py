@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..config.network_settings import NUM_CLASSES
+from ..config.network_settings import MOST_CLASSES, NUM_CLASSES
 from ..config.settings import Settings, setting
 from ..diffusion.resample import SCHEDULE_SAMPLERS
 
@@ -12,9 +12,9 @@ class LoopSettings(Settings):
     """The training loop."""
 
     schedule_sampler: str = setting("uniform", "timestep distribution", choices=SCHEDULE_SAMPLERS)
-    lr: float = setting(1e-4, "learning rate of AdamW", minimum=0)
-    weight_decay: float = setting(0.0, "weight decay of AdamW", minimum=0)
-    batch_size: int = setting(1, "examples per step and per process", minimum=1)
+    lr: float = setting(1e-4, "learning rate of AdamW", minimum=0, most=1e6)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", minimum=0, most=1e3)
+    batch_size: int = setting(1, "examples per step and per process", minimum=1, most=10**6)
     microbatch: int = setting(
         -1, "examples per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
     )
@@ -42,7 +42,9 @@ class DenoisingSettings(LoopSettings):
         False,
         "let averaged weights forget their start sooner: update t keeps at most (1 + t) / (10 + t)",
     )
-    fp16_scale_growth: float = setting(1e-3, "growth of log2 of the loss scale per step", minimum=0)
+    fp16_scale_growth: float = setting(
+        1e-3, "growth of log2 of the loss scale per step", minimum=0, most=1
+    )
     max_steps: int = setting(
         0, "steps in all, earlier ones of a resumed run counted; 0: no end", minimum=0, free=True
     )
@@ -68,5 +70,8 @@ class ClassifierTrainSettings(Settings):
     anneal_lr: bool = setting(False, "let --lr fall to 0 over the --iterations")
     eval_interval: int = setting(5, "steps between batches of --val_data_dir", minimum=1, free=True)
     num_classes: int = setting(
-        NUM_CLASSES, "classes that the network can tell apart; the data may have fewer", minimum=2
+        NUM_CLASSES,
+        "classes that the network can tell apart; the data may have fewer",
+        minimum=2,
+        most=MOST_CLASSES,
     )

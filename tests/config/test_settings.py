@@ -56,7 +56,7 @@ def test_defaults_are_allowed_and_named_values_are_kept():
         ("size", 64.0, "a whole number of at least 1, got 64.0"),
         ("size", True, "a whole number of at least 1, got True"),
         ("size", [64], r"a whole number of at least 1, got \[64\]"),
-        ("size", 10**400, "a whole number of at least 1, got 10"),
+        ("size", 10**400, "a whole number from 1 to 2147483647, got 10"),
         ("rate", 1.5, "a number from 0 to 1, got 1.5"),
         ("rate", math.nan, "a number from 0 to 1, got nan"),
         ("rate", "0.5", "a number from 0 to 1, got '0.5'"),
@@ -116,6 +116,8 @@ def test_whatever_a_record_holds_an_instance_has_allowed_values_only(value):
         (Limits(), float, "a number"),
         (Limits(minimum=1), int, "a whole number of at least 1"),
         (Limits(0, 1), float, "a number from 0 to 1"),
+        (Limits(0, 9, told=False), int, "a whole number of at least 0"),
+        (Limits(0, 1, excluded=True), float, "a number from 0 to 1, 1 excluded"),
         (Limits(minimum=1, also=(-1,)), int, "a whole number of at least 1 or -1"),
     ],
 )

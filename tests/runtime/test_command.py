@@ -11,7 +11,7 @@ from guided_diffusion import dist_util, logger
 from guided_diffusion.config import parser
 from guided_diffusion.config.network_settings import ModelSettings
 from guided_diffusion.config.settings import Settings, setting
-from guided_diffusion.errors import ArgumentError, MissingExtraError, UserError
+from guided_diffusion.errors import ArgumentError, DivergedError, MissingExtraError, UserError
 from guided_diffusion.runtime import command, stop_requests
 from guided_diffusion.runtime.settings import ExecutionSettings
 from guided_diffusion.training.settings import DenoisingSettings
@@ -272,3 +272,10 @@ def test_a_signal_while_a_command_tidies_up_does_not_cut_that_short(monkeypatch,
     with pytest.raises(SystemExit) as stop:
         raising(UserError("as it was"))([])
     assert stop.value.code == 2 and done and capsys.readouterr().err == "error: as it was\n"
+
+
+def test_a_training_that_diverged_is_one_line_and_a_code_of_its_own(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        raising(DivergedError("step 8: the weights are not finite"))([])
+    assert stopped.value.code == command.DIVERGED == 4
+    assert capsys.readouterr().err == "error: step 8: the weights are not finite\n"
