@@ -1,0 +1,54 @@
+"""Trainings that are killed at any point, or whose writes and reads fail: nothing is lost."""
+
+import pytest
+from support.cli import TINY_CLASSIFIER
+from support.faults import KINDS, Trials, shares
+
+
+@pytest.fixture(scope="module")
+def training(runs, tmp_path_factory):
+    return Trials("image_train", runs.training, tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def classifying(runs, tmp_path_factory):
+    argv = [*TINY_CLASSIFIER, "--data_dir", runs.images]
+    return Trials("classifier_train", argv, tmp_path_factory.mktemp("classifying"))
+
+
+@pytest.mark.parametrize("share", shares(4))
+def test_a_killed_training_ends_as_if_nothing_had_happened(training, share):
+    training.kill(share)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("share", shares(100))
+def test_a_training_killed_anywhere_ends_as_if_nothing_had_happened(training, share):
+    training.kill(share)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("share", shares(20))
+def test_a_classifier_killed_anywhere_ends_as_if_nothing_had_happened(classifying, share):
+    classifying.kill(share)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("point", "share"), [(p, s) for p in ("write.", "log.") for s in shares(5)]
+)
+def test_a_training_whose_write_fails_says_where_and_goes_on_later(training, point, share, kind):
+    training.fail(point, share, kind)
+
+
+@pytest.mark.parametrize(("point", "share", "kind"), [("write.data", 0.5, "ENOSPC")])
+def test_a_training_on_a_full_disk_says_where_and_goes_on_later(training, point, share, kind):
+    training.fail(point, share, kind)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", shares(3))
+def test_a_training_whose_reading_fails_says_where_and_goes_on_later(training, share, kind):
+    training.fail("read.", share, kind)
