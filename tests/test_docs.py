@@ -17,7 +17,8 @@ from guided_diffusion.runtime.command import Command
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "assets" / "demo" / "README.md"]
+OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
+OTHERS.append(ROOT / "assets" / "demo" / "README.md")
 BASH = shutil.which("bash")
 # With nowhere to look for programs, bash hands every command of a block to this function.
 RECORDER = r"""

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from . import faults
 from .atomic_files import partial_of
 from .environment import refuse_unknown_format
-from .writing import named, writing
+from .writing import STDOUT, named, writing
 
 _LONGEST = 40  # letters of a key or a value in a table
 
@@ -45,7 +45,7 @@ def _open_log(filename: str) -> TextIO:
 
 
 def _append(file: TextIO, text: str) -> None:
-    with named(getattr(file, "name", "the log")):
+    with named(STDOUT if file is sys.stdout else getattr(file, "name", "the log")):
         faults.point("log.write")
         file.write(text)
         file.flush()

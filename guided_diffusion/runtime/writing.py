@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import UserError
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", -1), errno.EFBIG}
+STDOUT = "standard output"
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 # What to ask before a write into each folder that the command named, by the folder's path.
@@ -100,6 +101,8 @@ def described(error: OSError) -> str:
     if not error.filename:
         return text
     place = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+    if place == STDOUT:
+        return f"{place}: {text}"
     if error.errno in FULL:
         return f"{place}: {text} ({room(Path(place))}); make room, and give the same command again"
     if error.errno in _CLOSED:
