@@ -28,6 +28,7 @@ def faults_of(maker, indices):
     return "\n\n".join(f"case {index}: {text}" for index, text in found.items())
 
 
+@pytest.mark.long
 def test_some_broken_input_ends_as_documented(maker):
     assert not (found := faults_of(maker, range(CASES, CASES + FEW))), found
 

@@ -127,10 +127,10 @@ def _content(path: Path) -> Any:
         record = json.loads(path.read_text())
         return record | {"args": record["args"] | {"out_dir": ""}}
     if path.name == "progress.csv":
-        rows = read_csv(path)
-        return sorted(tuple((k, v) for k, v in row.items() if k not in TIMES) for row in rows)
+        rows = [tuple((k, v) for k, v in r.items() if k not in TIMES) for r in read_csv(path)]
+        return sorted(rows) if "step" in dict(rows[0]) else set(rows)
     if path.name.startswith("progress"):  # holds the same rows as the table
-        return path.read_bytes().count(b"\n")
+        return b"\n" in path.read_bytes()
     return path.read_bytes()
 
 
