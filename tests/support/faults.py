@@ -128,7 +128,8 @@ def _content(path: Path) -> Any:
         return record | {"args": record["args"] | {"out_dir": ""}}
     if path.name == "progress.csv":
         rows = [tuple((k, v) for k, v in r.items() if k not in TIMES) for r in read_csv(path)]
-        return sorted(rows) if "step" in dict(rows[0]) else set(rows)
+        trained = any("step" in dict(row) for row in rows)
+        return sorted(rows) if trained else set(rows)
     if path.name.startswith("progress"):  # holds the same rows as the table
         return b"\n" in path.read_bytes()
     return path.read_bytes()
