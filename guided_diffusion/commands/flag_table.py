@@ -52,7 +52,8 @@ def section(group: type[Settings]) -> Iterator[str]:
         star, choices = "*" * field.metadata["free"], field.metadata["choices"]
         known = f" ({', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
         flag = field.metadata["place"] or f"--{field.name}"
-        yield f"| `{flag}`{star} | `{field.default!r}` | {field.metadata['help']}{known} |"
+        default = "required" if field.metadata["required"] else f"`{field.default!r}`"
+        yield f"| `{flag}`{star} | {default} | {field.metadata['help']}{known} |"
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import torch
 from ..config.network_settings import PointNetworkSettings
 from ..data import plots
 from ..diffusion.settings import ProcessSettings
+from ..runtime import dist_util, logger
 from ..runtime.command import STARTS_ANEW, command
-from ..runtime.run_folder import output_folder
+from ..runtime.execution import settle_precision
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..sampling import new_images
+from ..sampling.results_folder import results_folder
 from ..sampling.settings import SampleSettings
 from ..translation import point_translation
 from ..translation.settings import PointSampleSettings
@@ -36,7 +38,15 @@ def main(
     if asked.model_path and not path.is_dir():
         path = Path(asked.model_path)
     domain = point_translation.load(path, asked.task, network, process, execution.compile)
-    out_dir = output_folder(run.out_dir, f"results/samples_2d_{asked.task}")
+    own, name = (asked, run, execution), f"samples_2d_{asked.task}"
+    folder = results_folder(main, name, "samples_*.npz", own, {"model": domain})
+    result = folder.path / f"samples_{asked.num_samples}x{domain.network.in_channels}"
+
+    # Claim the run folder, which may hold the points already.
+    folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
+    logger.configure(str(folder.path))
+    if dist_util.once(result.with_suffix(".npz").exists):
+        return logger.log(f"{result}.npz is there already")
 
     # Points reach beyond [-1, 1], to which images would be clipped.
     sample, shape = SampleSettings(clip_denoised=False), (domain.network.in_channels,)
@@ -47,5 +57,4 @@ def main(
 
     # Draw the points, and save them under upstream's name and as a plot.
     (points,) = point_translation.over_ranks(asked.num_samples, asked.batch_size, draw)
-    name = f"samples_{'x'.join(map(str, points.shape))}"
-    point_translation.save(out_dir / name, {"arr_0": points}, [domain.label])
+    point_translation.save(result, {"arr_0": points}, [domain.label])

@@ -99,6 +99,8 @@ class _Formatter(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         if not action.option_strings or action.dest == "help":
             return action.help or ""
+        if action.default == "" and getattr(action, "must_be_given", False):
+            return f"{action.help} (required)".replace("%", "%%")
         return _with_default(action.help, action.default)
 
 
@@ -151,6 +153,7 @@ def _add_flag(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     free: bool = False,
     place: str = "",
+    required: bool = False,
 ) -> None:
     if place:
         parser.add_argument(name, metavar=place, help=help)
@@ -163,7 +166,8 @@ def _add_flag(
         keywords |= {"type": kind if kind is str else _number(kind, limits), "choices": choices}
         if choices is None:
             keywords["metavar"] = kind.__name__.upper()
-    parser.add_argument(f"--{name}", **keywords)
+    action = parser.add_argument(f"--{name}", **keywords)
+    action.must_be_given = required
 
 
 def _number(kind: type, limits: Limits) -> Callable[[str], float]:

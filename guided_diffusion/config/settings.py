@@ -69,6 +69,7 @@ def setting(
     also: Iterable[float] = (),
     free: bool = False,
     place: str = "",
+    required: bool = False,
 ) -> Any:
     """Declare one setting, as the value of a field.
 
@@ -86,6 +87,8 @@ def setting(
         free: whether a run may be continued with another value.
         place: name in the help of a positional argument, which must be given; empty: the setting
             is a flag.
+        required: whether help marks it as a flag that must be given; its command refuses an empty
+            value.
     """
     limits = Limits()
     maximum = min(maximum, math.nextafter(below, -math.inf)) if below < math.inf else maximum
@@ -99,6 +102,7 @@ def setting(
         "limits": limits,
         "free": free,
         "place": place,
+        "required": required,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -70,7 +70,8 @@ class Classes:
         rows = [f"{number:>6}  {name}" for name, number in self.numbers.items()]
         if self.counts:
             images = [self.counts.get(number, 0) for number in self.numbers.values()]
-            rows = [f"{row}: {count} images" for row, count in zip(rows, images, strict=True)]
+            counted = [f"{count} image{'s' * (count != 1)}" for count in images]
+            rows = [f"{row}: {text}" for row, text in zip(rows, counted, strict=True)]
         more = len(rows) - TABLED
         rest = [f"        ... and {more} more, see {RECORD}"] if more > 0 else []
         return "\n".join([f"{len(self)} classes ({self.origin}):", *rows[:TABLED], *rest])

@@ -13,7 +13,7 @@ from .class_labels import LABEL_SOURCES
 class FolderSettings(Settings):
     """Images to learn from."""
 
-    data_dir: str = setting("", "folder of training images, searched recursively")
+    data_dir: str = setting("", "folder of training images, searched recursively", required=True)
     labels: str = setting(
         "prefix",
         "source of the class of an image; prefix: its file name up to the first _; folder: the "
@@ -49,7 +49,7 @@ class PointDataSettings(Settings):
 class TissueSettings(Settings):
     """Drawn tissue."""
 
-    out_dir: str = setting("", "folder to write to, made where absent")
+    out_dir: str = setting("", "folder to write to, made where absent", required=True)
     severity: float = setting(
         0.1, "middle of the severities, without --stages", minimum=0, maximum=1
     )

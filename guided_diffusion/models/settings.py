@@ -9,8 +9,12 @@ from ..config.settings import Settings, setting
 class ConvertSettings(Settings):
     """Rewriting a checkpoint."""
 
-    model_path: str = setting("", "checkpoint (.pt or .safetensors) or training run folder")
-    output: str = setting("", "file to write, in the format of its suffix: .pt or .safetensors")
+    model_path: str = setting(
+        "", "checkpoint (.pt or .safetensors) or training run folder", required=True
+    )
+    output: str = setting(
+        "", "file to write, in the format of its suffix: .pt or .safetensors", required=True
+    )
     attention_order: str = setting(
         "keep",
         "channel order of the qkv projections in the output: legacy (q,k,v per head), new (heads "

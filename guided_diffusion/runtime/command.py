@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..config.parser import Sets, create_parser, parse
-from ..config.settings import Settings, defaults, free_settings, joined
+from ..config.settings import Settings, defaults, free_settings
 from ..errors import DivergedError, UserError
 from . import dist_util, environment, logger, run_lock, stop_requests, writing
 from .memory import is_lack_of_memory, report_on_memory
@@ -118,10 +118,6 @@ class Command:
     def free(self) -> frozenset[str]:
         """Names of the settings that may differ when a run is continued."""
         return free_settings(*self.groups)
-
-    def deciding(self, *settings: Settings) -> dict[str, Any]:
-        """Return {name: value} of the settings that may not differ when a run is continued."""
-        return {name: value for name, value in joined(*settings).items() if name not in self.free}
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the parser of the command."""

@@ -17,7 +17,7 @@ import torch as th
 
 from .. import __version__
 from ..errors import ArgumentError, UserError, blame
-from . import atomic_files, dist_util, logger, run_lock
+from . import atomic_files, dist_util, run_lock
 
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
@@ -125,24 +125,6 @@ class RunFolder:
                     json.dump(record, file, indent=2)
 
         dist_util.once(write)
-
-
-def output_folder(out_dir: str, default: str | Path) -> Path:
-    """Make the folder that a command without a record writes to, and log there.
-
-    Args:
-        out_dir: path of the folder; empty: the environment's OPENAI_LOGDIR.
-        default: path where neither names one.
-
-    Raises:
-        UserError: if nothing can be written there.
-    """
-    folder = Path(out_dir or os.getenv("OPENAI_LOGDIR") or default)
-    with blame("out_dir"):
-        atomic_files.make_folder(folder)
-    hold(folder)
-    logger.configure(str(folder))
-    return folder
 
 
 def hold(folder: Path, command: str = "a run") -> None:

@@ -15,7 +15,7 @@ class SampleSettings(Settings):
     num_samples: int = setting(10000, "images to draw", minimum=1)
     batch_size: int = setting(16, "images per forward and per process", minimum=1, free=True)
     use_ddim: bool = setting(False, "deterministic DDIM instead of ancestral sampling")
-    model_path: str = setting("", "checkpoint file or training run folder")
+    model_path: str = setting("", "checkpoint file or training run folder", required=True)
     save_images: bool = setting(
         False,
         "save each image as images/NNNNN.png too, listed with class and seed in labels.csv",
@@ -28,7 +28,9 @@ class EnlargeSettings(Settings):
     """The images to enlarge."""
 
     base_samples: str = setting(
-        "", "small images: an .npz file from image_sample.py, or a folder, searched recursively"
+        "",
+        "small images: an .npz file from image_sample.py, or a folder, searched recursively",
+        required=True,
     )
 
 
@@ -100,10 +102,10 @@ class OneClassSettings(ClassSettings):
 class LikelihoodSettings(Settings):
     """Bits per dimension of images under one model."""
 
-    data_dir: str = setting("", "folder of images, searched recursively")
+    data_dir: str = setting("", "folder of images, searched recursively", required=True)
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")
     num_samples: int = setting(
         1000, "images to measure, the first by name; all if there are fewer", minimum=1
     )
     batch_size: int = setting(1, "images per forward and per process", minimum=1, free=True)
-    model_path: str = setting("", "checkpoint file or training run folder")
+    model_path: str = setting("", "checkpoint file or training run folder", required=True)

@@ -178,7 +178,7 @@ class ClassTranslationSettings(Settings):
     target: str = setting(
         "261,262,283,284", "for each --source, the class to translate to, name or number"
     )
-    val_dir: str = setting("", "folder of source images, searched recursively")
+    val_dir: str = setting("", "folder of source images, searched recursively", required=True)
     label_map: str = setting("", "text file with a NAME and a class number a line; empty: none")
     num_images: int = setting(0, "images of each pair, in order of name; 0: all", minimum=0)
     clip_denoised: bool = setting(True, "clip predicted images to [-1, 1]")

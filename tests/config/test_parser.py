@@ -118,7 +118,9 @@ def test_every_flag_has_a_help_text_and_shows_its_default(command):
     for flag, action in flags_of(parser).items():
         assert len(action.help) > 7, flag
         shown = repr(action.default) if action.default == "" else action.default
-        assert "".join(f"{action.help} (default: {shown})".split()) in text, flag
+        required = getattr(action, "must_be_given", False) and action.default == ""
+        end = "(required)" if required else f"(default: {shown})"
+        assert "".join(f"{action.help} {end}".split()) in text, flag
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -58,7 +58,6 @@ def test_a_command_takes_its_settings_from_the_annotations_of_its_body():
     assert main.name == "test_command" and main.description == __doc__
     assert main.defaults == {"word": "x", "size": 4, "out_dir": ""}
     assert main.free == {"out_dir"}
-    assert main.deciding(Asked(size=6), Run("there")) == {"word": "x", "size": 6}
     assert main.parse(["--word", "z"]) == (Asked("z"), Run(size=4))
 
 

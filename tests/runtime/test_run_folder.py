@@ -297,17 +297,3 @@ def test_the_folder_of_a_run_is_one_of_its_own_for_each_choice():
     assert folder(steps=4, out_dir="elsewhere") == usual  # free
     assert folder(steps=4, out_dir="", new=0) == usual  # a later setting at its default
     assert len({usual, folder(steps=5, out_dir=""), folder(steps=4, out_dir="", new=1)}) == 3
-
-
-def test_an_output_folder_is_that_of_the_flag_else_of_the_environment_else_the_default(
-    tmp_path, monkeypatch
-):
-    places = [str(tmp_path / name) for name in ("flag", "environment", "default")]
-    assert run_folder.output_folder("", places[2]) == Path(places[2])
-    monkeypatch.setenv("OPENAI_LOGDIR", places[1])
-    assert run_folder.output_folder("", places[2]) == Path(places[1])
-    assert run_folder.output_folder(places[0], places[2]) == Path(places[0])
-    assert (tmp_path / "flag" / "log.txt").exists()
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(ArgumentError, match="^out_dir: expected a folder to write to"):
-        run_folder.output_folder(str(tmp_path / "file"), "")
