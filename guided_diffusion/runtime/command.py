@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import inspect
+import json
+import os
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,9 +15,10 @@ from ..config.settings import Settings, defaults, free_settings
 from ..errors import DivergedError, UserError
 from . import dist_util, environment, logger, run_lock, stop_requests, writing
 from .memory import is_lack_of_memory, report_on_memory
-from .stop_requests import INTERRUPTED, TimeUp
+from .stop_requests import INTERRUPTED, Stopped, TimeUp
 
-# Exit codes, besides 0 and 1 (an unforeseen fault of the program).
+# Exit codes, besides 0.
+FAULT = 1  # of the program, unforeseen; or another rank was killed
 MISTAKE = 2  # of the user: a flag, a file, a folder, the disk, too little memory
 INCOMPLETE = 3  # files vanished during the run, and could not be made again
 DIVERGED = 4  # the numbers of a training are not finite any more
@@ -23,6 +26,7 @@ DIVERGED = 4  # the numbers of a training are not finite any more
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
 TIME_UP = "stopped within the time limit"
+_LAST_WORDS = 2.0  # seconds in which the fate of another rank becomes known
 
 
 @contextlib.contextmanager
@@ -40,7 +44,7 @@ def reported(interrupted: str = GOES_ON, known: Collection[str] = ()) -> Iterato
             yield
             logger.reset()  # on some file systems a write fails when its file is closed
         except BaseException as error:
-            end = _end_of(error, interrupted, known)
+            end = _agreed_end(error, _end_of(error, interrupted, known))
             if end is None:
                 raise
             sys.stderr.write(f"{end.line}\n")  # in one piece, as other ranks write too
@@ -74,6 +78,40 @@ def _end_of(error: BaseException, interrupted: str, known: Collection[str]) -> _
         return None
     code = DIVERGED if isinstance(error, DivergedError) else MISTAKE
     return _End(" ".join(["error:", *report.splitlines()]), code)
+
+
+def _agreed_end(error: BaseException, own: _End | None) -> _End | None:
+    """Tell the other ranks how this one ends, or return how it ends because of another."""
+    watch = dist_util.watch
+    if watch is None:
+        return own
+    if isinstance(error, Stopped):
+        watch.leave()
+        return own
+    # Where another rank died, this one fails in a message to it, or is asked to end.
+    others_fault = own is None or isinstance(error, KeyboardInterrupt)
+    if others_fault and watch.wait_for_verdict(isinstance(error, RuntimeError) * _LAST_WORDS):
+        watch.take_over()
+        return _End(watch.last_line, watch.verdict.code)
+    watch.take_over()
+    rank = f"rank {watch.rank}"
+    if own:
+        watch.tell(own.line.replace("error:", f"error: {rank}:", 1), own.code)
+    elif not isinstance(error, SystemExit):
+        what = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+        watch.tell(f"error: {rank} failed: {what}", FAULT)
+    elif error.code:
+        watch.tell(f"error: {rank} ended with exit code {error.code}", FAULT)
+    if own:
+        _tell_torchrun(own.line)
+    return own
+
+
+def _tell_torchrun(line: str) -> None:
+    """Write the last line where torchrun looks for it, to be shown in its own report."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": line}, file)
 
 
 class Command:
@@ -141,6 +179,8 @@ class Command:
             devices = [group.device for group in settings if hasattr(group, "device")]
             if devices:
                 dist_util.setup_dist(device=devices[0])
+                if dist_util.watch:
+                    dist_util.watch.advice = self.interrupted.partition("; ")[2]
             self.body(*settings)
 
 

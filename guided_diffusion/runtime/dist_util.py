@@ -22,7 +22,7 @@ import torch as th
 import torch.distributed as dist
 
 from ..errors import ArgumentError, UserError
-from . import faults, launchers
+from . import faults, launchers, rank_watch
 from .launchers import _find_free_port as _find_free_port  # a name that upstream's users import
 from .writing import named
 
@@ -37,6 +37,7 @@ _SPACING, _MOST_STEPS = 0.25, 8  # seconds and steps between two exchanges of a 
 
 _store: dist.Store | None = None  # holds the counters
 _device: th.device | None = None
+watch: rank_watch.Watch | None = None  # of the other ranks, if there are any
 
 
 def setup_dist(*, device: str = "") -> None:
@@ -51,7 +52,7 @@ def setup_dist(*, device: str = "") -> None:
         UserError: if the launcher's variables do not tell where the ranks meet, or if the device
             does not exist.
     """
-    global _store
+    global _store, watch
     if dist.is_initialized():
         return
     place = launchers.find_place()
@@ -68,6 +69,8 @@ def setup_dist(*, device: str = "") -> None:
     # The group's store is made here, since torch would keep it to itself.
     store = launchers.meet(place)
     store.set_timeout(_PATIENCE)
+    if place.size > 1:
+        watch = rank_watch.Watch(dist.PrefixStore("watch", store), place.rank, place.address[0])
     group, _store = (dist.PrefixStore(name, store) for name in ("group", "counters"))
     options = {"rank": place.rank, "world_size": place.size, "timeout": _PATIENCE}
     dist.init_process_group(backend, store=group, **options)
@@ -271,11 +274,14 @@ def cleanup() -> None:
     Done at exit too: upstream's programs leave without it, and then torch's threads abort a
     process under torchrun now and then.
     """
-    global _store
+    global _store, watch
     if not dist.is_initialized():
         return
     gc.collect()  # a DDP model in a cycle would outlive the group, whose threads then abort
-    if _store is not None and sys.exc_info()[0] is None and not hasattr(sys, "last_value"):
+    well = sys.exc_info()[0] is None and not hasattr(sys, "last_value")
+    if watch is not None and well:
+        watch.leave()
+    if _store is not None and well:
         # Ranks leave together, since torch sometimes aborts one where another left well before.
         # The wait has an end, as another rank may have failed; a failed one does not wait.
         deadline = time.monotonic() + _LEAVE_WITHIN
@@ -288,7 +294,7 @@ def cleanup() -> None:
     # may still be waiting for.
     time.sleep(0.01)
     dist.destroy_process_group()
-    _store = None
+    _store = watch = None
 
 
 def open_bytes(path: str | os.PathLike) -> IO[bytes]:

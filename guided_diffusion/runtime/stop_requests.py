@@ -34,8 +34,12 @@ _FORM = re.compile(r"(?:(\d{1,4})-)?(\d{1,5})(?::(\d{1,2}))?(?::(\d{1,2}))?")
 Handler = Callable[[int, Any], None]
 
 
-class TimeUp(KeyboardInterrupt):
-    """The limit of time is near, and what was done is saved."""
+class Stopped(KeyboardInterrupt):
+    """All ranks end together, as one was asked to, and what was done is saved."""
+
+
+class TimeUp(Stopped):
+    """All ranks end together, as the limit of time is near."""
 
 
 def _numbers(names: tuple[str, ...]) -> list[int]:
@@ -122,7 +126,7 @@ class StopSignal:
 def stop(reason: int) -> None:
     """End the command for a reason of `StopSignal.due`; nothing happens for 0."""
     if reason:
-        raise TimeUp if reason == BY_TIME else KeyboardInterrupt
+        raise TimeUp if reason == BY_TIME else Stopped
 
 
 class TimeLimit:

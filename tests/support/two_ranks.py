@@ -104,6 +104,8 @@ def _launched(launcher: str) -> Iterator[list[Connection]]:
 
 def _serve(port: str) -> None:
     dist_util.setup_dist(device="cpu")
+    dist_util.watch.leave()  # commands fail here on purpose, and their ranks live on
+    dist_util.watch = None
     leave, dist_util.cleanup = dist_util.cleanup, lambda: None  # the ranks stay together
     gc.freeze()
     with Connection(socket.create_connection((HERE, int(port))).detach()) as tests:
