@@ -45,7 +45,7 @@ def main(
     options = {"image_size": network.image_size, "in_channels": channels}
     options |= {"batch_size": loop.batch_size, "class_cond": True, "classes": classes}
     options["seed"] = run.seed
-    trainer.data = load_data(start_step=trainer.resume_step, **options, **images.values())
+    trainer.data = batches = load_data(start_step=trainer.resume_step, **options, **images.values())
     if own.val_data_dir:
         val_images = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
         val_step = trainer.resume_step // own.eval_interval
@@ -53,4 +53,5 @@ def main(
 
     # Claim the run folder and train.
     training.claim(folder)
-    train(trainer, note=record_classes(classes, folder.path))
+    note, source = record_classes(classes, folder.path), batches.dataset.source
+    train(trainer, note=note, images=source)

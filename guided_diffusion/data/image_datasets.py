@@ -146,7 +146,7 @@ def load_data(
     start_step: int = 0,
     labels: str = "prefix",
     classes: Classes | None = None,
-) -> Iterator[Batch]:
+) -> "Batches":
     """Yield training batches of this rank for ever.
 
     Args:
@@ -185,7 +185,24 @@ def load_data(
         source=images,
     )
     dataset.check()
-    return _batches(dataset, batch_size, deterministic, seed, start_step)
+    return Batches(dataset, _batches(dataset, batch_size, deterministic, seed, start_step))
+
+
+class Batches:
+    """Endless batches of a data set, which tell what they come from.
+
+    Attributes:
+        dataset: the data set.
+    """
+
+    def __init__(self, dataset: ImageDataset, batches: Iterator[Batch]) -> None:
+        self.dataset, self._batches = dataset, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
 
 
 def load_source_data_for_domain_translation(

@@ -29,6 +29,7 @@ Batch = tuple[th.Tensor, dict[str, th.Tensor]]
 Moments = tuple[np.ndarray, np.ndarray]  # mean [D], covariance [D, D]
 
 KEPT_BYTES = 2**28
+ENLARGED = ", enlarged"  # end of the remark on an image that is smaller than its crop
 MOST_OBLONG = 100  # ratio of the sides; a network sees one square of a picture
 
 
@@ -50,9 +51,11 @@ class ImageSource(ABC):
         moments: {name of a distance: mean and covariance of features} that the file holds.
         crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
         kept: {name of an image: its tile} of tiles opened before.
+        sides: shortest and longest side of the images opened so far, pixels; None: none opened.
         keep_bytes: memory, bytes, left for more of them; other tiles are opened every time.
         left_out: counts of the files of the place that are no images; empty: none.
         warnings: lines on the images that the user should see.
+        sides: shortest and longest side of the images opened so far, pixels; None: none opened.
         remarks: {remark: images that it holds for}, by name, of what was done to fit them.
     """
 
@@ -66,6 +69,7 @@ class ImageSource(ABC):
         self.path, self.count, self.size = Path(path), 0, (image_size, image_size)
         self.in_channels, self.reading = in_channels, reading
         self.left_out, self.warnings = "", list[str]()
+        self.sides: tuple[int, int] | None = None
         self.remarks: dict[str, dict[str, None]] = {}
         self.labels: Sequence[int] | None = None
         self.classes: Classes | None = None
@@ -134,6 +138,8 @@ class ImageSource(ABC):
         """Open an image and cut its part, [H, W(, C)] uint8."""
         picture, side = self.picture(index), self.size[0] if self.crop != np.array else 0
         shortest, longest = sorted(picture.size)
+        before = self.sides or (shortest, longest)
+        self.sides = min(before[0], shortest), max(before[1], longest)
         if side and longest > MOST_OBLONG * shortest:
             raise UserError(
                 f"{self.name(index)}: expected sides of a ratio of at most {MOST_OBLONG}, got "
@@ -141,7 +147,7 @@ class ImageSource(ABC):
                 "--exclude"
             )
         if shortest < side and self.reading.crop == "fit":
-            self.remark(index, f"smaller than {side}x{side} pixels, enlarged")
+            self.remark(index, f"smaller than {side}x{side} pixels{ENLARGED}")
         with _naming(self.name(index)):
             return self.crop(picture)
 
@@ -173,6 +179,18 @@ class ImageSource(ABC):
             count = f"{len(images)} image{'s' * (len(images) != 1)}"
             lines.append(f"{place}{count} {remark}, such as {images[0]}")
         return lines
+
+    def told_sides(self) -> str:
+        """Say how large the images are, on every rank after opening them; "" if none was opened."""
+        ranks = dist_util.Ranks().gather((self.sides, self.remarks))
+        known = [sides for sides, _ in ranks if sides]
+        if not known:
+            return ""
+        shortest, longest = min(one for one, _ in known), max(other for _, other in known)
+        remarks = [(remark, names) for _, found in ranks for remark, names in found.items()]
+        small = set().union(*(names for remark, names in remarks if remark.endswith(ENLARGED)))
+        enlarged = f"; {len(small)} of them enlarged to the size asked for" if small else ""
+        return f"sides of {shortest}{f' to {longest}' * (shortest != longest)} pixels{enlarged}"
 
     def log_remarks(self) -> None:
         """Log what was done to how many images; call it on every rank, after opening them."""

@@ -216,6 +216,12 @@ def draw_and_save(
     drawn_of = {"classes": dict(classes.numbers)} if classes and classes.named else {}
     folder.claim(precision=precision, **drawn_of)
     logger.configure(str(folder.path))
+    if not path.exists():
+        each = domain.diffusion.num_timesteps
+        logger.log(
+            f"{shape[0]} images (--num_samples) take {shape[0] * each} network evaluations, {each} "
+            "for each (--timestep_respacing)"
+        )
 
     # Draw the images, and save them.
     def draw_some(indices: Sequence[int]) -> th.Tensor:

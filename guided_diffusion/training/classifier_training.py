@@ -56,6 +56,7 @@ class ClassifierLoop(TrainLoop):
     """
 
     log_prefix = "train_"
+    end_flags = ("iterations",)
     fp16_flag = "classifier_use_fp16"
     signs_of_flags = CLASSIFIER_SIGNS
 

@@ -64,6 +64,7 @@ class TrainLoop:
     """
 
     log_prefix = ""  # beginning of the names of logged losses
+    end_flags = "max_steps", "lr_anneal_steps"  # names of the flags that end a training
     fp16_flag = "use_fp16"  # name of the flag of upstream's float16 recipe
     signs_of_flags = SIGNS_OF_FLAGS
 

@@ -16,6 +16,7 @@ from PIL import Image
 from ..config.settings import Settings, joined
 from ..data.classes import Classes
 from ..data.image_datasets import Batch, load_data
+from ..data.image_source import ImageSource
 from ..data.settings import FolderSettings
 from ..diffusion.resample import create_named_schedule_sampler
 from ..diffusion.schedules import betas_of_flags
@@ -32,6 +33,7 @@ from ..runtime.run_lock import refuse_running
 from ..runtime.run_log import drop_later_rows, open_run_log
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.stop_requests import BY_SIGNAL, StopSignal, stop
+from . import start_report
 from .class_records import record_classes
 from .resume import remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
@@ -216,6 +218,7 @@ def train(
     *,
     unit: str = "image",
     note: str = "",
+    images: ImageSource | None = None,
 ) -> None:
     """Train to the end in a claimed folder; if asked to stop, save and stop.
 
@@ -227,6 +230,7 @@ def train(
         every: steps between pictures of samples, see `save_picture_if_due`.
         unit: name of one example.
         note: first lines of the log.
+        images: images to learn from, which were opened; None: there is no end of examples.
     """
     # Remove files and rows of steps that are trained again, and open the log.
     dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
@@ -241,6 +245,8 @@ def train(
         beginning = f"training from step 0 with the weights of {loop.init_checkpoint}"
     logger.log(beginning)
     logger.log(f"arithmetic: {loop.precision}")
+    for line in start_report.lines(loop, unit, images):
+        logger.log(line)
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:
         # A kill may have come between this checkpoint and its picture.
         save_picture_if_due(loop, draw, every, missing=True)
@@ -306,4 +312,5 @@ def train_on_images(
     training.claim(folder)
     if classes:
         note = "\n".join(filter(None, [record_classes(classes, folder.path), note]))
-    train(trainer, lambda: draw_grid(trainer), grid.sample_interval, note=note)
+    source = batches.dataset.source
+    train(trainer, lambda: draw_grid(trainer), grid.sample_interval, note=note, images=source)

@@ -1,0 +1,41 @@
+"""What a training says at its start: on what it learns, for how long, and how to end it."""
+
+from ..data.image_source import ImageSource
+from ..runtime import dist_util
+from .train_util import TrainLoop
+
+
+def lines(loop: TrainLoop, unit: str, images: ImageSource | None) -> list[str]:
+    """Return lines about the data of a training, a pass over them, and the end; on every rank.
+
+    Args:
+        loop: the training loop.
+        unit: name of one example.
+        images: images to learn from, which were opened; None: there is no end of examples.
+    """
+    ranks = dist_util.world_size()
+    share = f" ({loop.batch_size} on each of {ranks} processes)" if ranks > 1 else ""
+    step = f"a step learns from {loop.global_batch} {unit}s{share}"
+    if images is None:
+        return [f"{step}, all new", _end(loop, 0)]
+    found = "; ".join(filter(None, [images.report, images.told_sides()]))
+    passes = len(images) / loop.global_batch
+    return [
+        f"images: {found}",
+        f"{step}; a pass over all {len(images)}: {passes:.3g} steps",
+        _end(loop, passes),
+    ]
+
+
+def _end(loop: TrainLoop, steps_of_a_pass: float) -> str:
+    saves, last = f"saves every {loop.save_interval} steps", loop.end_flags[-1]
+    if not loop.max_steps:
+        ways = " or ".join(f"--{flag}" for flag in loop.end_flags)
+        return (
+            f"no end is set ({ways} would set one), {saves}; Ctrl-C or SIGTERM ends it after the "
+            "step at hand with a checkpoint, and the same command goes on"
+        )
+    flag = last if getattr(loop, last, loop.max_steps) == loop.max_steps else loop.end_flags[0]
+    passes = f", {loop.max_steps / steps_of_a_pass:.3g} passes" if steps_of_a_pass else ""
+    left = f", {loop.max_steps - loop.done} of them still to do" if loop.done else ""
+    return f"ends after {loop.max_steps} steps (--{flag}){passes}{left}; {saves} and at the end"
