@@ -44,14 +44,29 @@ def _open_log(filename: str) -> TextIO:
         return open(path, "a+", encoding="utf-8", errors="replace", newline="")
 
 
-def _append(file: TextIO, text: str) -> None:
-    with named(STDOUT if file is sys.stdout else getattr(file, "name", "the log")):
-        faults.point("log.write")
-        file.write(text)
-        file.flush()
+class _TextFormat:
+    file: TextIO
+
+    def _append(self, text: str) -> None:
+        with named(STDOUT if self.file is sys.stdout else getattr(self.file, "name", "the log")):
+            faults.point("log.write")
+            self.file.write(text)
+            self.file.flush()
+
+    def _open_again_if_gone(self) -> bool:
+        # What is written to a file that was removed is lost, and nobody would know.
+        name = self.file.name
+        if os.path.exists(name):
+            return False
+        print(f"warning: {name} vanished during the run, with what it held", file=sys.stderr)
+        self.file.close()
+        with writing(os.path.dirname(name)):
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        self.file = _open_log(name)
+        return True
 
 
-class _FileFormat(KVWriter):
+class _FileFormat(_TextFormat, KVWriter):
     def __init__(self, filename: str) -> None:
         self.file = _open_log(filename)
         # A killed run can leave a row without its end; the next row must not join it.
@@ -66,15 +81,14 @@ class _FileFormat(KVWriter):
             self.file.close()
 
 
-class HumanOutputFormat(KVWriter, SeqWriter):
+class HumanOutputFormat(_TextFormat, KVWriter, SeqWriter):
     """Tables and lines for people, appended to the file of a name or to an open text file."""
 
     def __init__(self, filename_or_file: str | TextIO) -> None:
         self.owned = isinstance(filename_or_file, str)
         self.file = filename_or_file
         if self.owned:
-            with writing(filename_or_file):
-                self.file = open(filename_or_file, "a", encoding="utf-8")
+            self.file = _open_log(filename_or_file)
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         rows = []
@@ -85,13 +99,18 @@ class HumanOutputFormat(KVWriter, SeqWriter):
             key_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
             rule = "-" * (key_width + value_width + 7)
             lines = [f"| {key:<{key_width}} | {value:<{value_width}} |" for key, value in rows]
-            _append(self.file, "\n".join([rule, *lines, rule]) + "\n")
+            self._write("\n".join([rule, *lines, rule]))
 
     def _truncate(self, s: str) -> str:
         return s if len(s) <= _LONGEST else s[: _LONGEST - 3] + "..."
 
     def writeseq(self, seq: Sequence[str]) -> None:
-        _append(self.file, " ".join(seq) + "\n")
+        self._write(" ".join(seq))
+
+    def _write(self, text: str) -> None:
+        if self.owned:
+            self._open_again_if_gone()
+        self._append(f"{text}\n")
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
@@ -105,7 +124,8 @@ class JSONOutputFormat(_FileFormat):
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         plain = {key: v.item() if hasattr(v, "item") else v for key, v in kvs.items()}
-        _append(self.file, json.dumps(plain) + "\n")
+        self._open_again_if_gone()
+        self._append(json.dumps(plain) + "\n")
 
 
 class CSVOutputFormat(_FileFormat):
@@ -118,11 +138,13 @@ class CSVOutputFormat(_FileFormat):
         self.file.seek(0, os.SEEK_END)
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
+        if self._open_again_if_gone():
+            self.keys = []
         if new := sorted(kvs.keys() - set(self.keys)):
             self._grow(new)
         row = io.StringIO(newline="")
         csv.writer(row).writerow([kvs.get(key, "") for key in self.keys])
-        _append(self.file, row.getvalue())
+        self._append(row.getvalue())
 
     def _grow(self, new: list[str]) -> None:
         # Written to another file that then takes its place: a kill in between loses no row.

@@ -119,12 +119,22 @@ class RunFolder:
 
         def write() -> None:
             self.refuse_other_run()  # it may have come and gone since
-            path = self.path / RECORD
-            if read_args(path) != record:
-                with atomic_files.atomic_write(path, "w") as file:
-                    json.dump(record, file, indent=2)
+            if read_args(self.path / RECORD) != record:
+                self._write(record)
+            run_lock.before_writes(self.path, lambda: self._restore(record))
 
         dist_util.once(write)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with atomic_files.atomic_write(self.path / RECORD, "w") as file:
+            json.dump(record, file, indent=2)
+
+    def _restore(self, record: dict[str, Any]) -> None:
+        # Results without a record could not be told from those of other settings.
+        if not (self.path / RECORD).exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(record)
+            logger.warn(f"{self.path / RECORD} vanished during the run; it is written anew")
 
 
 def hold(folder: Path, command: str = "a run") -> None:

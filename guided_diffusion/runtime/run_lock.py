@@ -20,7 +20,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -330,6 +330,12 @@ def hold(folder: Path, command: str) -> None:
         writing.keep_inside(folder, lock.ask)
 
     dist_util.once(take)
+
+
+def before_writes(folder: Path, function: Callable[[], None]) -> None:
+    """Have a function called before each write into a folder, until the command ends."""
+    if _scopes:
+        writing.keep_inside(folder, function)
 
 
 @contextlib.contextmanager

@@ -19,18 +19,20 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", -1), errno.EFBIG}
 STDOUT = "standard output"
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-# What to ask before a write into each folder that the command named, by the folder's path.
-_folders: dict[Path, Callable[[], None]] = {}
+# What is called before a write into each folder that the command named, by the folder's path.
+_folders: dict[Path, list[Callable[[], None]]] = {}
+_asking = False  # inside such a call, which may write itself
 
 
-def keep_inside(folder: Path, ask: Callable[[], None] = lambda: None) -> None:
+def keep_inside(folder: Path, *before: Callable[[], None]) -> None:
     """Let no write below a folder follow a link that leads out of it, until `forget_all_but`.
 
     Args:
         folder: folder that the command writes to, which may be a link itself.
-        ask: function that raises a `UserError` if the folder is not the command's any more.
+        *before: functions to call before each write, as one that raises a `UserError` if the folder
+            is not the command's any more.
     """
-    _folders[Path(os.path.abspath(folder))] = ask
+    _folders.setdefault(Path(os.path.abspath(folder)), []).extend(before)
 
 
 def folders() -> set[Path]:
@@ -78,9 +80,9 @@ def named(path: str | os.PathLike, *hidden: str | os.PathLike) -> Iterator[None]
 
 
 def _refuse_way_out(path: Path) -> None:
-    for folder, ask in _folders.items():
+    for folder, before in _folders.items():
         if path == folder or folder in path.parents:
-            ask()
+            _call(before)
             inside, real = os.path.realpath(folder), os.path.realpath(path)
             if os.path.commonpath([inside, real]) != inside:
                 raise UserError(
@@ -93,6 +95,17 @@ def _refuse_way_out(path: Path) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{path}: expected a file to write, got a device, pipe or socket")
+
+
+def _call(functions: list[Callable[[], None]]) -> None:
+    global _asking
+    if not _asking:
+        _asking = True
+        try:
+            for function in functions:
+                function()
+        finally:
+            _asking = False
 
 
 def described(error: OSError) -> str:

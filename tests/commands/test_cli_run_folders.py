@@ -1,11 +1,12 @@
 """Run folders of whole commands: one run at a time, nothing of others touched, failures named."""
 
 import os
+import shutil
 import signal
 
 import pytest
 from support import children
-from support.cli import SEQUENCES, TINY_CLASSIFIER, command, launch, snapshot, succeed
+from support.cli import SEQUENCES, TINY_CLASSIFIER, command, launch, read_csv, snapshot, succeed
 
 from guided_diffusion.runtime import faults, run_lock
 from guided_diffusion.runtime.faults import Fault
@@ -126,3 +127,26 @@ def test_a_write_that_fails_ends_with_one_line_that_names_the_file(lines, tmp_pa
     assert result.code == 2 and result.err.count("\n") == 1, result.err
     assert result.err.startswith(f"error: {tmp_path / 'out'}/")
     assert "No space left on device (" in result.err and " GB are free); make room" in result.err
+
+
+def test_a_folder_that_vanishes_during_a_training_is_made_again_with_its_record(
+    lines, tmp_path, monkeypatch
+):
+    from guided_diffusion.training.train_util import TrainLoop
+
+    step, kept = TrainLoop.run_step, {}
+
+    def meanwhile(self, *args):
+        if self.done == 1:
+            kept.update(snapshot(tmp_path / "run"))
+            shutil.rmtree(tmp_path / "run")
+        step(self, *args)
+
+    monkeypatch.setattr(TrainLoop, "run_step", meanwhile)
+    result = succeed("image_train", *lines["image_train"], "--out_dir", tmp_path / "run")
+    run = tmp_path / "run"
+    assert (run / "args.json").read_bytes() == kept["args.json"]
+    assert f"{run / 'args.json'} vanished during the run; it is written anew" in result.out
+    assert f"warning: {run / 'progress.csv'} vanished during the run, with what it" in result.err
+    assert [row["step"] for row in read_csv(run / "progress.csv")] == ["2"]
+    assert (run / "model000002.pt").exists() and "vanished" in (run / "log.txt").read_text()
