@@ -12,120 +12,21 @@ A holder that finds another's lock in its place, since it was stopped for long, 
 """
 
 import contextlib
-import dataclasses
 import errno
-import json
 import os
-import platform
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from ..errors import ArgumentError, UserError
 from . import atomic_files, dist_util, logger, writing
+from .lock_holder import Holder, is_alive, read_lock, system_lock
 
 NAME = ".guided-diffusion.lock"
 BEAT = 20.0  # seconds between signs of life
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 SILENCE = 120.0  # seconds without one after which a run counts as ended
-
-
-@dataclasses.dataclass(frozen=True)
-class Holder:
-    """The process that holds a lock, as its file tells.
-
-    Attributes:
-        command: name of the command.
-        host: name of the machine.
-        pid: number of the process.
-        since: date and time at which it took the lock.
-        machine: what tells this start of this machine from others.
-        numbers: what tells the process numbers of one container from others.
-        start: start of the process, in ticks of the machine; "" if unknown.
-        system: whether it also holds a lock of the system on the file.
-        token: random text of this lock alone.
-    """
-
-    command: str = "a run"
-    host: str = "an unknown host"
-    pid: int = 0
-    since: str = "an unknown time"
-    machine: str = ""
-    numbers: str = ""
-    start: str = ""
-    system: bool = False
-    token: str = ""
-
-    @classmethod
-    def here(cls, command: str, system: bool) -> "Holder":
-        """Describe this process."""
-        now, own = time.strftime("%Y-%m-%d %H:%M:%S"), (_machine(), _numbers(), _start(os.getpid()))
-        return cls(command, platform.node(), os.getpid(), now, *own, system, secrets.token_hex(8))
-
-    @classmethod
-    def read(cls, content: bytes) -> "Holder":
-        """Read a lock file; what it does not tell is unknown."""
-        try:
-            found = json.loads(content)
-            known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
-            return cls(**{n: v for n, v in found.items() if isinstance(v, known.get(n, ()))})
-        except (ValueError, AttributeError, RecursionError):
-            return cls()
-
-    def content(self) -> bytes:
-        """Return the content of its lock file."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n"
-
-    def __str__(self) -> str:
-        return f"{self.command} on {self.host}, process {self.pid}, since {self.since}"
-
-
-def _first_line(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return Path(path).read_text().strip()
-    return ""
-
-
-def _machine() -> str:
-    return _first_line("/proc/sys/kernel/random/boot_id") or platform.node()
-
-
-def _numbers() -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
-
-
-def _start(pid: int) -> str:
-    # Fields 3 (state) and 22 (start) of a line whose field 2, a name in brackets, may hold both.
-    fields = _first_line(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""
-
-
-def _ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # the process of another user
-        pass
-    return False
-
-
-def _system_lock(file: IO | int, shared: bool = False) -> bool | None:
-    """Lock an open file until it is closed; False: another has it, None: there are no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return None
-    return True
 
 
 class RunLock:
@@ -164,7 +65,7 @@ class RunLock:
         with _alone(self.folder):
             while not self._make():
                 try:
-                    beat, content = self.path.stat().st_mtime, self.path.read_bytes()
+                    content, beat = read_lock(self.path), self.path.stat().st_mtime
                 except FileNotFoundError:
                     continue
                 alive = is_alive(self.path)
@@ -177,6 +78,8 @@ class RunLock:
 
     def _make(self) -> bool:
         # False: the lock is there already.
+        if os.name != "posix":  # an open file cannot be removed there
+            return self._create_alone()
         partial = atomic_files.partial_of(self.path)
         try:
             self._create(partial)
@@ -186,18 +89,21 @@ class RunLock:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            with contextlib.suppress(FileExistsError):
-                self._create(self.path)
-                return True
-            return False
+            return self._create_alone()
         finally:
             partial.unlink(missing_ok=True)
         return True
 
+    def _create_alone(self) -> bool:
+        with contextlib.suppress(FileExistsError):
+            self._create(self.path)
+            return True
+        return False
+
     def _create(self, path: Path) -> None:
-        with writing.writing(self.path, path):
+        with writing.named(self.path, path):
             self._file = open(path, "x+b")
-            self._content = Holder.here(self.command, bool(_system_lock(self._file))).content()
+            self._content = Holder.here(self.command, bool(system_lock(self._file))).content()
             self._file.write(self._content)
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -207,7 +113,10 @@ class RunLock:
         # Looked at again under another name: a quicker run may have put its own lock there.
         aside = atomic_files.partial_of(self.path)
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self.path, aside)
+            try:
+                os.rename(self.path, aside)
+            except PermissionError:  # some systems let nobody rename what is open
+                raise refusal(self.path) from None
             if aside.read_bytes() != content:
                 with contextlib.suppress(OSError):
                     os.link(aside, self.path)
@@ -217,7 +126,7 @@ class RunLock:
         while not self._end.wait(BEAT):
             with contextlib.suppress(OSError):  # a sign of life may fail; the next one counts
                 try:
-                    found = self.path.read_bytes()
+                    found = read_lock(self.path)
                 except FileNotFoundError:
                     self._make()
                     continue
@@ -242,9 +151,10 @@ class RunLock:
         """Remove the lock, if it is still this process's."""
         self._end.set()
         with contextlib.suppress(OSError):
-            if self.path.read_bytes() == self._content:
+            own = read_lock(self.path) == self._content
+            self._file.close()
+            if own:
                 self.path.unlink()
-        self._file.close()
 
 
 @contextlib.contextmanager
@@ -255,35 +165,17 @@ def _alone(folder: Path) -> Iterator[None]:
             place = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, place)
             for _ in range(100):
-                if _system_lock(place) is not False:
+                if system_lock(place) is not False:
                     break
                 time.sleep(0.02)
         yield
-
-
-def is_alive(path: Path) -> bool | None:
-    """Tell whether the run that holds a lock file still runs; None: its file's age has to tell."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        holder = Holder.read(file.read())
-        same = holder.machine == _machine()
-        free = _system_lock(file, shared=True)
-        if free is False:
-            return True
-        if same and holder.system and free:
-            return False
-        if same and holder.numbers == _numbers():
-            if _ended(holder.pid):
-                return False
-            if holder.start:
-                return _start(holder.pid) == holder.start
-    return None
 
 
 def refusal(path: Path) -> ArgumentError:
     """Return the error that a folder is in use, by the lock file at a path."""
     holder = Holder()
     with contextlib.suppress(OSError):
-        holder = Holder.read(path.read_bytes())
+        holder = Holder.read(read_lock(path))
     return ArgumentError(
         "out_dir",
         f"{path.parent} is in use by {holder}; wait for it, or choose another folder (if no such "

@@ -131,7 +131,9 @@ def room(path: Path) -> str:
     """Return what is free on the disk of a path, in words."""
     for folder in (path, *Path(os.path.abspath(path)).parents):
         with contextlib.suppress(OSError):
-            free = f"{shutil.disk_usage(folder).free / 1e9:.3f} GB are free"
+            bytes_free = shutil.disk_usage(folder).free
+            unit, size = ("GB", 1e9) if bytes_free >= 1e9 else ("MB", 1e6)
+            free = f"{bytes_free / size:.1f} {unit} are free"
             if hasattr(os, "statvfs"):
                 disk = os.statvfs(folder)
                 if disk.f_files and not disk.f_favail:

@@ -126,7 +126,7 @@ def test_a_write_that_fails_ends_with_one_line_that_names_the_file(lines, tmp_pa
     result = children.run(name, *lines[name], "--out_dir", tmp_path / "out", before=full)
     assert result.code == 2 and result.err.count("\n") == 1, result.err
     assert result.err.startswith(f"error: {tmp_path / 'out'}/")
-    assert "No space left on device (" in result.err and " GB are free); make room" in result.err
+    assert "No space left on device (" in result.err and "B are free); make room" in result.err
 
 
 def test_a_folder_that_vanishes_during_a_training_is_made_again_with_its_record(

@@ -10,8 +10,9 @@ import pytest
 from support import children
 
 from guided_diffusion.errors import ArgumentError, UserError
-from guided_diffusion.runtime import atomic_files, run_lock
-from guided_diffusion.runtime.run_lock import NAME, Holder
+from guided_diffusion.runtime import atomic_files, lock_holder, run_lock
+from guided_diffusion.runtime.lock_holder import Holder, is_alive
+from guided_diffusion.runtime.run_lock import NAME
 
 
 def take(folder, command="train"):
@@ -140,13 +141,34 @@ def test_of_many_that_come_at_once_one_wins_also_over_a_stale_lock(tmp_path, end
 )
 def test_what_is_known_of_the_holder(tmp_path, ended, changes, alive):
     changes = {k: ended if v == "ended" else v for k, v in changes.items()}
-    assert run_lock.is_alive(leave(tmp_path, **changes)) is alive
+    assert is_alive(leave(tmp_path, **changes)) is alive
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link", "pipe", "folder"])
+def test_what_is_no_file_in_the_place_of_the_lock_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / NAME
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere" if kind == "dangling link" else "/etc/passwd")
+    with pytest.raises(UserError, match=f"{path}: expected a lock file of a run, got something"):
+        take(tmp_path)
+
+
+def test_what_a_lock_of_strangers_says_is_printed_safely(tmp_path):
+    holder = dataclasses.replace(Holder.here("train", False), host="a\x1b[2J\nb" * 99, pid=10**30)
+    (tmp_path / NAME).write_bytes(holder.content() + b" " * 10**6)
+    assert is_alive(tmp_path / NAME) is False
+    (tmp_path / NAME).write_bytes(dataclasses.replace(holder, host="a\x1b[2J\nb").content())
+    assert "train on a?[2J?b, process" in str(run_lock.refusal(tmp_path / NAME))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"pid": "x"}', b"\xff", b"[" * 9999])
 def test_a_file_that_is_no_lock_of_ours_is_one_whose_holder_is_unknown(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
-    assert run_lock.is_alive(tmp_path / NAME) is None
+    assert is_alive(tmp_path / NAME) is None
     assert "a run on an unknown host, process 0, since an" in str(run_lock.refusal(tmp_path / NAME))
 
 
@@ -224,7 +246,8 @@ def test_a_disk_without_hard_links_has_locks_too(tmp_path, monkeypatch):
 
 
 def test_a_system_without_locks_knows_the_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "_system_lock", lambda *_, **__: None)
+    for module in (run_lock, lock_holder):
+        monkeypatch.setattr(module, "system_lock", lambda *_, **__: None)
     with run_lock.scope():
         run_lock.hold(tmp_path, "train")
         assert "is in use by" in in_child(try_to_take, tmp_path)
