@@ -17,7 +17,7 @@ import torch as th
 
 from .. import __version__
 from ..errors import ArgumentError, UserError, blame
-from . import atomic_files, dist_util, run_lock
+from . import atomic_files, dist_util, logger, run_lock
 
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
