@@ -51,11 +51,11 @@ class ImageSource(ABC):
         moments: {name of a distance: mean and covariance of features} that the file holds.
         crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
         kept: {name of an image: its tile} of tiles opened before.
-        sides: shortest and longest side of the images opened so far, pixels; None: none opened.
+        sides_seen: shortest and longest side of the images opened so far, pixels; None: none opened.
         keep_bytes: memory, bytes, left for more of them; other tiles are opened every time.
         left_out: counts of the files of the place that are no images; empty: none.
         warnings: lines on the images that the user should see.
-        sides: shortest and longest side of the images opened so far, pixels; None: none opened.
+        sides_seen: shortest and longest side of the images opened so far, pixels; None: none opened.
         remarks: {remark: images that it holds for}, by name, of what was done to fit them.
     """
 
@@ -69,7 +69,7 @@ class ImageSource(ABC):
         self.path, self.count, self.size = Path(path), 0, (image_size, image_size)
         self.in_channels, self.reading = in_channels, reading
         self.left_out, self.warnings = "", list[str]()
-        self.sides: tuple[int, int] | None = None
+        self.sides_seen: tuple[int, int] | None = None
         self.remarks: dict[str, dict[str, None]] = {}
         self.labels: Sequence[int] | None = None
         self.classes: Classes | None = None
@@ -138,8 +138,8 @@ class ImageSource(ABC):
         """Open an image and cut its part, [H, W(, C)] uint8."""
         picture, side = self.picture(index), self.size[0] if self.crop != np.array else 0
         shortest, longest = sorted(picture.size)
-        before = self.sides or (shortest, longest)
-        self.sides = min(before[0], shortest), max(before[1], longest)
+        before = self.sides_seen or (shortest, longest)
+        self.sides_seen = min(before[0], shortest), max(before[1], longest)
         if side and longest > MOST_OBLONG * shortest:
             raise UserError(
                 f"{self.name(index)}: expected sides of a ratio of at most {MOST_OBLONG}, got "
@@ -182,7 +182,7 @@ class ImageSource(ABC):
 
     def told_sides(self) -> str:
         """Say how large the images are, on every rank after opening them; "" if none was opened."""
-        ranks = dist_util.Ranks().gather((self.sides, self.remarks))
+        ranks = dist_util.Ranks().gather((self.sides_seen, self.remarks))
         known = [sides for sides, _ in ranks if sides]
         if not known:
             return ""
