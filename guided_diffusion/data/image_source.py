@@ -51,11 +51,10 @@ class ImageSource(ABC):
         moments: {name of a distance: mean and covariance of features} that the file holds.
         crop: function that makes a tile [H, W(, C)] uint8 of an opened image.
         kept: {name of an image: its tile} of tiles opened before.
-        sides_seen: shortest and longest side of the images opened so far, pixels; None: none opened.
         keep_bytes: memory, bytes, left for more of them; other tiles are opened every time.
         left_out: counts of the files of the place that are no images; empty: none.
         warnings: lines on the images that the user should see.
-        sides_seen: shortest and longest side of the images opened so far, pixels; None: none opened.
+        sides_seen: shortest and longest side of opened images, pixels; None: none was opened.
         remarks: {remark: images that it holds for}, by name, of what was done to fit them.
     """
 
