@@ -44,6 +44,10 @@ class DivergedError(UserError):
     """The numbers of a training are not finite any more, or its steps change nothing."""
 
 
+class DamagedFileError(UserError):
+    """A file that is itself damaged, so that an older whole one may take its place."""
+
+
 class MissingExtraError(UserError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

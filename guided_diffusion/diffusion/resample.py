@@ -153,8 +153,16 @@ class LossSecondMomentResampler(LossAwareSampler):
         return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore remembered losses; see `ScheduleSampler.load_state_dict`."""
+        """Restore remembered losses; see `ScheduleSampler.load_state_dict`.
+
+        Raises:
+            ValueError: if the counts are not those of such losses.
+        """
         if state:
+            counts = state["loss_counts"]
+            if bool((counts < 0).any() or (counts > self.history_per_term).any()):
+                expected = f"expected counts of 0 to {self.history_per_term} remembered losses"
+                raise ValueError(f"loss_counts: {expected}, got {counts.min()} to {counts.max()}")
             self._loss_history[:] = state["loss_history"].numpy()
             self._loss_counts[:] = state["loss_counts"].numpy()
 

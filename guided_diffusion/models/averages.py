@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..runtime import atomic_files, dist_util, logger
+from ..runtime import atomic_files, dist_util, input_files, logger
 
 RAW_ABOVE = 0.1  # largest share of its start at which an average is used in place of the weights
 RECORD = "averages.json"
-NAME = r"ema_([\d.e-]+)_(\d+)\.pt"
+NAME = r"ema_(\d*\.?\d+(?:e-?\d+)?)_(\d+)\.pt"
 
 
 def rate_of_update(rate: float, update: int, warmup: bool = False) -> float:
@@ -94,14 +94,17 @@ def recorded(folder: Path) -> list[Average]:
     """
     path = folder / RECORD
     try:
-        found = [Average(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        entries = input_files.read_json(path, "a list of averages as a training writes it")
+        found = [Average(**entry) for entry in entries]
         for average in found:
             kinds = type(average.rate), type(average.began), type(average.warmup)
             if kinds != (float, int, bool) or not (0 <= average.rate < 1 and average.began >= 0):
                 raise ValueError(f"got {average}")
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError, RecursionError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; without the file, all count as plain ones") from None
+    except (ValueError, TypeError) as error:
         expected = "expected a list of averages as a training writes it"
         problem = f"{expected} ({error}); without the file, all count as plain ones"
         raise UserError(f"{path}: {problem}") from None

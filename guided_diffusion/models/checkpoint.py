@@ -4,7 +4,7 @@ A file is .pt or, by its suffix, .safetensors. Nothing that is loaded can run co
 """
 
 import hashlib
-import pickle
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,54 +16,41 @@ import torch as th
 
 from ..errors import UserError, require
 from ..runtime import atomic_files, dist_util, run_folder
+from ..runtime.input_files import unreadable
 from . import averages
+from .foreign_weights import weights_in
+from .integrity import HashingWriter, digest_file, write_digest
+from .loading import SAFETENSORS, first_line, read_file
 from .mismatch import SIGNS_OF_FLAGS, SignsOfFlags, State, shape_of
 
-SAFETENSORS = ".safetensors"
+MODEL = r"model(\d+)\.pt"
+WEIGHTS = th.float32, th.float16, th.bfloat16, th.float64
+MOST_TRIED = 10  # earlier files, in search of finite weights
 
 
 def load_state(path: str | Path) -> dict[str, th.Tensor]:
-    """Load a state dict onto the CPU.
+    """Load a state dict onto the CPU; see `read_state`."""
+    return read_state(path)[0]
+
+
+def read_state(path: str | Path) -> tuple[dict[str, th.Tensor], str]:
+    """Load a state dict onto the CPU; return it with the SHA-256 of its file, in hexadecimal.
 
     Raises:
-        UserError: if the file is missing, cut off, or holds anything but named tensors.
+        UserError: if the file is missing, cut off, or holds anything but the weights of a network.
     """
-    state = load_file(path)
-    wrong = [type(state).__name__]
-    if isinstance(state, dict):
-        wrong = [
-            f"{type(value).__name__} at {key!r}"
-            for key, value in state.items()
-            if not (isinstance(key, str) and th.is_tensor(value))
-        ]
-    if wrong:
-        raise UserError(f"{path}: expected a state dict of tensors, got {wrong[0]}")
-    return state
+    found, sha256 = read_file(path)
+    return weights_in(found, path), sha256
 
 
 def load_file(path: str | Path) -> Any:
     """Load tensors, and numbers, text, lists and dicts around them, onto the CPU.
 
     Raises:
-        UserError: if the file is missing, cut off, or holds anything else.
+        DamagedFileError: if the file is cut off or its content changed since it was written.
+        UserError: if it is missing, cannot be read, or holds anything else.
     """
-    safe = Path(path).suffix == SAFETENSORS and require("safetensors.torch", "safetensors")
-    try:
-        if not safe:
-            return dist_util.load_state_dict(path, map_location="cpu")
-        with dist_util.open_bytes(path) as file:
-            return safe.load(file.read())
-    except FileNotFoundError:
-        problem = "no such checkpoint"
-    except pickle.UnpicklingError:
-        problem = (
-            "expected a checkpoint of plain tensors, got text or a pickle of something else, "
-            "which is not loaded since it could run code"
-        )
-    except Exception as error:  # on a damaged file torch.load raises almost anything
-        found = f"a file that cannot be read ({first_line(error)})"
-        problem = f"expected a whole checkpoint, got {found}"
-    raise UserError(f"{path}: {problem}")
+    return read_file(path)[0]
 
 
 def training_record(path: Path) -> dict[str, Any]:
@@ -84,13 +71,8 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has no message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def save_state(state: Any, path: Path) -> None:
-    """Save a state dict; the file appears whole or not at all.
+    """Save a state dict, and its digest beside it; the file appears whole or not at all.
 
     Raises:
         UserError: if it cannot be written, as on a full disk.
@@ -98,11 +80,14 @@ def save_state(state: Any, path: Path) -> None:
     safe = path.suffix == SAFETENSORS and require("safetensors.torch", "safetensors")
     try:
         with atomic_files.atomic_write(path) as file:
+            writer = HashingWriter(file)
             if safe:
                 form = th.contiguous_format
-                file.write(safe.save({k: v.clone(memory_format=form) for k, v in state.items()}))
+                writer.write(safe.save({k: v.clone(memory_format=form) for k, v in state.items()}))
             else:
-                th.save(state, file)
+                th.save(state, writer)
+            digest_file(path).unlink(missing_ok=True)  # the file that it belongs to goes now
+        write_digest(path, writer.sha256.hexdigest())
     except RuntimeError as error:  # so torch reports a write that fails
         room = shutil.disk_usage(path.parent).free / 1e9
         raise UserError(
@@ -124,10 +109,22 @@ def fill(
     signs_of_flags: SignsOfFlags,
     changed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Load a state dict into a model of exactly its keys and shapes.
+    """Load a state dict into a model of exactly its keys and shapes; see `refuse_unlike`."""
+    refuse_unlike(model.state_dict(), state, path, signs_of_flags, changed)
+    model.load_state_dict(state, strict=True)
+
+
+def refuse_unlike(
+    own: State,
+    state: State,
+    path: str | Path,
+    signs_of_flags: SignsOfFlags,
+    changed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Refuse a state dict of other keys or shapes, or of other than finite numbers.
 
     Args:
-        model: the network that the flags describe.
+        own: state dict of the network that the flags describe, whose values do not matter.
         state: the state dict.
         path: file that the state dict was read from, for messages.
         signs_of_flags: flags and their signs, see `mismatch`.
@@ -136,7 +133,6 @@ def fill(
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
-    own = model.state_dict()
     for key in {**own, **state}:
         asked, held = shape_of(own, key), shape_of(state, key)
         if asked != held:
@@ -147,19 +143,78 @@ def fill(
                 f"{key!r}: the flags ask for {asked}, the file holds {held} "
                 f"(check --{', --'.join(changed) or next(differing)})"
             )
-    model.load_state_dict(state, strict=True)
+    for key, value in state.items():
+        if own[key].is_floating_point() and value.dtype not in WEIGHTS:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHTS)
+            raise UserError(
+                f"{path}: expected weights as {known}, got {value.dtype} at {key!r}; it is no "
+                "checkpoint of this network, or was converted by another program"
+            )
+    refuse_infinite(state, path)
+
+
+def refuse_infinite(state: State, path: str | Path) -> None:
+    """Refuse weights that are not finite, and name an earlier file of the same training that is.
+
+    Raises:
+        UserError: naming the first tensor with such a number.
+    """
+    key = first_infinite(state)
+    if key:
+        raise UserError(
+            f"{path}: its numbers are not finite, first at {key!r}: the training diverged; "
+            f"{_advice_after_divergence(Path(path))}"
+        )
+
+
+def first_infinite(state: State) -> str:
+    """Return the first key whose tensor holds infinities or NaN; "" where all are finite."""
+    return next((key for key, value in state.items() if not value.isfinite().all()), "")
+
+
+def _advice_after_divergence(path: Path) -> str:
+    for tried, older in enumerate(earlier_files(path)):
+        if tried == MOST_TRIED:
+            return f"neither are those of the {MOST_TRIED} files before it"
+        try:
+            if not first_infinite(load_state(older)):
+                return f"those of {older} are"
+        except UserError:
+            continue
+    return "train again with a lower --lr"
 
 
 def _newest_first(folder: Path, pattern: str) -> list[Path]:
     # By the step, the last number of a name, and within a step by the number before it.
-    found = {path: re.fullmatch(pattern, path.name) for path in folder.glob("*.pt")}
-    order = [(*map(float, match.groups()[::-1]), path) for path, match in found.items() if match]
-    return [path for *_, path in sorted(order, reverse=True)]
+    try:
+        names = os.listdir(folder)  # Path.glob finds nothing where it may not look
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    found = {name: re.fullmatch(pattern, name) for name in names}
+    order = [(*map(float, match.groups()[::-1]), name) for name, match in found.items() if match]
+    return [folder / name for *_, name in sorted(order, reverse=True)]
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the modelNNNNNN.pt of a folder, newest first."""
-    return _newest_first(folder, r"model(\d+)\.pt")
+    return _newest_first(folder, MODEL)
+
+
+def average_files(folder: Path) -> list[Path]:
+    """Return the ema_R_NNNNNN.pt of a folder, newest first, and the highest decay of a step."""
+    return _newest_first(folder, averages.NAME)
+
+
+def earlier_files(path: Path) -> list[Path]:
+    """Return the files of weights of earlier steps beside a file, of its kind, newest first."""
+    step = path.stem.rpartition("_")[2].removeprefix("model")
+    for files in (checkpoint_files(path.parent), average_files(path.parent)):
+        if path in files:
+            later = files[files.index(path) + 1 :]
+            return [file for file in later if not file.stem.endswith(step)]
+    return []
 
 
 def newest_weights(folder: Path) -> Path:
@@ -170,7 +225,7 @@ def newest_weights(folder: Path) -> Path:
     Raises:
         UserError: if the folder holds no checkpoint.
     """
-    averaged = _newest_first(folder, averages.NAME)
+    averaged = average_files(folder)
     if models := checkpoint_files(folder):
         ending = f"_{models[0].stem.removeprefix('model')}.pt"
         return averages.choose([p for p in averaged if p.name.endswith(ending)], models[0])

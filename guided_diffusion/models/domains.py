@@ -21,9 +21,10 @@ from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, execution, logger
 from . import averages
-from .checkpoint import digest, fill, load_state, training_record, weights_file
+from .checkpoint import read_state, refuse_unlike, training_record, weights_file
 from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
-from .script_util import NUM_CLASSES, build
+from .network_arguments import refuse_huge
+from .script_util import NUM_CLASSES, build, outline
 
 # Settings that a trained model may be used with at other values.
 FREE_OF_TRAINING = set(
@@ -89,6 +90,18 @@ class Domain:
         first = next(self.model.parameters(), None)
         return th.device("cpu") if first is None else first.device
 
+    def refuse_infinite(self, *values: th.Tensor) -> None:
+        """Refuse numbers that the network led to, if some are not finite.
+
+        Raises:
+            UserError: naming the checkpoint and what may be the cause.
+        """
+        if not all(value.isfinite().all() for value in values):
+            raise UserError(
+                f"{self.origin}: the network predicts numbers that are not finite; its training "
+                "may have diverged, or it needs another --precision than bf16"
+            )
+
     @property
     def args(self) -> dict[str, Any]:
         """Settings that network and process were built from, {name: value}."""
@@ -136,7 +149,7 @@ def load_domain(
         for name in sorted(flags.keys() - FREE_OF_TRAINING)
         if record and flags[name] != trained[name]
     }
-    state, classes = load_state(file), None
+    (state, sha256), classes = read_state(file), None
     if not record:
         logger.log(
             f"{file}: no args.json beside it; assuming these flags, which the command line can "
@@ -155,7 +168,10 @@ def load_domain(
     groups = kind.settings, ProcessSettings
     try:
         network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
+        refuse_huge(process)
         betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
+        asked = outline(network, process, classes or NUM_CLASSES)
+        refuse_unlike(asked, state, file, kind.signs, changed)
         model, diffusion = build(network, process, classes or NUM_CLASSES)
     except ArgumentError as error:
         if error.name in flags or not record:
@@ -163,14 +179,14 @@ def load_domain(
         cause = f" (trained with {', '.join(changed.values())})" if changed else ""
         problem = f"{error.problem} in {file.with_name('args.json')}{cause}"
         raise ArgumentError(error.name, problem) from None
-    fill(model, state, file, kind.signs, changed)
+    model.load_state_dict(state, strict=True)
     execution.to_use(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
     name = label or file.parent.name
     own = None
     if classes or args.get("class_cond"):
         labels = record.get("args", {}).get("labels", "prefix")
         own = _classes(file, classes or NUM_CLASSES, labels)
-    return Domain(model, diffusion, name, file, network, process, digest(file), classes, own)
+    return Domain(model, diffusion, name, file, network, process, sha256, classes, own)
 
 
 def _classes(file: Path, rows: int, labels: str) -> Classes:

@@ -26,7 +26,13 @@ from ..errors import ArgumentError
 from ..networks.synthetic import SyntheticModel
 from ..networks.unet import EncoderUNetModel, SuperResModel, UNetModel
 from .faces import by_two, defaults_for, face
-from .network_arguments import SUPER_RES_CHANNEL_MULT, attention_factors, channel_mults, width
+from .network_arguments import (
+    SUPER_RES_CHANNEL_MULT,
+    attention_factors,
+    channel_mults,
+    refuse_huge,
+    width,
+)
 
 CLASSIFIER_HEAD_CHANNELS = 64
 
@@ -48,6 +54,14 @@ def build(
     return build_network(network, process.learn_sigma, num_classes), build_process(process)
 
 
+def outline(
+    network: Settings, process: ProcessSettings, num_classes: int = NUM_CLASSES
+) -> dict[str, th.Tensor]:
+    """Return the state dict of a network without values, which takes no memory; see `build`."""
+    with th.device("meta"):
+        return build_network(network, process.learn_sigma, num_classes).state_dict()
+
+
 def build_network(
     network: Settings, learn_sigma: bool = False, num_classes: int = NUM_CLASSES
 ) -> Any:
@@ -58,6 +72,7 @@ def build_network(
         learn_sigma: whether the network predicts the variance too.
         num_classes: number of classes, see `build`.
     """
+    refuse_huge(network)
     return BUILDERS[type(network)](network, learn_sigma, num_classes)
 
 
@@ -158,6 +173,7 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
         ArgumentError: if the schedule needs more steps, or the respacing asks for more timesteps
             than there are.
     """
+    refuse_huge(process)
     variance = "FIXED_SMALL" if process.sigma_small else "FIXED_LARGE"
     steps, respacing = process.diffusion_steps, process.timestep_respacing
     betas = betas_of_flags(process.noise_schedule, steps)

@@ -44,6 +44,9 @@ def measure(
     Returns:
         `total_bpd` and `prior_bpd` [n], and `TERMS` [n, T] from the noisiest timestep to the
         cleanest, as `GaussianDiffusion.calc_bpd_loop` has them.
+
+    Raises:
+        UserError: if numbers are not finite.
     """
     batch, conditions = images.batch(indices)
     noise = ImageNoise(seed, indices, Stream.LIKELIHOOD_NOISE)
@@ -52,6 +55,7 @@ def measure(
         found = domain.diffusion.drawing(noise).calc_bpd_loop(
             domain.model, batch.to(domain.device), clip_denoised, known
         )
+    domain.refuse_infinite(*found.values())
     return {name: value.float().cpu().numpy() for name, value in found.items()}
 
 

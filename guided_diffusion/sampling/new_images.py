@@ -163,12 +163,15 @@ def draw(
 
     Returns:
         Images [n, C, H, W].
+
+    Raises:
+        UserError: if their numbers are not finite.
     """
     noise = ImageNoise(seed, indices, purpose)
     start, diffusion = noise.draw(shape), domain.diffusion.drawing(noise)
     loop = diffusion.ddim_sample_loop if sample.use_ddim else diffusion.p_sample_loop
     with execution.autocast(domain.device, precision):
-        return loop(
+        drawn = loop(
             model or domain.model,
             start.shape,
             start,
@@ -177,6 +180,8 @@ def draw(
             model_kwargs=model_kwargs,
             device=domain.device,
         )
+    domain.refuse_infinite(drawn)
+    return drawn
 
 
 def draw_and_save(

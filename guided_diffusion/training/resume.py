@@ -7,8 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import ArgumentError
-from ..models import checkpoint
+from ..errors import ArgumentError, DamagedFileError, UserError
+from ..models import averages, checkpoint
+from ..models.integrity import digest_file
 from ..runtime import dist_util, logger
 
 
@@ -47,17 +48,45 @@ def newest_checkpoint(folder: str | os.PathLike) -> str:
     """Return the newest modelNNNNNN.pt of a folder that loads, with its optimizer; "" without one.
 
     A checkpoint that was damaged after it was written is named in the log and passed over.
+
+    Raises:
+        UserError: if a file cannot be read although it may be whole, or if all are damaged.
     """
-    for path in checkpoint.checkpoint_files(Path(folder)):
+    files, problems = checkpoint.checkpoint_files(Path(folder)), list[str]()
+    for path in files:
         step = path.stem.removeprefix("model")
-        parts = [path, path.with_name(f"opt{step}.pt"), *path.parent.glob(f"ema_*_{step}.pt")]
+        optimizer = path.with_name(f"opt{step}.pt")
+        averages = [p for p in checkpoint.average_files(path.parent) if p.stem.endswith(f"_{step}")]
         try:
-            for part in parts:
-                dist_util.load_state_dict(part, map_location="cpu")
+            if not optimizer.exists():
+                raise DamagedFileError(f"{optimizer}: no such file")
+            for part in (path, optimizer, *averages):
+                checkpoint.load_file(part)
             return str(path)
-        except Exception as error:
-            logger.warn(f"cannot resume from {path}: {part.name}: {checkpoint.first_line(error)}")
+        except DamagedFileError as error:
+            problems.append(str(error).removeprefix(f"{path.parent}{os.sep}"))
+            logger.warn(f"cannot resume from {path}: {problems[-1]}")
+    if problems:
+        raise UserError(
+            f"{folder}: no checkpoint in it can be trained on from, the newest because of "
+            f"{problems[0]}; restore one from a copy, or move them away to start anew, or go on in "
+            "another folder with --init_checkpoint and a file of weights that is whole"
+        )
     return ""
+
+
+def log_what_is_missing(path: str) -> None:
+    """Log what a training cannot take over from a checkpoint: its step, or its optimizer."""
+    name, anew = Path(path).name, "its optimizer and averages start anew"
+    average = re.fullmatch(averages.NAME, name)
+    if average:
+        whole = Path(path).with_name(f"model{average[2]}.pt")
+        logger.warn(f"{path}: averaged weights; training begins at step 0, {anew}; see {whole}")
+    elif not re.fullmatch(checkpoint.MODEL, name):
+        expected = "its name tells no step, as modelNNNNNN.pt does"
+        logger.log(f"{path}: {expected}: training begins at step 0, {anew}")
+    elif not (beside := Path(path).with_name(name.replace("model", "opt", 1))).exists():
+        logger.warn(f"{path}: no {beside.name} beside it: the optimizer starts anew")
 
 
 def ema_rates(text: float | str) -> list[float]:
@@ -89,4 +118,5 @@ def remove_unfinished(folder: Path, done: int) -> None:
         step = optimizer.stem.removeprefix("opt")
         if step.isdecimal() and int(step) > done and not (folder / f"model{step}.pt").exists():
             for part in (*folder.glob(f"ema_*_{step}.pt"), optimizer):
+                digest_file(part).unlink(missing_ok=True)
                 part.unlink()

@@ -24,7 +24,7 @@ from ..models.mismatch import SIGNS_OF_FLAGS
 from ..networks.nn import update_ema
 from ..runtime import atomic_files, dist_util, execution, faults, logger
 from ..runtime.random_streams import Stream
-from . import starting_weights, step_draws
+from . import optimizer_state, starting_weights, step_draws
 from .fp16_util import MixedPrecisionTrainer
 from .health import Health, not_finite
 from .loss_log import log_loss_dict
@@ -33,6 +33,7 @@ from .resume import (
     find_ema_checkpoint,
     find_resume_checkpoint,
     get_blob_logdir,
+    log_what_is_missing,
     named_checkpoint,
     newest_checkpoint,
     parse_resume_step_from_filename,
@@ -146,6 +147,7 @@ class TrainLoop:
         if start:
             self.resume_step = parse_resume_step_from_filename(start)
             logger.log(f"loading {start}")
+            log_what_is_missing(start)
             checkpoint.load_weights(self.model, start, self.signs_of_flags)
         elif self.init_checkpoint:
             starting_weights.start_from(self.model, self.init_checkpoint, self.signs_of_flags)
@@ -169,34 +171,20 @@ class TrainLoop:
             logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
             return copy.deepcopy(self.mp_trainer.master_params)
         logger.log(f"loading {file}")
+        loaded = checkpoint.load_state(file)
+        checkpoint.refuse_unlike(self.model.state_dict(), loaded, file, self.signs_of_flags)
         # In float32 for every format of the file: half precision is too coarse for slow averages.
-        loaded = checkpoint.load_state(file).items()
-        found = self._masters_of({k: v.to(self.device, th.float32) for k, v in loaded})
-        return list(map(_in_layout_of, self.mp_trainer.master_params, found))
+        found = self._masters_of({k: v.to(self.device, th.float32) for k, v in loaded.items()})
+        return list(map(optimizer_state.in_layout_of, self.mp_trainer.master_params, found))
 
     def _load_optimizer_state(self) -> None:
         file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
         if not file.exists():
             return
         logger.log(f"loading {file}")
-        state = checkpoint.load_file(file)
-        try:
-            for group in state["param_groups"]:  # the kernels of this run, not of the file's run
-                group |= {name: self.opt.defaults[name] for name in ("fused", "foreach")}
-            self.opt.load_state_dict(state)
-            # The fused kernel needs moments in the memory layout of their parameters.
-            for param, moments in self.opt.state.items():
-                moments |= {name: _in_layout_of(param, value) for name, value in moments.items()}
-            # Upstream's files have no entry "loop".
-            loop = state.get("loop", {"lg_loss_scale": self.mp_trainer.lg_loss_scale})
-            self.mp_trainer.lg_loss_scale = loop["lg_loss_scale"]
-            if "schedule_sampler" in loop and hasattr(self.schedule_sampler, "load_state_dict"):
-                self.schedule_sampler.load_state_dict(loop["schedule_sampler"])
-        except ValueError as error:
-            raise UserError(
-                f"{file}: optimizer of another network or precision, {error}; "
-                "to start without it, move it away"
-            ) from None
+        self.mp_trainer.lg_loss_scale = optimizer_state.restore(
+            file, self.opt, self.schedule_sampler, self.mp_trainer.lg_loss_scale
+        )
         for group in self.opt.param_groups:  # the flag of this run, not of the file's run
             group["weight_decay"] = self.weight_decay
 
@@ -376,10 +364,3 @@ class TrainLoop:
         finally:
             self.model.load_state_dict(own)
             self.model.train(training)
-
-
-def _in_layout_of(param: th.Tensor, value: th.Tensor) -> th.Tensor:
-    """Return a value in the memory layout of a parameter, if they have the same shape."""
-    if value.shape != param.shape or value.stride() == param.stride():
-        return value
-    return th.empty_like(param).detach().copy_(value.detach())

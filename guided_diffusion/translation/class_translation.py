@@ -197,9 +197,11 @@ def translate(
         latents = diffusion.ddim_reverse_sample_loop(
             model, clean, clip_denoised, model_kwargs=sources
         )
-        return diffusion.ddim_sample_loop(
+        translated = diffusion.ddim_sample_loop(
             model, latents.shape, latents, clip_denoised, None, steer, targets, eta=eta
         )
+    guided.domain.refuse_infinite(latents, translated)
+    return translated
 
 
 def save(folder: Path, item: Translation, image: th.Tensor) -> None:

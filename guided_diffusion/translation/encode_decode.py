@@ -147,7 +147,10 @@ def translate(
     there = watch(encode_moves(source.domain.diffusion, walk), desc="encoding")
     back = watch(decode_moves(target.domain.diffusion, walk), desc="decoding")
     latents = _last(follow(source, states.to(source.domain.device), there, walk.encoding))
-    return latents, _last(follow(target, latents, back, walk.decoding))
+    source.domain.refuse_infinite(latents)
+    translated = _last(follow(target, latents, back, walk.decoding))
+    target.domain.refuse_infinite(translated)
+    return latents, translated
 
 
 def _last(steps: Iterator[tuple[th.Tensor, th.Tensor]]) -> th.Tensor:

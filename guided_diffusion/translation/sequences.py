@@ -132,9 +132,9 @@ class Sequences:
         chosen = [wanted.choose(curve) for curve in features]
         latents = [trajectory.at(i, depths.values) for i, depths in enumerate(chosen)]
         flat = [depth for depths in chosen for depth in depths.values]
-        _refuse_infinite(self.source, latents)
+        self.source.refuse_infinite(*latents)
         images = encode_decode.decode(self.decoder, th.cat(latents), flat, walk, self.watch)
-        _refuse_infinite(self.target, images)
+        self.target.refuse_infinite(images)
         self.decoded += len(batch)
         original = self.target.diffusion.timestep_map
         labels = [soft_label(i, wanted.amount) for i in range(1, wanted.amount + 1)]
@@ -143,13 +143,6 @@ class Sequences:
             file = self.images.name(index)
             steps = [int(original[depth - 1]) if depth else -1 for depth in depths.values]
             yield ImageSequence(index, file, tile, depths, steps, states, decoded, list(labels))
-
-
-def _refuse_infinite(domain: Domain, states: Iterable[th.Tensor]) -> None:
-    if not all(th.isfinite(state).all() for state in states):
-        reason = "its training may have diverged, or --precision does not suit it"
-        problem = f"the network predicts numbers that are not finite; {reason}"
-        raise UserError(f"{domain.origin}: {problem}")
 
 
 def warn_of_roles(source: Domain, target: Domain) -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from support.cli import snapshot
 from support.payload import Payload
 from support.reference_weights import draw, load_drawn_weights
 
@@ -314,7 +315,7 @@ def test_a_text_file_is_refused_in_one_line_without_dangerous_advice(tmp_path, t
     [
         ([torch.ones(2)], "got list"),
         (torch.ones(2), "got Tensor"),
-        ({"state_dict": {"a": torch.ones(2)}}, "got dict at 'state_dict'"),
+        ({"weights of mine": {"a": torch.ones(2)}}, "got dict at 'weights of mine'"),
         ({"a": torch.ones(2), "step": 3}, "got int at 'step'"),
         ({0: torch.ones(2)}, "got Tensor at 0"),
     ],
@@ -419,7 +420,7 @@ def test_a_half_precision_checkpoint_runs_in_float32_on_a_cpu(tmp_path, use_fp16
 
 def test_a_saved_state_is_whole_or_absent(tmp_path, monkeypatch):
     path = save(tmp_path / "model.pt", 2)
-    before = path.read_bytes()
+    before = snapshot(tmp_path)
 
     def full_disk(state, file):
         file.write(b"half")
@@ -428,7 +429,7 @@ def test_a_saved_state_is_whole_or_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save_state({}, path)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert snapshot(tmp_path) == before
 
 
 def test_a_domain_without_parameters_is_on_the_cpu(tmp_path):

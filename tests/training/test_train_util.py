@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.cli import draw_images
+from support.cli import draw_images, snapshot
 from support.reference_weights import draw, load_drawn_weights
 
 from guided_diffusion import fp16_util, logger, train_util
@@ -98,7 +98,11 @@ def equal(first, second):
 
 
 def files_of(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Names of all files but the digests, of which each checkpoint has one."""
+    names = {path.name for path in folder.iterdir()}
+    checkpoints = {name for name in names if name.endswith(".pt")}
+    assert names - checkpoints == {f"{name}.sha256" for name in checkpoints}
+    return sorted(checkpoints)
 
 
 def test_the_loss_falls(make, recorder):
@@ -405,11 +409,14 @@ def test_a_half_written_checkpoint_is_ignored_and_written_again(make, tmp_path, 
     assert len((tmp_path / "run" / "model000004.pt").read_bytes()) == len(whole)
 
 
-def test_without_a_usable_checkpoint_training_starts_anew(make, tmp_path, recorder):
-    advance(make(save_interval=2), 2)
+def test_without_a_usable_checkpoint_training_does_not_start_anew_over_them(make, tmp_path):
+    advance(make(save_interval=2), 4)
     (tmp_path / "run" / "model000002.pt").write_bytes(b"")
-    assert make().done == 0
-    assert "cannot resume from" in recorder.text
+    (tmp_path / "run" / "opt000004.pt").unlink()
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint in it .* because of opt000004.pt: no such"):
+        make()
+    assert snapshot(tmp_path) == before
 
 
 def test_a_killed_save_leaves_the_older_checkpoint_in_force(make, tmp_path, monkeypatch):

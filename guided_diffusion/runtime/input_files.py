@@ -1,0 +1,87 @@
+"""Files that others may have made: opened only where a plain file lies, and read within bounds."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+LARGEST_JSON = 2**24  # bytes; an args.json of ours holds a few thousand
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def size_of(path: str | os.PathLike) -> int:
+    """Return the size of a plain file, bytes.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UserError: if something else lies there, which reading might wait for without end.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from None
+    for is_kind, name in KINDS:
+        if is_kind(found.st_mode):
+            raise UserError(f"{path}: expected a file, got {name}")
+    return found.st_size
+
+
+def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
+    """Read a plain file whole.
+
+    Args:
+        path: path of the file.
+        most: largest size in bytes; None: any.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UserError: if it is larger, or cannot be read.
+    """
+    size = size_of(path)
+    if most is not None and size > most:
+        raise UserError(f"{path}: expected at most {most:,} bytes, got {size:,}")
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: str | os.PathLike, error: BaseException) -> UserError:
+    """Return the mistake to raise where a file that may be whole cannot be read."""
+    if isinstance(error, MemoryError):
+        reason = "there is not enough memory for it"
+    else:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(f"{path}: cannot be read ({reason}); nothing was changed")
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Read a JSON file of moderate size.
+
+    Args:
+        path: path of the file.
+        expected: description of what it should hold, for messages.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UserError: if it cannot be read or is not JSON.
+    """
+    content = read_bytes(path, LARGEST_JSON)
+    try:
+        return json.loads(content.decode("utf-8-sig"))  # editors on Windows add a mark in front
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected {expected}, got {type(error).__name__}") from None
