@@ -82,8 +82,13 @@ def read_whole(path: str | Path) -> tuple[bytes, str, str | None]:
         UserError: if it cannot be read.
     """
     if "://" in str(path):
-        with dist_util.open_bytes(path) as file:
-            content = file.read()
+        try:
+            with dist_util.open_bytes(path) as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # of many kinds of remote storage
+            raise input_files.unreadable(path, error) from None
         return content, hashlib.sha256(content).hexdigest(), None
     for _ in range(2):  # the first reading may have met a training that just replaces the file
         recorded, content = recorded_digest(Path(path)), input_files.read_bytes(path)

@@ -15,6 +15,7 @@ import torch as th
 
 from ..errors import DamagedFileError, UserError, require
 from ..runtime.input_files import unreadable
+from ..runtime.memory import is_lack_of_memory
 from .foreign_weights import refuse_odd_tensors
 from .integrity import ARCHIVE, check_content, read_whole
 
@@ -64,11 +65,13 @@ def _archive(content: bytes, path: str | Path) -> Any:
         return _unpickle(content)
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UserError(f"{path}: {_could_run_code(kind[1] if kind else 'a pickle')}") from None
+        raise UserError(
+            f"{path}: {_could_run_code(kind[1] if kind else 'a pickle of something else')}"
+        ) from None
     except MemoryError as error:
         raise unreadable(path, error) from None
     except Exception as error:  # on a damaged file torch.load raises almost anything
-        if "allocate memory" in str(error):
+        if is_lack_of_memory(error):
             raise unreadable(path, MemoryError()) from None
         raise _damaged(path, first_line(error)) from None
 

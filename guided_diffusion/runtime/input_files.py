@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from . import faults
 
 LARGEST_JSON = 2**24  # bytes; an args.json of ours holds a few thousand
 KINDS = (
@@ -52,6 +53,7 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
     if most is not None and size > most:
         raise UserError(f"{path}: expected at most {most:,} bytes, got {size:,}")
     try:
+        faults.point("read.file")
         with open(path, "rb") as file:
             return file.read(size)
     except FileNotFoundError:
@@ -66,6 +68,7 @@ def unreadable(path: str | os.PathLike, error: BaseException) -> UserError:
         reason = "there is not enough memory for it"
     else:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason.splitlines()[0]
     return UserError(f"{path}: cannot be read ({reason}); nothing was changed")
 
 

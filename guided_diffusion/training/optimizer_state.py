@@ -76,7 +76,7 @@ def _names(found: Any) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, th.Tensor):
         return f"a tensor {list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    return _shown(value) if _is_plain(value) else type(value).__name__
+    return f"{value!r:.60}" if _is_plain(value) else type(value).__name__
 
 
 def _is_plain(value: Any) -> bool:
@@ -85,19 +85,12 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, type(None)))
 
 
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.60}"
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return "a huge number"
-
-
 def _same_names(place: str, found: Any, needed: set[str], further: set[str] = frozenset()) -> None:
     if not isinstance(found, dict):
         raise _Unfit(f"expected named entries in {place}, got {_kind(found)}")
     for name in [*(needed - found.keys()), *(found.keys() - needed - further)]:
         missing = "lacks" if name in needed else "has a further entry"
-        raise _Unfit(f"{place} {missing} {_shown(name)}")
+        raise _Unfit(f"{place} {missing} {name!r:.60}")
 
 
 def _groups(found: Any, opt: th.optim.Optimizer) -> list[dict[str, Any]]:
@@ -133,7 +126,7 @@ def _state(found: Any, opt: th.optim.Optimizer) -> dict[int, dict[str, th.Tensor
     needed = {number for number, param in enumerate(params) if param.requires_grad}
     for number in [*(needed - found.keys()), *(found.keys() - set(range(len(params))))]:
         problem = "lacks the state" if number in needed else "has the state of a further one"
-        raise _Unfit(f"it {problem}, parameter {_shown(number)} of {len(params)}")
+        raise _Unfit(f"it {problem}, parameter {number!r:.60} of {len(params)}")
     checked: dict[int, dict[str, th.Tensor]] = {}
     memory: set[int] = set()
     for number, entries in found.items():
@@ -159,7 +152,7 @@ def _step(value: Any, place: str) -> th.Tensor:
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise _Unfit(f"expected a number as step of {place}, got {_kind(value)}")
     if not (0 <= number <= LARGEST_STEP and number == int(number)):
-        raise _Unfit(f"expected a whole number as step of {place}, got {_shown(number)}")
+        raise _Unfit(f"expected a whole number as step of {place}, got {number!r:.60}")
     return th.tensor(float(number))
 
 
@@ -183,7 +176,7 @@ def _loop(
         raise _Unfit(f"expected a number as lg_loss_scale, got {_kind(scale)}")
     if not -LARGEST_LG_SCALE <= scale <= LARGEST_LG_SCALE:  # NaN too
         limits = f"from {-LARGEST_LG_SCALE} to {LARGEST_LG_SCALE}"
-        raise _Unfit(f"expected lg_loss_scale {limits}, got {_shown(scale)}")
+        raise _Unfit(f"expected lg_loss_scale {limits}, got {scale!r:.60}")
     drawn, own = found.get("schedule_sampler", {}), getattr(sampler, "state_dict", dict)()
     if not own or drawn == {}:
         return float(scale), {}

@@ -45,7 +45,8 @@ def test_a_run_in_the_other_order_as_safetensors_draws_the_same_images(runs, wei
         CONVERT, "--model_path", runs.source, "--output", output, "--attention_order", "new"
     )
     assert f"saved {output} and the args.json beside it" in result.out
-    assert {path.name for path in output.parent.iterdir()} == {"weights.safetensors", "args.json"}
+    files = {"weights.safetensors", "weights.safetensors.sha256", "args.json"}
+    assert {path.name for path in output.parent.iterdir()} == files
     before, after = (
         json.loads((place / "args.json").read_text()) for place in (runs.source, output.parent)
     )

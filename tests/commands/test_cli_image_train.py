@@ -27,9 +27,10 @@ from guided_diffusion.runtime import command as command_frame
 from guided_diffusion.training import training_run
 
 CHECKPOINTS = {
-    name.format(step)
-    for name in ("model{}.pt", "ema_0.5_{}.pt", "opt{}.pt")
+    name.format(step, end=end)
+    for name in ("model{}.pt{end}", "ema_0.5_{}.pt{end}", "opt{}.pt{end}")
     for step in ("000004", "000008")
+    for end in ("", ".sha256")
 }
 LOGS = {"args.json", "log.txt", "progress.csv", "progress.jsonl"}
 
