@@ -52,7 +52,7 @@ class Limits:
         if exceeds or (self.told and self.maximum < math.inf):
             text += f" from {self.minimum:.10g} to {self.maximum:.10g}"
             text += f", {self.maximum:.10g} excluded" if self.excluded else ""
-        elif self.minimum > -MOST:
+        elif self.minimum > -MOST and self.minimum != -self.maximum:
             text += f" of at least {self.minimum:g}"
         return text + "".join(f" or {value:g}" for value in self.also)
 

@@ -23,7 +23,6 @@ from ..runtime import dist_util, execution, logger
 from . import averages
 from .checkpoint import read_state, refuse_unlike, training_record, weights_file
 from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
-from .network_arguments import refuse_huge
 from .script_util import NUM_CLASSES, build, outline
 
 # Settings that a trained model may be used with at other values.
@@ -168,8 +167,8 @@ def load_domain(
     groups = kind.settings, ProcessSettings
     try:
         network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
-        refuse_huge(process)
         betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
+        _refuse_deeper(network, len(state))
         asked = outline(network, process, classes or NUM_CLASSES)
         refuse_unlike(asked, state, file, kind.signs, changed)
         model, diffusion = build(network, process, classes or NUM_CLASSES)
@@ -187,6 +186,15 @@ def load_domain(
         labels = record.get("args", {}).get("labels", "prefix")
         own = _classes(file, classes or NUM_CLASSES, labels)
     return Domain(model, diffusion, name, file, network, process, sha256, classes, own)
+
+
+def _refuse_deeper(network: Any, tensors: int) -> None:
+    # A network of a thousand blocks takes long to describe.
+    for name in ("num_res_blocks", "classifier_depth"):
+        if (blocks := getattr(network, name, 0)) > tensors:
+            raise ArgumentError(
+                name, f"expected fewer than the file's {tensors} tensors, got {blocks}"
+            )
 
 
 def _classes(file: Path, rows: int, labels: str) -> Classes:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from ..config.network_settings import WIDEST
 from ..config.parser import numbers
-from ..config.settings import Settings
 from ..errors import ArgumentError
 
 # Image size -> width of each level as a multiple of the first (guided-diffusion; 16, 32 are ours).
@@ -19,21 +18,7 @@ CHANNEL_MULT = {
     32: (1, 2, 2, 2),
     16: (1, 2),
 }
-LARGEST = 2**16  # of sides and widths
-MOST = {"num_res_blocks": 256, "classifier_depth": 256, "diffusion_steps": 10**6}
 SUPER_RES_CHANNEL_MULT = CHANNEL_MULT | {512: CHANNEL_MULT[256]}
-
-
-def refuse_huge(settings: Settings) -> None:
-    """Refuse numbers that no machine could build a network or a process from.
-
-    Raises:
-        ArgumentError: naming the setting and its largest value.
-    """
-    for name, value in settings.values().items():
-        most = MOST.get(name, LARGEST)
-        if isinstance(value, int) and value > most:
-            raise ArgumentError(name, f"expected at most {most}, got {value}")
 
 
 def width(channels: int, flag: str = "num_channels") -> int:
@@ -73,7 +58,7 @@ def channel_mults(
         known = f"there is a preset for {sorted(presets)}, got {image_size}"
         raise ArgumentError(size_flag, f"{known}; give {flag}, such as 1,2,3,4, for other sizes")
     mult = numbers(flag, text, float) if text else presets[image_size]
-    if not all(0 < m <= LARGEST and int(m * width) % 32 == 0 for m in mult):
+    if not all(0 < m <= WIDEST and int(m * width) % 32 == 0 for m in mult):
         got = f"{','.join(map(str, mult))} times {width}"
         raise ArgumentError(flag, f"expected multiples of 32 channels at every level, got {got}")
     if (widest := max(mult) * width) > WIDEST:

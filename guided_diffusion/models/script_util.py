@@ -30,7 +30,6 @@ from .network_arguments import (
     SUPER_RES_CHANNEL_MULT,
     attention_factors,
     channel_mults,
-    refuse_huge,
     width,
 )
 
@@ -72,7 +71,6 @@ def build_network(
         learn_sigma: whether the network predicts the variance too.
         num_classes: number of classes, see `build`.
     """
-    refuse_huge(network)
     return BUILDERS[type(network)](network, learn_sigma, num_classes)
 
 
@@ -173,7 +171,6 @@ def build_process(process: ProcessSettings) -> SpacedDiffusion:
         ArgumentError: if the schedule needs more steps, or the respacing asks for more timesteps
             than there are.
     """
-    refuse_huge(process)
     variance = "FIXED_SMALL" if process.sigma_small else "FIXED_LARGE"
     steps, respacing = process.diffusion_steps, process.timestep_respacing
     betas = betas_of_flags(process.noise_schedule, steps)

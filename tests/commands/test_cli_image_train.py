@@ -24,6 +24,7 @@ from support.cli import (
 )
 
 from guided_diffusion.runtime import command as command_frame
+from guided_diffusion.runtime import stop_requests
 from guided_diffusion.training import training_run
 
 CHECKPOINTS = {
@@ -294,7 +295,7 @@ def test_a_folder_without_a_checkpoint_is_nothing_to_start_from(runs, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(runs, tmp_path, monkeypatch):
-    interrupted = command_frame.StopSignal()
+    interrupted = stop_requests.StopSignal()
     monkeypatch.setattr(training_run, "StopSignal", lambda: interrupted)
     interrupted.asked = True
     result = call("image_train", *runs.training, "--out_dir", tmp_path)
