@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALVES = (torch.bfloat16, torch.float16)
+from .thread_split import HALVES, filled_up, missing_images
+
 _PART = 2**18  # numbers in a part: 1 MB of float32
 _LARGE = 1024  # positions of an image from which torch's own forward is faster
 
@@ -45,7 +46,11 @@ class GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Any:
         n, c, h, w = x.shape
         if h * w >= _LARGE:
-            y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
+            # Training takes the images as they are: its results depend on the batch anyway.
+            missing = 0 if any(ctx.needs_input_grad) else missing_images(x)
+            whole = filled_up(x, missing) if missing else x
+            parts = torch.native_group_norm(whole, weight, bias, n + missing, c, h * w, groups, eps)
+            y, mean, rstd = (part[:n] for part in parts)
         else:
             y, mean, rstd = _normalise(x, groups, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)

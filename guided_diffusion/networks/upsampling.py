@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .thread_split import whole_images
+
 _LARGE = 256  # positions of a map from which the merged form is faster on a CPU
 
 
@@ -27,7 +29,12 @@ def convolve_doubled(conv: nn.Module, x: Tensor) -> Tensor:
     if not (x.is_cpu and x.ndim == 4 and x.shape[2] * x.shape[3] >= _LARGE):
         return conv(double(x))
     kernel = _merge(_merge(conv.weight, 2), 3).transpose(0, 1)  # [C, out, 4, 4]
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+    def merged(images: Tensor) -> Tensor:
+        return F.conv_transpose2d(images, kernel, conv.bias, stride=2, padding=1)
+
+    # Training takes the images as they are: its results depend on the batch anyway.
+    return merged(x) if torch.is_grad_enabled() else whole_images(merged, x)
 
 
 def _merge(weight: Tensor, dim: int) -> Tensor:
