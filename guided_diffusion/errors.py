@@ -6,7 +6,7 @@ command then names its flag, by the context `blame` around the call.
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -50,6 +50,26 @@ class DamagedFileError(UserError):
 
 class MissingExtraError(UserError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class IncompleteError(UserError):
+    """Results vanished or changed during a run, again and again: reported with exit code 3.
+
+    Args:
+        place: folder of the results.
+        missing: names of all results that are not whole.
+    """
+
+    def __init__(self, place: object, missing: Sequence[str]) -> None:
+        super().__init__(place, missing)
+        self.place, self.missing = place, list(missing)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place}: incomplete, {len(self.missing)} results vanished or changed while the "
+            f"run was at work, and did so again when made anew: {', '.join(self.missing)}; find "
+            "out what removes or changes them, then give the same command again"
+        )
 
 
 @contextlib.contextmanager

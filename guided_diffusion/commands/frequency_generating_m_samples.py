@@ -32,7 +32,9 @@ from ..translation.sequences import Recipe
 from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 OF_MODELS = defaults(ModelSettings, ProcessSettings)
+ATTEMPTS = 3  # to make a sequence whose files vanish or change during the run
 # Sequences draw no random numbers; models are known by their digests, not by their paths.
+
 FREE = {"seed", "source_model", "target_model", "stages"}
 
 
@@ -78,8 +80,29 @@ def main(
     open_run_log(folder.path, together=False)
     generation.prepare()
 
-    # Make the sequences of this rank.
+    # Make the sequences that are missing, and those whose files are lost meanwhile.
     logger.log(f"{len(generation)} of {generation.count} sequences to make in {precision}")
+    for attempt in range(ATTEMPTS):
+        if not len(generation):
+            break
+        if attempt:
+            logger.warn(f"files of {len(generation)} sequences vanished or changed; made again")
+        make(generation)
+        dist_util.barrier()
+        generation.prepare()
+    generation.refuse_lost()
+
+    # Give the arrays their names and draw the contact sheets.
+    if dist_util.rank() == 0:
+        rows, shown = generation.finish()
+        failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
+        searches = f"{failed} of {generation.count} depth searches"
+        logger.log(f"{searches} fell back to evenly spaced depths")
+        logger.log(f"look at {shown}")
+
+
+def make(generation: Generation) -> None:
+    """Make this rank's share of the sequences that are left, with a row of the log for each."""
     progress = Progress(direction.sequences for direction in generation.directions)
     for direction, sequence in generation:
         direction.exporter.save(sequence)
@@ -90,15 +113,6 @@ def main(
         logger.dumpkvs()
         if failed:
             logger.warn(f"{sequence.source_file}: the depth search failed; depths evenly spaced")
-
-    # Merge the manifests and draw the contact sheets.
-    dist_util.barrier()
-    if dist_util.rank() == 0:
-        rows, shown = generation.finish()
-        failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
-        searches = f"{failed} of {generation.count} depth searches"
-        logger.log(f"{searches} fell back to evenly spaced depths")
-        logger.log(f"look at {shown}")
 
 
 def run_folder(asked: dict[str, Any], plan: Plan, domains: Mapping[str, Domain]) -> RunFolder:

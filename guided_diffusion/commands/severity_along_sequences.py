@@ -4,7 +4,6 @@ Severity is the share of a picture's area that nuclei cover, see data/drawn_tiss
 prints its mean at every step, and the Spearman correlation of step and severity.
 """
 
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from PIL import Image
 from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
 from ..errors import UserError, require
-from ..generation.export import complete_sequences
+from ..generation import manifest
+from ..generation.manifest import Row
 from ..generation.plan import folder_name
-from ..generation.report import Row, by_direction
+from ..generation.report import by_direction
 from ..runtime.command import STARTS_ANEW, command
 
 COLUMNS = "file_name", "sequence", "step", "depth", "source", "target"
@@ -64,15 +64,12 @@ def read_manifest(folder: Path) -> list[list[Row]]:
     path = folder / "manifest.csv"
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with manifest.csv, found none in it")
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    if any(not row.keys() >= set(COLUMNS) for row in rows):
-        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, found others")
+    rows = manifest.read_any(path, COLUMNS)
     names = [folder_name(*ends) for ends in by_direction(rows)]
     if len(names) > 1:
         raise UserError(f"{folder}: expected the folder of one direction, such as {names[0]} in it")
-    amount = max((int(row["step"]) for row in rows), default=0)
-    sequences = list(complete_sequences(rows, amount).values())
+    amount = max((int(row["step"]) for row in rows if manifest.is_sound(row)), default=0)
+    sequences = list(manifest.complete_sequences(rows, amount).values())
     if not sequences:
         raise UserError(f"{path}: expected whole sequences, found none")
     return sequences

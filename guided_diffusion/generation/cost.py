@@ -19,7 +19,7 @@ from ..translation import depth_policies
 from ..translation.moves import decode_moves, encode_moves
 from ..translation.sequences import Recipe
 from ..translation.settings import WalkSettings
-from .export import array_entries
+from .arrays import empty_entries
 
 PACKED = 0.7  # bytes of a PNG of tissue for each byte of its pixels
 TEXT_BYTES = 1000  # of a picture's provenance and its row of the manifest
@@ -88,7 +88,7 @@ def array_bytes(
         tile_shape: (C, H, W).
         count: number of source images.
     """
-    entries, size = array_entries(amount, tile_shape), 0
+    entries, size = empty_entries(amount, tile_shape), 0
     for entry in map(entries.get, arrays):
         shape, header = (count, *entry.shape), io.BytesIO()
         description = {"descr": entry.dtype.str, "fortran_order": False, "shape": shape}

@@ -26,7 +26,8 @@ class Progress:
             ends = part.source.diffusion, part.target.diffusion
             planned += len(part) * cost.forwards(*ends, part.recipe).total
         # One counter for forwards and finished sequences, since two could be read at unlike times.
-        self.counter, self.base, self.counted = dist_util.Counter(), self.sequences + 1, 0
+        self.counter, self.base = dist_util.Counter(), self.sequences + 1
+        self.counted = self._made()
         self.bar = progress_bars.progress((), total=planned, unit="forward", unit_scale=True)
         self.start = time.monotonic()
 
@@ -36,11 +37,13 @@ class Progress:
         Returns:
             `forwards` done, `forwards_left` and `minutes_left`, of all ranks together, for the log.
         """
-        before = self.counted
-        self.counted = sum(part.forwards * self.base + part.decoded for part in self.parts)
+        before, self.counted = self.counted, self._made()
         made, finished = divmod(self.counter.add(self.counted - before), self.base)
         left = round((self.sequences - finished) * made / finished)
         self.bar.total = made + left
         self.bar.update(made - self.bar.n)
         minutes = left / made * (time.monotonic() - self.start) / 60
         return {"forwards": made, "forwards_left": left, "minutes_left": float(f"{minutes:.3g}")}
+
+    def _made(self) -> int:
+        return sum(part.forwards * self.base + part.decoded for part in self.parts)

@@ -1,5 +1,6 @@
 """Contact sheets and pages of finished sequences, made from the rows of a manifest."""
 
+import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,8 +10,8 @@ from PIL import Image
 
 from ..data.pictures import grid, read_tile, scale_of
 from ..runtime import atomic_files
+from .manifest import Row
 
-Row = dict[str, str]
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -62,12 +63,11 @@ def _caption(row: Row, named: bool = False) -> str:
     return f"{name}{float(row['label_' + row['target']]):.2f}  d{row['depth']}"
 
 
-def save_contact_sheet(folder: Path, rows: Sequence[Row], *, anew: bool) -> Path:
-    """Save the contact sheet beside a manifest, over an existing one if `anew`; return its path."""
-    path = folder / "contact_sheet.png"
-    if anew or not path.exists():
-        with atomic_files.atomic_write(path) as file:
-            contact_sheet(folder, rows).save(file, "png")
+def save_contact_sheet(folder: Path, rows: Sequence[Row]) -> Path:
+    """Save the contact sheet beside a manifest, unless it is there already; return its path."""
+    path, content = folder / "contact_sheet.png", io.BytesIO()
+    contact_sheet(folder, rows).save(content, "png")
+    atomic_files.write_if_changed(path, content.getvalue())
     return path
 
 

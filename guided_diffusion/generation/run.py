@@ -11,14 +11,14 @@ from pathlib import Path
 from ..data.image_files import log_if_fewer
 from ..data.image_formats import open_images
 from ..data.image_source import ImageSource
-from ..errors import blame
+from ..errors import IncompleteError, blame
 from ..models.domains import Domain
 from ..runtime import atomic_files, dist_util, progress_bars
 from ..translation.sequences import ImageSequence, Recipe, Sequences
-from . import report
-from .export import Exporter, write_manifest
+from . import manifest, report
+from .export import Exporter
+from .manifest import Row
 from .plan import Plan, folder_name
-from .report import Row
 from .settings import SequenceSettings
 
 
@@ -99,10 +99,20 @@ class Generation:
             images.check()
 
     def prepare(self) -> None:
-        """Find out what an earlier run left to do."""
+        """Find out what an earlier run left to do, or what this one lost."""
         left = dist_util.once(lambda: [direction.prepare() for direction in self.directions])
         for direction, todo in zip(self.directions, left, strict=True):
             direction.sequences.todo = todo
+
+    def refuse_lost(self) -> None:
+        """Raise an `IncompleteError` if sequences are still left to make."""
+        lost = [
+            f"{direction.exporter.folder.name}/images/{index:05d}"
+            for direction in self.directions
+            for index in direction.sequences.todo
+        ]
+        if lost:
+            raise IncompleteError(self.out_dir, lost)
 
     def __len__(self) -> int:
         return sum(len(direction.sequences) for direction in self.directions)
@@ -119,21 +129,21 @@ class Generation:
         return dict(zip(("source", "target"), direction.exporter.names, strict=True))
 
     def finish(self) -> tuple[list[Row], Path]:
-        """Merge the manifests and draw the contact sheets (rank 0 only).
+        """Give the arrays their names and draw the contact sheets (rank 0 only).
 
         Returns:
             all rows, and the path of the picture or page to look at.
         """
         rows = []
         for direction in self.directions:
-            exporter, made = direction.exporter, len(direction.sequences) > 0
-            own = exporter.merge()
-            shown = report.save_contact_sheet(exporter.folder, own, anew=made)
+            exporter = direction.exporter
+            own = exporter.finish()
+            shown = report.save_contact_sheet(exporter.folder, own)
             place = exporter.folder.relative_to(self.out_dir).as_posix()
             rows += [row | {"file_name": f"{place}/{row['file_name']}"} for row in own]
         if len(self.directions) > 1:
-            write_manifest(self.out_dir / "manifest.csv", exporter.columns, rows)
-            report.save_contact_sheet(self.out_dir, rows, anew=bool(len(self)))
+            manifest.write(self.out_dir / "manifest.csv", exporter.columns, rows)
+            report.save_contact_sheet(self.out_dir, rows)
             shown = self.out_dir / "report.html"
             atomic_files.write_if_changed(shown, report.page(rows).encode())
         return rows, shown

@@ -3,9 +3,9 @@
 Two of torch's kernels for channels_last images cut a batch into one part for each thread, in the
 middle of an image if need be: group normalisation of large images and transposed convolution. They
 add up in another order there. In float32 that is far below a grey level; in bfloat16 it moves a
-rounding now and then, and a walk of hundreds of moves makes it visible. With a number of images that
-the threads divide, the cuts fall between images, and each image comes out as if it were alone on
-one thread. The other kernels in use give each image the same bits in any batch, on any number of
+rounding now and then, and a walk of hundreds of moves makes it visible. With a number of images
+that the threads divide, the cuts fall between images, and each image comes out as if it were alone
+on one thread. The other kernels in use give each image the same bits in any batch, on any number of
 threads (tests/networks/test_thread_split.py).
 """
 

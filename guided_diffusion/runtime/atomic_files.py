@@ -245,3 +245,11 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
     except OSError as error:
         problem = "expected a file in a folder that can be written to"
         raise ArgumentError("out", f"{problem}, got {out!r} ({error.strerror})") from None
+
+
+def unfinished(path: Path) -> Path:
+    """Return the name that an array has while a run is filling it: `target.npy.partial`.
+
+    It stays when the run is killed, so that the run can go on with it.
+    """
+    return path.with_name(f"{path.name}.partial")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..config.parser import Sets, create_parser, parse
 from ..config.settings import Settings, defaults, free_settings
-from ..errors import DivergedError, UserError
+from ..errors import DivergedError, IncompleteError, UserError
 from . import dist_util, environment, logger, run_lock, stop_requests, writing
 from .memory import is_lack_of_memory, report_on_memory
 from .stop_requests import INTERRUPTED, Stopped, TimeUp
@@ -22,6 +22,7 @@ FAULT = 1  # of the program, unforeseen; or another rank was killed
 MISTAKE = 2  # of the user: a flag, a file, a folder, the disk, too little memory
 INCOMPLETE = 3  # files vanished during the run, and could not be made again
 DIVERGED = 4  # the numbers of a training are not finite any more
+CODES = {IncompleteError: INCOMPLETE, DivergedError: DIVERGED}
 
 GOES_ON = "interrupted; the same command again goes on"
 STARTS_ANEW = "interrupted; nothing to go on from, the same command again starts anew"
@@ -76,7 +77,7 @@ def _end_of(error: BaseException, interrupted: str, known: Collection[str]) -> _
         report = writing.described(error)  # a full disk, a folder without permission
     else:
         return None
-    code = DIVERGED if isinstance(error, DivergedError) else MISTAKE
+    code = CODES.get(type(error), MISTAKE)
     return _End(" ".join(["error:", *report.splitlines()]), code)
 
 

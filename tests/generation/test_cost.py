@@ -113,6 +113,7 @@ def test_bytes_of_arrays_are_exact_and_of_pictures_near(pair, files, tmp_path, a
     for sequence in sequences:
         exporter.save(sequence)
     exporter.merge()
+    exporter.finish()
     sizes = {path: path.stat().st_size for path in (tmp_path / "t").rglob("*") if path.is_file()}
     of_arrays = sum(size for path, size in sizes.items() if path.suffix == ".npy")
     shape = AMOUNT, (3, 16, 16), len(files)

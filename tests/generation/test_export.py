@@ -15,9 +15,11 @@ from PIL import Image
 from support.cli import read_csv
 from support.reference_weights import draw
 
-from guided_diffusion.data import pictures
+from guided_diffusion.data import pictures, sealed_pictures
 from guided_diffusion.errors import UserError
-from guided_diffusion.generation.export import Exporter, complete_sequences
+from guided_diffusion.generation.export import Exporter
+from guided_diffusion.generation.manifest import complete_sequences
+from guided_diffusion.runtime import atomic_files
 from guided_diffusion.translation.depth_policies import Depths
 from guided_diffusion.translation.sequences import ImageSequence, Recipe
 from guided_diffusion.translation.settings import DepthSettings
@@ -62,7 +64,10 @@ def exporter(tmp_path):
 
 
 def load(path):
-    return np.load(path, allow_pickle=False)
+    """Return the entries of an array, finished or not."""
+    unfinished = atomic_files.unfinished(path)
+    with open(unfinished if unfinished.exists() else path, "rb") as file:
+        return np.load(file, allow_pickle=False)
 
 
 def saved(exporter, *indices, **changes):
@@ -147,20 +152,29 @@ def test_arrays_have_the_published_shapes_and_the_pictures_pixels(exporter, tmp_
         ({"save_npy": False, "save_latents": True}, ["latent.npy"]),
     ],
 )
-def test_arrays_are_written_as_asked(exporter, tmp_path, flags, files):
-    saved(exporter, 0, **flags)
-    assert sorted(path.name for path in (tmp_path / "t").glob("*.npy")) == files
+def test_arrays_are_written_as_asked_and_have_their_names_in_the_end(
+    exporter, tmp_path, flags, files
+):
+    found = saved(exporter, 0, 1, 2, 3, **flags)
+    names = sorted(path.name for path in (tmp_path / "t").glob("*.npy*"))
+    assert names == [f"{file}.partial" for file in files]
+    found.finish()
+    assert sorted(path.name for path in (tmp_path / "t").glob("*.npy*")) == files
+
+
+def prepared(exporter, count=4, tile=source_tile, **changes):
+    """An exporter that is ready to save, and the indices of the sequences that are finished."""
+    found = exporter(count=count, **changes)
+    return found, found.prepare([f"data/{i}.png" for i in range(count)], tile)
 
 
 def test_arrays_created_ahead_are_those_that_are_written_to(exporter, tmp_path):
-    found = exporter(save_latents=True)
-    (tmp_path / "t").mkdir()
-    found.create_arrays((3, SIZE, SIZE))
-    before = {path: load(path).shape for path in (tmp_path / "t").glob("*.npy")}
+    found, _ = prepared(exporter, save_latents=True)
+    before = {path: np.load(path).shape for path in (tmp_path / "t").glob("*.npy.partial")}
     found.save(sequence(3))
-    assert len(before) == 4
+    assert len(before) == 4 and not list((tmp_path / "t").glob("*.npy"))
     for path, shape in before.items():
-        array = load(path)
+        array = np.load(path)
         assert array.shape == shape and array[3].any() and not array[:3].any()
 
 
@@ -168,7 +182,9 @@ def test_a_picture_carries_its_provenance_as_text(exporter, tmp_path):
     rows = saved(exporter, 1).merge()
     for row in rows:
         with Image.open(tmp_path / "t" / row["file_name"]) as picture:
+            seal = picture.text.pop(sealed_pictures.SEAL)
             assert picture.text == {k: v for k, v in row.items() if k != "file_name"}
+        assert len(seal) == 8
 
 
 def test_names_and_paths_may_be_in_any_script(exporter, tmp_path):
@@ -292,39 +308,144 @@ def test_a_manifest_of_other_columns_is_refused(exporter):
 
 
 @pytest.mark.parametrize(
-    ("name", "left"), [("images/00001/02.png", {0}), ("target.npy", {0, 1}), ("latent.npy", set())]
+    ("name", "left"),
+    [("images/00001/02.png", {0}), ("target.npy", {0, 1}), ("latent.npy", set())],
 )
 def test_what_was_deleted_is_made_again(exporter, tmp_path, name, left):
     saved(exporter, 0, 1, save_latents=True).merge()
-    (tmp_path / "t" / name).unlink()
+    path = tmp_path / "t" / name
+    (path if path.exists() else atomic_files.unfinished(path)).unlink()
     assert exporter(save_latents=True).finished() == left
 
 
-def test_deleted_arrays_are_filled_from_the_pictures(exporter, tmp_path):
-    saved(exporter, 0, 1).merge()
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("loss", ["deleted", "zeros"])
+def test_lost_entries_of_arrays_are_filled_from_the_pictures(exporter, tmp_path, finished, loss):
+    indices = (0, 1, 2, 3) if finished else (0, 1)
+    found = saved(exporter, *indices)
+    found.merge()
+    if finished:
+        found.finish()
     names = ["source.npy", "target.npy", "diffway.npy"]
     before = [load(tmp_path / "t" / name).copy() for name in names]
     for name in names:
-        (tmp_path / "t" / name).unlink()
-    assert exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile) == {0, 1}
+        path = tmp_path / "t" / name if finished else tmp_path / "t" / f"{name}.partial"
+        if loss == "deleted":
+            path.unlink()
+        else:
+            np.lib.format.open_memmap(path, "r+")[1] = 0
+    found, done = prepared(exporter)
+    assert done == set(indices)
+    if finished:
+        found.finish()
     for name, array in zip(names, before, strict=True):
         assert np.array_equal(load(tmp_path / "t" / name), array)
+        assert (tmp_path / "t" / name).exists() == finished
+
+
+def test_entries_of_latents_that_are_zeros_are_made_again(exporter, tmp_path):
+    saved(exporter, 0, 1, save_latents=True).merge()
+    np.lib.format.open_memmap(tmp_path / "t" / "latent.npy.partial", "r+")[1] = 0
+    assert exporter(save_latents=True).finished() == {0}
+
+
+def test_black_tiles_are_no_lost_entries(exporter, tmp_path):
+    def black(index):
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    found, _ = prepared(exporter, count=1)
+    one = sequence(0)
+    one.source, one.images = black(0), torch.full_like(one.images, -1)
+    found.save(one)
+    found.merge()
+    found.finish()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "t").glob("*.npy")}
+    found, done = prepared(exporter, count=1, tile=black)
+    found.finish()
+    assert done == {0}
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "t").glob("*.npy*")} == before
+
+
+def test_arrays_that_an_older_version_left_unfinished_lose_their_name_until_they_are(
+    exporter, tmp_path
+):
+    saved(exporter, 0, 1).merge()
+    for path in (tmp_path / "t").glob("*.npy.partial"):
+        path.rename(path.with_suffix(""))  # as older versions named them
+    found, done = prepared(exporter)
+    assert done == {0, 1} and not list((tmp_path / "t").glob("*.npy"))
+    for index in (2, 3):
+        found.save(sequence(index))
+    found.merge()
+    found.finish()
+    assert len(list((tmp_path / "t").glob("*.npy"))) == 3
+    assert load(tmp_path / "t" / "target.npy").any((1, 2, 3, 4)).all()
 
 
 def test_arrays_grow_with_the_images(exporter, tmp_path):
-    saved(exporter, 0, 1).merge()
+    found = saved(exporter, 0, 1, 2, 3)
+    found.merge()
+    found.finish()
     before = load(tmp_path / "t" / "target.npy").copy()
-    assert exporter(count=6).prepare([f"data/{i}.png" for i in range(6)], source_tile) == {0, 1}
+    assert prepared(exporter, count=6)[1] == {0, 1, 2, 3}
+    assert not list((tmp_path / "t").glob("*.npy"))
     after = load(tmp_path / "t" / "target.npy")
     assert len(after) == 6 and np.array_equal(after[:4], before)
 
 
-def test_a_damaged_picture_is_named(exporter, tmp_path):
-    saved(exporter, 0).merge()
-    path = tmp_path / "t" / "images" / "00000" / "00.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match="00.png: expected a whole picture"):
-        exporter().prepare([f"data/{i}.png" for i in range(4)], source_tile)
+def other_pixels(path):
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+
+
+def same_text_other_pixels(path):
+    tile, other = pictures.read_tile(path), path.with_name("03.png")
+    with Image.open(other) as picture:
+        text = {key: value for key, value in picture.text.items() if key != sealed_pictures.SEAL}
+    sealed_pictures.save(path, tile, text)
+
+
+def flip_a_bit(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-50]),
+    "cut by one byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_bytes(b"no picture"),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "a bit at the end": lambda path: flip_a_bit(path, -30),
+    "a bit in the middle": lambda path: flip_a_bit(path, path.stat().st_size - 100),
+    "another picture": lambda path: Image.new("RGB", (SIZE, SIZE)).save(path),
+    "other pixels": other_pixels,
+    "the picture of another step": same_text_other_pixels,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_picture_is_made_again(exporter, tmp_path, kind, step):
+    saved(exporter, 0, 1).merge()
+    DAMAGE[kind](tmp_path / "t" / "images" / "00001" / f"{step:02d}.png")
+    assert prepared(exporter)[1] == {0}
+    rows = read_csv(tmp_path / "t" / "manifest.csv")
+    assert {row["sequence"] for row in rows} == {"00000"}
+
+
+def test_pictures_of_an_older_version_count_if_they_are_whole(exporter, tmp_path):
+    saved(exporter, 0, 1).merge()
+    for path in (tmp_path / "t").rglob("*.png"):
+        body = path.read_bytes()
+        path.write_bytes(body[:-38] + body[-12:])  # without the seal
+    assert prepared(exporter)[1] == {0, 1}
+    other_pixels(tmp_path / "t" / "images" / "00001" / "02.png")  # its text is lost as well
+    path = tmp_path / "t" / "images" / "00000" / "02.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert prepared(exporter)[1] == set()
 
 
 def test_preparing_merges_creates_arrays_and_tells_what_is_finished(exporter, tmp_path):
@@ -370,7 +491,7 @@ def test_an_array_that_is_something_else_is_refused_and_kept(exporter, tmp_path,
     else:
         np.save(path, array)
     before = path.read_bytes()
-    for write in (lambda: found.save(sequence(0)), lambda: found.create_arrays((3, SIZE, SIZE))):
+    for write in (lambda: found.save(sequence(0)), lambda: prepared(exporter)):
         with pytest.raises(UserError, match=rf"diffway\.npy: {message}"):
             write()
     assert path.read_bytes() == before
@@ -379,9 +500,9 @@ def test_an_array_that_is_something_else_is_refused_and_kept(exporter, tmp_path,
 
 def test_an_array_whose_end_is_missing_is_refused(exporter, tmp_path):
     saved(exporter, 0)
-    path = tmp_path / "t" / "target.npy"
+    path = tmp_path / "t" / "target.npy.partial"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"target\.npy: expected an array, .*delete it to go on"):
+    with pytest.raises(UserError, match=r"target\.npy.* expected an array, .*delete it to go on"):
         exporter().save(sequence(1))
 
 
@@ -400,14 +521,16 @@ def test_a_killed_creation_of_an_array_is_made_good(exporter, tmp_path, monkeypa
     (tmp_path / "t").mkdir()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
-        exporter().create_arrays((3, SIZE, SIZE))
-    assert not list((tmp_path / "t").glob("*.npy"))
+        prepared(exporter)
+    assert not list((tmp_path / "t").glob("*.npy*"))
     saved(exporter, 0)
     assert load(tmp_path / "t" / "diffway.npy").tolist()[0] == [5, 10, 15]
 
 
 def test_nothing_temporary_is_left(exporter, tmp_path):
-    saved(exporter, 0, 1).merge()
+    found = saved(exporter, 0, 1, 2, 3)
+    found.merge()
+    found.finish()
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
@@ -416,10 +539,8 @@ PATHS = st.sampled_from(["two\nlines", "two\r\nlines", 'quoted "\n"']) | st.text
 )
 
 
-def touch_picture(exporter, row, tile):
+def touch_picture(path, tile, text):
     """Stand in for the writing of a picture, whose content no manifest depends on."""
-    path = exporter.folder / row["file_name"]
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
 
@@ -430,7 +551,8 @@ def test_a_part_cut_off_at_any_byte_loses_no_finished_sequence_and_counts_no_oth
 ):
     files, model = [file or "x" for file in files], model or "x"
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Exporter, "_save_picture", touch_picture)
+        patch.setattr(sealed_pictures, "save", touch_picture)
+        patch.setattr(sealed_pictures, "is_whole", lambda path, text, plain: path.exists())
 
         def exporter(**more):
             flags = {"save_npy": False, "provenance": {"source_model": model}} | more

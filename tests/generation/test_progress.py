@@ -6,10 +6,10 @@ from guided_diffusion.generation import cost, progress
 
 
 class Part:
-    """Three sequences of two ranks; this rank has made one, by 24 forwards."""
+    """Three sequences of two ranks; this rank made two before, by 40 forwards."""
 
     source = target = type("Domain", (), {"diffusion": None})
-    recipe, forwards, decoded = None, 24, 1
+    recipe, forwards, decoded = None, 40, 2
 
     def __len__(self):
         return 3
@@ -21,6 +21,8 @@ def ranks(monkeypatch):
     monkeypatch.setattr(cost, "forwards", lambda *_: cost.Forwards(12, 8, 20))
     first, second = (progress.Progress([Part()]) for _ in range(2))
     second.counter = first.counter
+    for part in (*first.parts, *second.parts):  # each makes one now, by 24 forwards
+        part.forwards, part.decoded = part.forwards + 24, part.decoded + 1
     return first, second
 
 

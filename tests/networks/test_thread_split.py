@@ -1,4 +1,4 @@
-"""Half-precision images on a CPU come out with the same bits from any batch and number of threads."""
+"""Half-precision images on a CPU have the same bits in any batch, on any number of threads."""
 
 import pytest
 import torch

@@ -1,0 +1,135 @@
+"""The arrays of a translation folder, with an entry for each source image.
+
+While a run fills an array, its file is called NAME.npy.partial; NAME.npy has all entries. An entry
+of zeros has not been written: the depths are above 0, and pictures of zeros alone are black in the
+files beside them too. So a file that vanished and was made again is noticed by its zeros.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from ..errors import UserError, blame
+from ..runtime import atomic_files, faults
+from ..runtime.writing import writing
+
+_BAD_FILE = (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError)
+_LOOK = 4096  # numbers of an entry that are looked at first
+
+
+def empty_entries(amount: int, tile_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """Return the empty entry of one sequence of tiles (C, H, W) in each array, by its name."""
+    many = (amount, *tile_shape)
+    return {
+        "source": np.empty(tile_shape, np.uint8),
+        "target": np.empty(many, np.uint8),
+        "diffway": np.empty(amount, np.int64),
+        "latent": np.empty(many, np.float16),
+    }
+
+
+class EntryArray:
+    """One array on disk, [count, ...].
+
+    Args:
+        folder: folder of the file.
+        name: name of the file, without its ending.
+        count: number of entries.
+    """
+
+    def __init__(self, folder: Path, name: str, count: int) -> None:
+        self.path, self.name, self.count = folder / f"{name}.npy", name, count
+        self.partial = atomic_files.unfinished(self.path)
+
+    @property
+    def there(self) -> Path | None:
+        """The file that holds the entries now; None: there is none."""
+        return next((path for path in (self.path, self.partial) if path.exists()), None)
+
+    def written(self, indices: Sequence[int]) -> set[int]:
+        """Return which of these entries are in the file, and not all zeros."""
+        if self.there is None:
+            return set()
+        array = self._read(self.there)
+        return {i for i in indices if i < len(array) and _any(array[i])}
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
+            len(array)
+        except _BAD_FILE as error:
+            problem = f"expected an array, got {type(error).__name__} ({error})"
+            raise UserError(f"{path}: {problem}; delete it to go on") from None
+        return array
+
+    def prepare(self, example: np.ndarray) -> None:
+        """Bring the file to its full size under its unfinished name, whatever is there.
+
+        Args:
+            example: an entry.
+
+        Raises:
+            UserError: if there is another array, or the disk has no room.
+        """
+        if self.path.exists():
+            self._check(self.path, example)
+            with writing(self.partial, self.path):
+                os.replace(self.path, self.partial)
+        shape = (self.count, *example.shape)
+        if not self.partial.exists():
+            return self._create(self.partial, example.dtype, shape)
+        array = self._check(self.partial, example)
+        if len(array) < self.count:  # images were added
+            longer = atomic_files.partial_of(self.partial)
+            self._create(longer, array.dtype, shape)
+            with writing(self.partial, longer):
+                copy = open_memmap(longer, "r+")
+                copy[: len(array)] = array
+                copy.flush()
+                os.replace(longer, self.partial)
+
+    def _create(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        with blame(f"save_npy: {path}"):
+            atomic_files.create_array(path, dtype, shape)
+
+    def _check(self, path: Path, example: np.ndarray) -> np.ndarray:
+        array, shape = self._read(path), (self.count, *example.shape)
+        if len(array) > self.count or array.shape[1:] != shape[1:] or array.dtype != example.dtype:
+            found = f"got {array.shape} {array.dtype}; choose another --out_dir"
+            raise UserError(f"{path}: expected {shape} {example.dtype}, {found}")
+        return array
+
+    def fits(self, example: np.ndarray) -> bool:
+        """Return whether the finished file is there, with all entries.
+
+        Raises:
+            UserError: if it is another array.
+        """
+        return self.path.exists() and len(self._check(self.path, example)) == self.count
+
+    def store(self, index: int, value: np.ndarray) -> None:
+        """Write an entry, on disk when this returns."""
+        if not self.partial.exists():
+            self.prepare(value)
+        self._check(self.partial, value)
+        with atomic_files.storing(self.partial):
+            array = open_memmap(self.partial, "r+")
+            array[index] = value
+            array.flush()
+
+    def finish(self) -> None:
+        """Give the file its own name, now that all entries are written."""
+        if self.partial.exists():
+            with writing(self.path, self.partial):
+                with open(self.partial, "rb+") as file:
+                    os.fsync(file.fileno())
+                faults.point("array.finish")
+                os.replace(self.partial, self.path)
+
+
+def _any(entry: np.ndarray) -> bool:
+    flat = entry.reshape(-1)
+    return bool(flat[:_LOOK].any() or flat.any())
