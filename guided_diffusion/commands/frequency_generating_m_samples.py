@@ -86,11 +86,13 @@ def main(
         if not len(generation):
             break
         if attempt:
-            logger.warn(f"files of {len(generation)} sequences vanished or changed; made again")
+            lost = f"files of {len(generation)} sequences vanished or changed during the run"
+            logger.warn(f"{lost}; making them again")
         make(generation)
         dist_util.barrier()
         generation.prepare()
     generation.refuse_lost()
+    folder.claim(precision=precision)  # its record may have vanished too
 
     # Give the arrays their names and draw the contact sheets.
     if dist_util.rank() == 0:

@@ -6,7 +6,7 @@ a system call does (a name of `errno`, such as ENOSPC). POINT `any` counts all p
 a POINT that ends in a dot counts all that begin so. Points lie where every write and read passes:
 
     write.open, write.data, write.sync, write.replace, write.done   `atomic_files.atomic_write`
-    array.create, array.replace, array.store                        arrays on disk
+    array.create, array.replace, array.store, array.finish          arrays on disk
     append.row, log.write                                           rows and lines added to a file
     read.file                                                       checkpoints and images
     train.step, sequence.done, batch.done                           between two pieces of work
