@@ -32,7 +32,6 @@ from ..translation.sequences import Recipe
 from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 OF_MODELS = defaults(ModelSettings, ProcessSettings)
-ATTEMPTS = 3  # to make a sequence whose files vanish or change during the run
 # Sequences draw no random numbers; models are known by their digests, not by their paths.
 
 FREE = {"seed", "source_model", "target_model", "stages"}
@@ -74,24 +73,15 @@ def main(
     if asked.dry_run:
         return dry_run.show(generation)
 
-    # Claim the run folder, and find out what an earlier run left to do.
+    # Claim the run folder.
     precision = settle_precision(execution.precision, dist_util.dev())
     folder.claim(precision=precision)
     open_run_log(folder.path, together=False)
-    generation.prepare()
 
-    # Make the sequences that are missing, and those whose files are lost meanwhile.
-    logger.log(f"{len(generation)} of {generation.count} sequences to make in {precision}")
-    for attempt in range(ATTEMPTS):
-        if not len(generation):
-            break
-        if attempt:
-            lost = f"files of {len(generation)} sequences vanished or changed during the run"
-            logger.warn(f"{lost}; making them again")
+    # Make the sequences that are missing, and again those whose files are lost meanwhile.
+    for left in generation.rounds():
+        logger.log(f"{left} of {generation.count} sequences to make in {precision}")
         make(generation)
-        dist_util.barrier()
-        generation.prepare()
-    generation.refuse_lost()
     folder.claim(precision=precision)  # its record may have vanished too
 
     # Give the arrays their names and draw the contact sheets.

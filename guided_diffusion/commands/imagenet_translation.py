@@ -17,12 +17,13 @@ from ..errors import ArgumentError, UserError
 from ..runtime import dist_util, logger, progress_bars
 from ..runtime.command import command
 from ..runtime.execution import settle_precision
-from ..runtime.run_folder import RunFolder, default_folder
+from ..runtime.run_folder import RECORD, RunFolder, default_folder, read_args
 from ..runtime.settings import ExecutionSettings, RunSettings
-from ..runtime.work_sharing import SharedBatches
+from ..runtime.work_sharing import SharedBatches, rounds
 from ..sampling.guidance import Guided, load_guided
 from ..sampling.settings import GuidanceSettings
 from ..translation import class_translation
+from ..translation.class_translation import Translation
 from ..translation.settings import ClassTranslationSettings
 
 
@@ -53,23 +54,27 @@ def main(
     folder = RunFolder(out_dir, main.name, decides | guided.identity, main.free)
     folder.refuse_other_run()
 
-    # Claim the run folder, and share what an earlier run left to do among the ranks.
-    folder.claim(precision=settle_precision(execution.precision, dist_util.dev()))
+    # Claim the run folder. Pictures of a run that an older version began carry no text.
+    before = read_args(out_dir / RECORD)
+    kind = "sealed" if not before else before.get("resolved", {}).get("pictures", "plain")
+    precision = settle_precision(execution.precision, dist_util.dev())
+    folder.claim(precision=precision, pictures=kind)
     logger.configure(str(out_dir))
-    todo = dist_util.once(lambda: [i for i in items if not (out_dir / i.file_name).exists()])
-    mine = SharedBatches(todo, asked.batch_size)
 
-    # Translate the images of this rank.
-    logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
+    def missing() -> list[Translation]:
+        return [i for i in items if not class_translation.is_made(out_dir, i, kind == "plain")]
+
+    # Translate the images that are missing, and again those whose files are lost meanwhile.
     options = {"clip_denoised": asked.clip_denoised, "eta": asked.eta, "seed": run.seed}
     options["precision"] = execution.precision
-    for batch in progress_bars.progress(mine, unit="batch"):
-        images = class_translation.translate(guided, sources, batch, **options)
-        for item, image in zip(batch, images, strict=True):
-            class_translation.save(out_dir, item, image)
+    for todo in rounds(missing, out_dir, lambda item: item.file_name):
+        logger.log(f"{len(todo)} of {len(items)} images to translate in {out_dir}")
+        for batch in progress_bars.progress(SharedBatches(todo, asked.batch_size), unit="batch"):
+            images = class_translation.translate(guided, sources, batch, **options)
+            for item, image in zip(batch, images, strict=True):
+                class_translation.save(out_dir, item, image)
 
     # List all images, and save a picture of sources and results side by side.
-    dist_util.barrier()
     if dist_util.rank() == 0:
         class_translation.save_overview(out_dir, sources, items)
         logger.log(f"look at {out_dir / 'pairs.png'}")

@@ -11,9 +11,9 @@ from pathlib import Path
 from ..data.image_files import log_if_fewer
 from ..data.image_formats import open_images
 from ..data.image_source import ImageSource
-from ..errors import IncompleteError, blame
+from ..errors import blame
 from ..models.domains import Domain
-from ..runtime import atomic_files, dist_util, progress_bars
+from ..runtime import atomic_files, dist_util, progress_bars, work_sharing
 from ..translation.sequences import ImageSequence, Recipe, Sequences
 from . import manifest, report
 from .export import Exporter
@@ -47,7 +47,7 @@ class Generation:
         domains: model of each stage, by name.
         recipe: depths, walks, batches and arithmetic.
         asked: images to use and files to write.
-        out_dir: run folder; nothing is written there before `prepare`.
+        out_dir: run folder; nothing is written there before `rounds`.
 
     Raises:
         UserError: if models, recipe and images cannot work together.
@@ -98,21 +98,26 @@ class Generation:
         for images in self.images.values():
             images.check()
 
-    def prepare(self) -> None:
-        """Find out what an earlier run left to do, or what this one lost."""
-        left = dist_util.once(lambda: [direction.prepare() for direction in self.directions])
-        for direction, todo in zip(self.directions, left, strict=True):
-            direction.sequences.todo = todo
+    def rounds(self) -> Iterator[int]:
+        """Yield the number of sequences to make, of an earlier run or lost during this one.
 
-    def refuse_lost(self) -> None:
-        """Raise an `IncompleteError` if sequences are still left to make."""
-        lost = [
-            f"{direction.exporter.folder.name}/images/{index:05d}"
-            for direction in self.directions
-            for index in direction.sequences.todo
-        ]
-        if lost:
-            raise IncompleteError(self.out_dir, lost)
+        Every rank iterates over the generation before it asks for the next round.
+
+        Raises:
+            IncompleteError: if sequences are lost again and again.
+        """
+
+        def missing() -> list[tuple[int, int]]:
+            left = [direction.prepare() for direction in self.directions]
+            return [(place, index) for place, todo in enumerate(left) for index in todo]
+
+        def name(item: tuple[int, int]) -> str:
+            return f"{self.directions[item[0]].exporter.folder.name}/images/{item[1]:05d}"
+
+        for left in work_sharing.rounds(missing, self.out_dir, name):
+            for place, direction in enumerate(self.directions):
+                direction.sequences.todo = [index for at, index in left if at == place]
+            yield len(left)
 
     def __len__(self) -> int:
         return sum(len(direction.sequences) for direction in self.directions)

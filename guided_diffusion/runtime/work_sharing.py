@@ -3,14 +3,17 @@
 The result of an item must not depend on its batch or its rank.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from . import dist_util, stop_requests
+from ..errors import IncompleteError
+from . import dist_util, logger, stop_requests
 
 _STOP = 1 << 40  # in the number of batches taken: no more are; times the reason
 
 T = TypeVar("T")
+
+ATTEMPTS = 3  # to make a result whose files vanish or change during the run
 
 
 def deal(count: int, batch_size: int, ranks: int = 1) -> list[list[int]]:
@@ -60,3 +63,33 @@ class SharedBatches(Generic[T]):
         if reason:
             self.taken.add_below(len(self.batches), reason * _STOP)
         return self.taken.add(1)
+
+
+def rounds(
+    missing: Callable[[], list[T]], place: object, name: Callable[[T], str]
+) -> Iterator[list[T]]:
+    """Yield the items that are left to make, first all, then those whose files are lost meanwhile.
+
+    Every rank iterates, and makes its share of the items before it asks for the next round.
+
+    Args:
+        missing: function that lists the items whose results are not whole, on rank 0 alone.
+        place: folder of the results.
+        name: function that names the result of an item.
+
+    Raises:
+        IncompleteError: if results are not whole after `ATTEMPTS` rounds.
+    """
+    for attempt in range(ATTEMPTS + 1):
+        left = dist_util.once(missing)
+        if attempt and not left:
+            return
+        if attempt == ATTEMPTS:
+            raise IncompleteError(place, list(map(name, left)))
+        if attempt and dist_util.rank() == 0:
+            lost = f"files of {len(left)} results vanished or changed during the run"
+            logger.warn(f"{lost}; making them again")
+        yield left
+        if not left:
+            return
+        dist_util.barrier()

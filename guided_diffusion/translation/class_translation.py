@@ -8,6 +8,7 @@ Reference: arXiv:2203.08382, section 4.3.
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch as th
 
 from ..config.parser import numbers
-from ..data import pictures
+from ..data import pictures, sealed_pictures
 from ..data.class_labels import class_names, classes_of_files, known_classes_of_files
 from ..data.classes import Classes
 from ..data.image_files import list_image_files, log_if_fewer
@@ -47,6 +48,11 @@ class Translation:
     source: int
     target: int
     file_name: str
+
+    @property
+    def text(self) -> dict[str, str]:
+        """What the picture of the result carries as text."""
+        return {"source": str(self.source), "target": str(self.target)}
 
 
 def list_translations(
@@ -208,21 +214,36 @@ def save(folder: Path, item: Translation, image: th.Tensor) -> None:
     """Save one translated image [C, H, W] in the run folder."""
     path = folder / item.file_name
     atomic_files.make_subfolder(path.parent)
-    with atomic_files.atomic_write(path) as file:
-        pictures.to_picture(pictures.to_uint8(image)).save(file, "png")
+    sealed_pictures.save(path, pictures.to_uint8(image), item.text)
+
+
+def is_made(folder: Path, item: Translation, plain: bool) -> bool:
+    """Return whether a translated image is there, unchanged since it was saved.
+
+    Args:
+        folder: the run folder.
+        item: the translation.
+        plain: whether the run was begun by an older version, whose pictures carry no text.
+    """
+    path = folder / item.file_name
+    return sealed_pictures.is_whole(path, item.text) or (
+        plain and sealed_pictures.is_whole(path, {}, plain=True)
+    )
 
 
 def save_overview(folder: Path, images: ImageSource, items: Sequence[Translation]) -> None:
     """Save translations.csv with a row per image, and pairs.png with the first pairs of images."""
     columns = ["file_name", "source_file", "source", "target"]
-    with atomic_files.atomic_write(folder / "translations.csv", "w") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(map(vars, items))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(map(vars, items))
+    atomic_files.write_if_changed(folder / "translations.csv", table.getvalue().encode())
     pairs = [
         (images.tile(item.index), pictures.read_tile(folder / item.file_name))
         for item in items[:GRID_PAIRS]
     ]
     rows = [sum(pairs[i : i + PAIRS_A_ROW], ()) for i in range(0, len(pairs), PAIRS_A_ROW)]
-    with atomic_files.atomic_write(folder / "pairs.png") as file:
-        pictures.grid(rows).save(file, "png")
+    content = io.BytesIO()
+    pictures.grid(rows).save(content, "png")
+    atomic_files.write_if_changed(folder / "pairs.png", content.getvalue())

@@ -79,7 +79,7 @@ def test_a_log_says_that_files_were_lost(runs, tmp_path, after_saving):
     after_saving(LOSSES["a picture"])
     make(runs, tmp_path)
     log = (tmp_path / "log.txt").read_text()
-    assert "files of 1 sequences vanished or changed during the run" in log
+    assert "files of 1 results vanished or changed during the run" in log
 
 
 def test_what_is_lost_again_and_again_ends_in_exit_code_3_with_the_list(

@@ -5,9 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.cli import call, draw_images, grey_levels_apart, picture, read_csv, snapshot, succeed
 
 from guided_diffusion.errors import UserError
+from guided_diffusion.translation import class_translation
 from guided_diffusion.translation.class_translation import list_translations, read_label_map
 
 ALONE = ["--classifier_path=", "--timestep_respacing", "8", "--device", "cpu"]
@@ -160,6 +162,62 @@ def test_running_again_makes_what_is_missing(conditional, images, tmp_path):
     lost.unlink()
     assert apart(translate(conditional, images, tmp_path / "run"), whole) <= 1
     assert kept.stat().st_mtime_ns == stamp and lost.exists()
+
+
+def test_results_that_are_damaged_or_lost_are_made_again(
+    conditional, images, tmp_path, monkeypatch
+):
+    translate(conditional, images, folder := tmp_path / "run")
+    before = snapshot(folder)
+    first, second, _, fourth = sorted(folder.glob("*_to_*/*.png"))
+    shutil.copy(first, fourth)  # a picture of another class
+    first.write_bytes(first.read_bytes()[:-7])
+    shutil.copy(folder / "pairs.png", second)
+    save = class_translation.save
+
+    def losing(place, item, image):
+        save(place, item, image)
+        if item.index and first.exists():
+            monkeypatch.setattr(class_translation, "save", save)
+            first.unlink()
+
+    monkeypatch.setattr(class_translation, "save", losing)
+    translate(conditional, images, folder)
+    after = snapshot(folder)
+    logs = {"log.txt", "progress.csv", "progress.json", "progress.jsonl"}
+    assert {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)} <= logs
+
+
+def test_results_that_vanish_again_and_again_end_in_exit_code_3(
+    conditional, images, tmp_path, monkeypatch
+):
+    save = class_translation.save
+
+    def losing(place, item, image):
+        save(place, item, image)
+        if item.index == 1:
+            (place / item.file_name).unlink()
+
+    monkeypatch.setattr(class_translation, "save", losing)
+    where = ["--model_path", conditional, "--val_dir", images, "--out_dir", tmp_path / "run"]
+    classes = ["--source", "0,1", "--target", "1,0"]
+    result = call("imagenet_translation", *where, *ALONE, *classes)
+    assert result.code == 3 and result.err.count("incomplete, 1 results vanished") == 1
+    assert not (tmp_path / "run" / "translations.csv").exists()
+
+
+def test_a_run_of_an_older_version_is_continued(conditional, images, tmp_path):
+    translate(conditional, images, folder := tmp_path / "run")
+    record = json.loads((folder / "args.json").read_text())
+    del record["resolved"]["pictures"]
+    (folder / "args.json").write_text(json.dumps(record))
+    paths = sorted(folder.glob("*_to_*/*.png"))
+    for path in paths:
+        Image.fromarray(picture(path)).save(path)  # without text and seal
+    before = {path: path.read_bytes() for path in paths}
+    paths[0].write_bytes(before[paths[0]][:-30])
+    translate(conditional, images, folder)
+    assert {path for path in paths if path.read_bytes() != before[path]} == {paths[0]}
 
 
 def test_target_eta_and_classifier_change_the_images(conditional, classifier, images, tmp_path):
