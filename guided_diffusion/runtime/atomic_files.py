@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
 from . import dist_util, faults
 from .writing import FULL, described, room, writing
 
@@ -239,7 +239,8 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
     path = Path(out)
     try:
         if out and path.exists():
-            open(path, "ab").close()
+            with blame("out"), writing(path):
+                open(path, "ab").close()
         if out and (replacing or not path.exists()):
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

@@ -15,7 +15,7 @@ SMALL = "--num_samples 2 --batch_size 1 --timestep_respacing 2 --device cpu".spl
 
 
 @pytest.fixture
-def lines(runs, conditional, classifier):
+def lines(runs):
     """Flags of each command that writes to a folder, --out_dir excepted."""
     model, data = ["--model_path", runs.source], ["--data_dir", runs.images]
     pair = ["--source_model", runs.source, "--target_model", runs.target, *data]

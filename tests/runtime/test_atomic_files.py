@@ -1,5 +1,6 @@
 """Files whole or not at all, folders that can be written to, and disks that are full."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,19 @@ def test_a_file_that_can_be_written_later_is_not_made_yet(tmp_path, replacing):
     for place in (tmp_path, tmp_path / "no" / "file"):
         with pytest.raises(ArgumentError, match="^out: expected a file in a folder that can be"):
             atomic_files.refuse_unwritable(str(place), replacing)
+
+
+@pytest.mark.parametrize("replacing", [True, False])
+def test_a_pipe_or_device_for_results_is_refused_at_the_start(tmp_path, replacing):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(ArgumentError, match="^out: .*: expected a file to write, got a device"):
+            atomic_files.refuse_unwritable(str(place), replacing)
+
+
+def test_a_long_name_has_a_temporary_name_too(tmp_path):
+    path = tmp_path / ("\u00e9" * 120 + ".json")
+    with atomic_files.atomic_write(path) as file:
+        file.write(b"x")
+    assert path.read_bytes() == b"x"
+    assert atomic_files.is_partial(atomic_files.partial_of(path).name)

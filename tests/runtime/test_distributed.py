@@ -24,7 +24,7 @@ from support.cli import (
 )
 
 from guided_diffusion import dist_util
-from guided_diffusion.runtime import work_sharing
+from guided_diffusion.runtime import run_lock, work_sharing
 
 LAUNCHERS = ("mpiexec", "torchrun")
 ONE_RANK_ONLY = {"images_per_second", "minutes_left"}  # of the log: how fast, not what
@@ -254,3 +254,15 @@ def test_no_code_writes_cuda_visible_devices():
 def test_the_reader_of_written_names_sees_a_write(code):
     assert written_names(ast.parse(code)) == {"X"}
     assert written_names(ast.parse("print(os.environ['X'], os.environ.get('X'))")) == set()
+
+
+def test_two_ranks_hold_one_folder_together_and_are_refused_together(two_ranks, runs, tmp_path):
+    flags = [*runs.training, "--batch_size", 1, "--max_steps", 1, "--out_dir", tmp_path]
+    with run_lock.scope():
+        run_lock.hold(tmp_path, "image_train")
+        refused = two_ranks.run("mpiexec", "image_train", *flags)
+    assert refused.code == 2 and "model000001.pt" not in snapshot(tmp_path)
+    assert refused.err.count(f"process {os.getpid()}, since ") == 2
+    done = two_ranks.run("mpiexec", "image_train", *flags)
+    assert done.code == 0, done.err
+    assert "model000001.pt" in snapshot(tmp_path) and run_lock.NAME not in snapshot(tmp_path)
