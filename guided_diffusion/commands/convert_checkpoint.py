@@ -58,6 +58,7 @@ def main(asked: ConvertSettings) -> None:
         raise ArgumentError("output", f"{problem}; choose another folder")
     with blame("output"):
         atomic_files.make_folder(output.parent)
+        atomic_files.remove_leftovers(output)
     checkpoint.save_state(state, output)
     if record:
         with atomic_files.atomic_write(beside, "w") as target:

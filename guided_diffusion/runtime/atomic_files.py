@@ -6,6 +6,7 @@ program makes such names, so that what a killed run left can be removed.
 
 import contextlib
 import errno
+import glob
 import math
 import os
 import re
@@ -46,6 +47,13 @@ def remove_partial(path: Path) -> None:
             if not _lock(file):
                 return
         path.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed runs left that were writing this file, where it lies in no run folder."""
+    for found in path.parent.glob(f".{glob.escape(path.name[:_KEPT])}.*.partial"):
+        if is_partial(found.name):
+            remove_partial(found)
 
 
 def _lock(file: IO) -> bool:
@@ -229,6 +237,8 @@ def make_subfolder(folder: Path) -> None:
 def refuse_unwritable(out: str, replacing: bool = True) -> None:
     """Refuse a file for `--out` that could not be written at the end; leave no file behind.
 
+    What a killed run left that was writing it is removed.
+
     Args:
         out: path of the file; empty: no file.
         replacing: whether `atomic_write` will write it; otherwise an existing file is appended to.
@@ -243,6 +253,7 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
                 open(path, "ab").close()
         if out and (replacing or not path.exists()):
             tempfile.TemporaryFile(dir=path.parent).close()
+            remove_leftovers(path)
     except OSError as error:
         problem = "expected a file in a folder that can be written to"
         raise ArgumentError("out", f"{problem}, got {out!r} ({error.strerror})") from None

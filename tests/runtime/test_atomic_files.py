@@ -137,3 +137,12 @@ def test_a_long_name_has_a_temporary_name_too(tmp_path):
         file.write(b"x")
     assert path.read_bytes() == b"x"
     assert atomic_files.is_partial(atomic_files.partial_of(path).name)
+
+
+def test_what_a_killed_run_left_beside_its_file_is_removed_by_the_next(tmp_path):
+    path, other = tmp_path / "report[1].json", tmp_path / "other.json"
+    left, kept = atomic_files.partial_of(path), atomic_files.partial_of(other)
+    for partial in (left, kept, tmp_path / ".report[1].json.0.partial"):
+        partial.write_text("half")
+    atomic_files.refuse_unwritable(str(path))
+    assert not left.exists() and kept.exists() and len(list(tmp_path.iterdir())) == 2
