@@ -23,11 +23,13 @@ from ..config.network_settings import ModelSettings
 from ..config.parser import names
 from ..data.image_formats import open_images
 from ..data.image_source import ImageSource
+from ..data.reading import READING, ReadingSettings
 from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..generation import cost, demo
 from ..models import script_util
 from ..models.domains import Domain, load_domain
+from ..models.reading_of_training import reading_for
 from ..runtime import dist_util, execution
 from ..runtime.settings import ExecutionSettings
 from ..runtime.work_sharing import SharedBatches
@@ -107,11 +109,14 @@ def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     return [wanted.choose(curve).values for curve in features]
 
 
-def open_first(source: Domain, data_dir: str, num_images: int) -> ImageSource:
+def open_first(
+    source: Domain, data_dir: str, num_images: int, reading: ReadingSettings = READING
+) -> ImageSource:
     """Open the first images of a folder, as the source model takes them."""
-    network = source.network
+    network, reading = source.network, reading_for(source, reading)
     with blame("data_dir"):
-        images = open_images(data_dir, network.image_size, network.in_channels)
+        size, channels = network.image_size, network.in_channels
+        images = open_images(data_dir, size, channels, reading=reading)
     return images.first(num_images)
 
 

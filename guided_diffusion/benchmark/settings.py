@@ -4,6 +4,7 @@ import dataclasses
 
 from ..config.network_settings import WIDEST
 from ..config.settings import setting
+from ..data.reading import ReadingSettings
 from ..evaluation.feature_extractors import EXTRACTORS
 from ..runtime.settings import PRECISIONS, DeviceSettings, SeedSettings
 
@@ -16,7 +17,7 @@ class MeasurementSettings(DeviceSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class AblationSettings(SeedSettings, DeviceSettings):
+class AblationSettings(SeedSettings, DeviceSettings, ReadingSettings):
     """Comparing kinds of attention."""
 
     data_dir: str = setting("", "folder of source images to train on; empty: drawn tissue")
@@ -40,7 +41,7 @@ class AblationSettings(SeedSettings, DeviceSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class PairSettings(DeviceSettings):
+class PairSettings(DeviceSettings, ReadingSettings):
     """A source and a target model, and source images."""
 
     source_model: str = setting("", "source checkpoint or training run folder; empty: the demo")

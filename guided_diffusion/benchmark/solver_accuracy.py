@@ -72,7 +72,7 @@ def load_pair(asked: BenchmarkSettings | CompareDepthsSettings) -> tuple[Domain,
     asked = demo.with_places(asked)
     places = asked.source_model, asked.target_model
     source, target = (load_domain(place, device=dist_util.dev()) for place in places)
-    images = open_first(source, asked.data_dir, asked.num_images)
+    images = open_first(source, asked.data_dir, asked.num_images, asked)
     return source, target, images.batch(range(len(images)))[0]
 
 

@@ -49,7 +49,8 @@ def main(asked: AblationSettings) -> None:
     sets = []
     for place in PLACES:
         with blame(place):
-            sets.append(open_images(folders[place], asked.image_size).first(asked.num_images))
+            images = open_images(folders[place], asked.image_size, reading=asked)
+            sets.append(images.first(asked.num_images))
     batches = [images.batch(range(len(images)))[0] for images in sets]
     extractor = create_extractor(asked.features, "", dist_util.dev())
     tiles = [to_uint8(images) for images in batches]
@@ -99,11 +100,15 @@ def train(chain: list, asked: AblationSettings, folders: dict[str, Path]) -> Non
     """Train the models of a chain, one after another, by the command `image_train`."""
     for name, domain, network, start in chain:
         own = {flag: value for flag, value in asked.values().items() if flag in TRAINING_FLAGS}
-        own |= network | {
-            "lr_anneal_steps": asked.max_steps,
-            "data_dir": folders["data_dir" if domain == "source" else "target_data_dir"],
-            "out_dir": folder_of(asked, name, domain),
-        }
+        own |= (
+            asked.reading.values()
+            | network
+            | {
+                "lr_anneal_steps": asked.max_steps,
+                "data_dir": folders["data_dir" if domain == "source" else "target_data_dir"],
+                "out_dir": folder_of(asked, name, domain),
+            }
+        )
         if "attention_kind" in network:
             own["attention_window"] = asked.attention_window
         if start:

@@ -35,7 +35,7 @@ def main(
     folder = training.folder(main, "results/classifier", images, own, free=free)
     channels = network.in_channels
     classes = classes_to_learn(images, channels, loop, folder.path)
-    check_classes(classes, own.num_classes, own.val_data_dir, channels, images.labels)
+    check_classes(classes, own.num_classes, own.val_data_dir, channels, images.labels, images)
 
     # Build everything that a wrong flag or a broken file can stop.
     steps = own.iterations
@@ -45,11 +45,11 @@ def main(
     options = {"image_size": network.image_size, "in_channels": channels}
     options |= {"batch_size": loop.batch_size, "class_cond": True, "classes": classes}
     options["seed"] = run.seed
-    trainer.data = batches = load_data(start_step=trainer.resume_step, **options, **images.values())
+    trainer.data = batches = load_data(start_step=trainer.resume_step, **options, **images.loading)
     if own.val_data_dir:
         val_images = images.replace(data_dir=own.val_data_dir, augment="none", random_crop=False)
         val_step = trainer.resume_step // own.eval_interval
-        trainer.val_data = load_data(start_step=val_step, **options, **val_images.values())
+        trainer.val_data = load_data(start_step=val_step, **options, **val_images.loading)
 
     # Claim the run folder and train.
     training.claim(folder)

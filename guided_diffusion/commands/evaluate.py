@@ -28,7 +28,7 @@ def main(asked: EvaluateSettings) -> None:
     sets = []
     for path, name in ((asked.reference, "REF"), (asked.samples, "SAMPLES")):
         with blame(name):
-            sets.append(open_set(path, asked.image_size))
+            sets.append(open_set(path, asked.image_size, asked))
     refuse_unequal_sizes(*sets)
     extractor = create_extractor(asked.features, asked.weights, device)
 

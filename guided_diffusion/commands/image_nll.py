@@ -17,6 +17,7 @@ from ..data.image_formats import open_images
 from ..diffusion.settings import ProcessSettings
 from ..errors import blame
 from ..models.domains import load_asked
+from ..models.reading_of_training import reading_for
 from ..runtime import atomic_files, dist_util, logger, partial_results
 from ..runtime.command import command
 from ..runtime.execution import settle_precision
@@ -40,12 +41,14 @@ def main(
     domain = load_asked(asked.model_path, network, process, compile=execution.compile)
     own = domain.network
     picked = wanted.one(domain.classes)
+    options = {"reading": reading_for(domain, asked)}
     with blame("data_dir"):
-        known = None if picked else domain.classes
-        images = open_images(asked.data_dir, own.image_size, own.in_channels, classes=known)
+        options["classes"] = None if picked else domain.classes
+        images = open_images(asked.data_dir, own.image_size, own.in_channels, **options)
     if picked:
         images.labels, images.classes = picked * len(images), domain.classes
     count = min(asked.num_samples, len(images))
+    images.first(count).check()
 
     # Claim the run folder, if the results will fit into it.
     settings = wanted.recorded(domain.classes), asked, run, execution

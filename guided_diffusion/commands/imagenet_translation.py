@@ -11,9 +11,11 @@ from pathlib import Path
 
 from ..config.network_settings import ClassifierSettings, ModelSettings
 from ..config.settings import joined
+from ..data.image_formats import log_listing
 from ..data.image_source import ImageFiles
 from ..diffusion.settings import ProcessSettings
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, UserError, blame
+from ..models.reading_of_training import reading_for
 from ..runtime import dist_util, logger, progress_bars
 from ..runtime.command import command
 from ..runtime.execution import settle_precision
@@ -43,9 +45,12 @@ def main(
     guided = load_guided(asked.model_path, guidance, *networks, execution.compile)
     refuse_other_classes(guided, asked)
     pairs = asked.source, asked.target, asked.label_map, asked.num_images
-    items = class_translation.list_translations(asked.val_dir, *pairs, guided.classes)
-    own = guided.domain.network
-    sources = ImageFiles([i.source_file for i in items], own.image_size, own.in_channels)
+    own, reading = guided.domain.network, reading_for(guided.domain, asked)
+    with blame("val_dir"):
+        log_listing(asked.val_dir, reading)
+    items = class_translation.list_translations(asked.val_dir, *pairs, guided.classes, reading)
+    files = [item.source_file for item in items]
+    sources = ImageFiles(files, own.image_size, own.in_channels, reading)
     sources.check()
     everything = joined(asked, guidance, *networks, run, execution)
     decides = joined(asked, guidance, run, execution)

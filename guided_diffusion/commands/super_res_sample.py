@@ -19,6 +19,7 @@ from ..data.low_res import open_base_samples
 from ..diffusion.settings import ProcessSettings
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, load_asked
+from ..models.reading_of_training import reading_for
 from ..runtime.command import command
 from ..runtime.random_streams import Stream
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -43,7 +44,8 @@ def main(
     domain = load_asked(sample.model_path, network, process, kind=SUPER_RES, compile=compile)
     own, picked = domain.network, wanted.drawn(domain.classes) if wanted.classes else []
     needed = None if picked else domain.classes
-    base = open_base_samples(small.base_samples, own.small_size, needed, own.in_channels)
+    reading = reading_for(domain, small, ("intensity_range",))
+    base = open_base_samples(small.base_samples, own.small_size, needed, own.in_channels, reading)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
     in_folder = Path(small.base_samples).is_dir()

@@ -46,7 +46,8 @@ def main(
     own = images, network.in_channels, loop, folder.path
     classes = classes_to_learn(*own) if network.class_cond else None
     with blame("data_dir"):
-        shown = open_images(images.data_dir, large_size, network.in_channels, classes=classes)
+        options = {"classes": classes, "reading": images, "quiet": True}
+        shown = open_images(images.data_dir, large_size, network.in_channels, **options)
 
     # Train, with a grid of samples every so often.
     def condition(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from .image_files import center_crop_arr, random_crop_arr
 from .image_formats import open_images
 from .image_source import Batch, ImageFiles, ImageSource
 from .pictures import to_picture
+from .reading import ReadingSettings
 
 CACHE_BYTES = 2**30
 
@@ -93,7 +94,9 @@ class ImageDataset(Dataset):
         if isinstance(self.source, ImageFiles):
             self.source.files = self.local_images  # a program may have replaced the list
         tile = self.source.tile(index)
-        if self.random_crop:
+        if self.random_crop and self.source.reading.crop == "native":
+            tile = image_files.native_random(tile, self.resolution, rng)
+        elif self.random_crop:
             tile = random_crop_arr(to_picture(tile), self.resolution, rng=rng)
             tile = tile.reshape(self.resolution, self.resolution, self.in_channels)
         return AUGMENTATIONS[self.augment](tile, rng)
@@ -114,6 +117,7 @@ class ImageDataset(Dataset):
         if self.cache is None:
             return self.source.check()
         dist_util.everywhere(lambda: [self.source.tile(index).size for index in range(len(self))])
+        self.source.log_remarks()
 
     def conditions(self, index: int) -> dict[str, Any]:
         """Return {"y": label, "filepath": name}, as far as they are known."""
@@ -126,9 +130,14 @@ class ImageDataset(Dataset):
 
     def _crop(self, picture: Image.Image) -> np.ndarray:
         """Return the part of a picture that tiles come from: its centre, or all for random cuts."""
-        if self.random_crop:
-            return np.array(image_files.halved(picture, image_files.scaled_side(self.resolution)))
-        return center_crop_arr(picture, self.resolution)
+        native = self.source.reading.crop == "native"
+        if not self.random_crop:
+            cut = image_files.native_centre if native else center_crop_arr
+            return cut(picture, self.resolution)
+        if native:
+            image_files.refuse_smaller(picture.size, self.resolution)
+            return np.array(picture)
+        return np.array(image_files.halved(picture, image_files.scaled_side(self.resolution)))
 
 
 def load_data(
@@ -146,6 +155,7 @@ def load_data(
     start_step: int = 0,
     labels: str = "prefix",
     classes: Classes | None = None,
+    **reading: Any,
 ) -> "Batches":
     """Yield training batches of this rank for ever.
 
@@ -160,6 +170,7 @@ def load_data(
         start_step: number of batches that a resumed run has seen.
         labels: source of the classes, a key of `LABEL_SOURCES`.
         classes: classes by which those of the images are numbered; None: in alphabetical order.
+        **reading: keywords of `ReadingSettings`, as `crop="native"`.
 
     Yields:
         ([N, C, H, W] float32 in [-1, 1], conditions).
@@ -171,8 +182,13 @@ def load_data(
     with blame("data_dir"):
         if not class_cond:
             labels, classes = "", None
-        images = open_images(data_dir, image_size, in_channels, labels=labels, classes=classes)
+        asked = ReadingSettings(**reading)
+        images = open_images(
+            data_dir, image_size, in_channels, labels=labels, classes=classes, reading=asked
+        )
     side = 2 * image_files.scaled_side(image_size) if random_crop else image_size
+    if random_crop and images.reading.crop == "native":
+        side = max(images.picture(0).size)
     dataset = ImageDataset(
         image_size,
         [images.name(index) for index in range(len(images))],

@@ -44,12 +44,20 @@ class Listing:
     @property
     def counts(self) -> str:
         """Numbers of what is left out, by reason; empty: nothing is."""
-        counted = [f"{number} {reason}" for reason, number in self.left_out.most_common()]
+        counted = [
+            f"{number} {reason}{'s' * (number > 1 and reason.endswith('folder'))}"
+            for reason, number in self.left_out.most_common()
+        ]
         if len(counted) > LISTED_KINDS:
             rest = counted[LISTED_KINDS:]
             number = sum(int(text.split()[0]) for text in rest)
             counted[LISTED_KINDS:] = [f"{number} of {len(rest)} other kinds"]
         return ", ".join(counted)
+
+    @property
+    def report(self) -> str:
+        """One line on the number of images, and on what is left out."""
+        return report(self.folder, len(self.files), self.counts)
 
     @property
     def warnings(self) -> list[str]:
@@ -65,6 +73,12 @@ class Listing:
                 f"'*_{suffix}{Path(masks[0]).suffix}'"
             )
         return found
+
+
+def report(place: Path, number: int, left_out: str) -> str:
+    """Return a line on the number of images in a place, and on what is left out."""
+    images = f"{place}: {number} image{'s' * (number != 1)}"
+    return f"{images}; left out: {left_out}" if left_out else images
 
 
 def _looks_like_a_mask(file: str) -> bool:
@@ -138,9 +152,9 @@ class _Walk:
         image = entry.name.lower().endswith(EXTENSIONS)
         folder = _is_folder(entry)
         if entry.name.startswith("."):
-            self.found.left_out["hidden folders" if folder else "hidden"] += 1
+            self.found.left_out["hidden folder" if folder else "hidden"] += 1
         elif self._excluded(below):
-            self.found.left_out["folders by --exclude" if folder else "by --exclude"] += 1
+            self.found.left_out["excluded folder" if folder else "by --exclude"] += 1
         elif folder:
             self.visit(Path(entry.path), below)
         elif entry.is_symlink() and not os.path.exists(entry.path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..runtime import dist_util, logger
 from .classes import Classes
-from .image_folders import instead
+from .image_folders import instead, list_folder
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
 from .reading import READING, ReadingSettings
@@ -49,7 +49,7 @@ def open_images(
             group; empty: patients are unknown.
         keep_bytes: memory, bytes, for opened tiles; the tiles that fit are opened once.
         expected: description of the path, for messages.
-        reading: settings of how files are read.
+        reading: settings of how files are read, alone or in a group with others.
         quiet: whether nothing is logged, as the place was opened before.
 
     Raises:
@@ -57,7 +57,7 @@ def open_images(
     """
     for takes, format_class in FORMATS:
         if str(path) and takes(Path(path)):
-            options = () if reading == READING else (reading,)
+            options = () if reading.reading == READING else (reading.reading,)
             asked = "" if classes else labels
             source = format_class(Path(path), image_size, in_channels, asked, *options)
             if classes:
@@ -70,6 +70,16 @@ def open_images(
                     logger.warn(line)
             return source
     raise UserError(f"expected {expected}, got {str(path)!r}{instead(path)}")
+
+
+def log_listing(folder: str | os.PathLike, reading: ReadingSettings = READING) -> list[str]:
+    """List the image files of a folder, and log how many there are and what is left out."""
+    listing = list_folder(folder, reading.reading)
+    if dist_util.rank() == 0:
+        logger.log(listing.report)
+        for line in listing.warnings:
+            logger.warn(line)
+    return listing.files
 
 
 def _patient_expression(text: str) -> re.Pattern[str]:

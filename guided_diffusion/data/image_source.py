@@ -22,7 +22,7 @@ from . import image_files
 from .class_labels import classes_of_files, known_classes_of_files
 from .classes import Classes
 from .image_decoding import page_numbers, size_of
-from .image_folders import list_folder
+from .image_folders import list_folder, report
 from .reading import READING, ReadingSettings
 
 Batch = tuple[th.Tensor, dict[str, th.Tensor]]
@@ -163,8 +163,7 @@ class ImageSource(ABC):
     @property
     def report(self) -> str:
         """One line on the number of images, and on what is left out."""
-        count = f"{len(self)} image{'s' * (len(self) != 1)}"
-        return f"{self.path}: {count}{'; left out: ' * bool(self.left_out)}{self.left_out}"
+        return report(self.path, len(self), self.left_out)
 
     def gather_remarks(self) -> list[str]:
         """Return lines on what was done to how many images, on every rank after opening them."""

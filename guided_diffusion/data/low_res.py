@@ -10,6 +10,7 @@ from ..errors import UserError, blame
 from .classes import Classes
 from .image_formats import open_images
 from .image_source import Batch, ImageSource
+from .reading import READING, ReadingSettings
 
 
 def downsample(images: th.Tensor, side: int) -> th.Tensor:
@@ -29,7 +30,11 @@ def pixelated(images: th.Tensor, side: int) -> th.Tensor:
 
 
 def open_base_samples(
-    path: str, side: int, classes: Classes | None, in_channels: int
+    path: str,
+    side: int,
+    classes: Classes | None,
+    in_channels: int,
+    reading: ReadingSettings = READING,
 ) -> ImageSource:
     """Open the images to enlarge, of an .npz or of a folder (then as centre crops).
 
@@ -38,6 +43,7 @@ def open_base_samples(
         side: side of the small images, pixels.
         classes: classes of the network, which needs those of the images; None: it does not.
         in_channels: number of channels that the network takes, 1 to 4.
+        reading: settings of how files are read.
 
     Raises:
         UserError: if there are no images, or they do not fit the network.
@@ -45,9 +51,12 @@ def open_base_samples(
     kinds = "an .npz or a folder of images"
     with blame("base_samples"):
         cut = 0 if Path(path).is_file() else side  # images of an .npz have their size already
-        images = open_images(path, cut, in_channels, classes=classes, expected=kinds)
+        images = open_images(
+            path, cut, in_channels, classes=classes, expected=kinds, reading=reading
+        )
         found = "x".join(map(str, images.size)) if len(images) else "no image"
         if found != f"{side}x{side}":
             expected = f"expected {side}x{side} pixels, as the model's --small_size says"
             raise UserError(f"{path}: {expected}, got {found}")
+        images.check()
         return images

@@ -36,7 +36,10 @@ class ReadingSettings(Settings):
         "first", "of files with several pages or frames: the first, or all as images", choices=PAGES
     )
     max_pixels: int = setting(
-        300_000_000, "largest image to open, pixels; one takes about 4 bytes of memory", minimum=1
+        300_000_000,
+        "largest image to open, pixels; one takes about 4 bytes of memory",
+        minimum=1,
+        free=True,
     )
 
     def __post_init__(self) -> None:
@@ -64,10 +67,11 @@ class ReadingSettings(Settings):
         return [part.strip() for part in self.exclude.split(",") if part.strip()]
 
     @property
-    def changed(self) -> dict[str, str | int]:
-        """{name: value} of the settings that are not at their defaults."""
-        fields = dataclasses.fields(self)
-        return {f.name: v for f in fields if (v := getattr(self, f.name)) != f.default}
+    def reading(self) -> "ReadingSettings":
+        """These settings alone, of a group that has others too."""
+        names = [field.name for field in dataclasses.fields(ReadingSettings)]
+        found = ReadingSettings(**{name: getattr(self, name) for name in names})
+        return found.with_given(self.given & set(names))
 
 
 READING = ReadingSettings()

@@ -7,10 +7,11 @@ from ..config.network_settings import WIDEST
 from ..config.settings import Settings, setting
 from .augmentations import AUGMENTATIONS
 from .class_labels import LABEL_SOURCES
+from .reading import ReadingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSettings(Settings):
+class FolderSettings(ReadingSettings):
     """Images to learn from."""
 
     data_dir: str = setting("", "folder of training images, searched recursively", required=True)
@@ -26,6 +27,12 @@ class FolderSettings(Settings):
         choices=AUGMENTATIONS,
     )
     random_crop: bool = setting(False, "random instead of centre crops")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """{name: value} of the keywords of `load_data`: crops at native scale are random."""
+        native = self.crop == "native" and "random_crop" not in self.given
+        return self.values() | {"random_crop": self.random_crop or native}
 
 
 def task(default: int, help: str) -> Any:

@@ -3,12 +3,13 @@
 import dataclasses
 
 from ..config.settings import setting
+from ..data.reading import ReadingSettings
 from ..runtime.settings import DeviceSettings, SeedSettings
 from .feature_extractors import EXTRACTORS
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings(SeedSettings, DeviceSettings):
+class EvaluateSettings(SeedSettings, DeviceSettings, ReadingSettings):
     """Comparing two sets of images."""
 
     reference: str = setting("", "images to be like: .npz or folder", place="REF")

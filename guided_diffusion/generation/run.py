@@ -13,6 +13,7 @@ from ..data.image_formats import open_images
 from ..data.image_source import ImageSource
 from ..errors import blame
 from ..models.domains import Domain
+from ..models.reading_of_training import reading_for
 from ..runtime import atomic_files, dist_util, progress_bars, work_sharing
 from ..translation.sequences import ImageSequence, Recipe, Sequences
 from . import manifest, report
@@ -65,8 +66,10 @@ class Generation:
         self.images: dict[str, ImageSource] = {}  # by stage that sequences start from
         for stage in {source.name: source for source, _ in plan.pairs}.values():
             network = domains[stage.name].network
+            reading = reading_for(domains[stage.name], asked)
             with blame(stage.flag):
-                images = open_images(stage.data_dir, network.image_size, network.in_channels)
+                size, channels = network.image_size, network.in_channels
+                images = open_images(stage.data_dir, size, channels, reading=reading)
             log_if_fewer(asked.num_images, len(images), stage.data_dir)
             self.images[stage.name] = images.first(asked.num_images)
         self.directions = []

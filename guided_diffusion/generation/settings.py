@@ -2,11 +2,12 @@
 
 import dataclasses
 
-from ..config.settings import Settings, setting
+from ..config.settings import setting
+from ..data.reading import ReadingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceSettings(Settings):
+class SequenceSettings(ReadingSettings):
     """Progressive sequences from a source to a target domain."""
 
     source_model: str = setting("", "source checkpoint or training run folder; empty: the demo")

@@ -21,6 +21,7 @@ from .writing import writing
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
 MOST_DEFERRED = 1000  # actions, which hold memory
+MOST_EARLY = 1000  # lines
 
 
 class Logger:
@@ -40,6 +41,7 @@ class Logger:
         self.name2cnt: dict[str, int] = defaultdict(int)
         self.level = INFO
         self.deferred: list[Callable[[], None]] = []
+        self.early: list[list[str]] = []  # lines before there is a folder
 
     def defer(self, action: Callable[[], None]) -> None:
         """Note an action that logs values, to be done before the row is read."""
@@ -80,6 +82,8 @@ class Logger:
             self._do_log(args)
 
     def _do_log(self, args: Sequence[Any]) -> None:
+        if self is Logger.DEFAULT and len(self.early) < MOST_EARLY:
+            self.early.append(list(map(str, args)))
         for writer in self.output_formats:
             if isinstance(writer, SeqWriter):
                 writer.writeseq([str(arg) for arg in args])
@@ -155,6 +159,18 @@ def configure(
     Logger.CURRENT = Logger(dir=dir, output_formats=formats, comm=comm)
     if formats:
         log(f"Logging to {dir}")
+    _repeat_early_lines(formats)
+
+
+def _repeat_early_lines(formats: Sequence[KVWriter]) -> None:
+    """Write the lines that only the terminal saw, before there was a log, into its files."""
+    if Logger.DEFAULT is None:
+        return
+    early, Logger.DEFAULT.early = Logger.DEFAULT.early, []
+    for writer in formats:
+        if isinstance(writer, SeqWriter) and getattr(writer, "owned", True):
+            for line in early:
+                writer.writeseq(line)
 
 
 def _configure_default_logger() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 
 from ..config.settings import Settings, setting
 from ..data.classes import Classes
+from ..data.reading import ReadingSettings
 from ..errors import ArgumentError
 
 
@@ -24,7 +25,7 @@ class SampleSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class EnlargeSettings(Settings):
+class EnlargeSettings(ReadingSettings):
     """The images to enlarge."""
 
     base_samples: str = setting(
@@ -99,7 +100,7 @@ class OneClassSettings(ClassSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class LikelihoodSettings(Settings):
+class LikelihoodSettings(ReadingSettings):
     """Bits per dimension of images under one model."""
 
     data_dir: str = setting("", "folder of images, searched recursively", required=True)

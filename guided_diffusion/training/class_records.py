@@ -13,6 +13,7 @@ from ..data.class_labels import counted, refuse_a_class_for_each_image
 from ..data.classes import RECORD, Classes, read_classes
 from ..data.image_formats import open_images
 from ..data.image_source import ImageSource
+from ..data.reading import ReadingSettings
 from ..data.settings import FolderSettings
 from ..errors import ArgumentError, blame
 from ..runtime import dist_util
@@ -41,7 +42,7 @@ def classes_to_learn(
     begun = loop.resume_checkpoint or getattr(loop, "init_checkpoint", "")
     own = read_classes(run_folder / RECORD, rows, images.labels)
     with blame("data_dir"):
-        source = open_labelled(images.data_dir, in_channels, images.labels)
+        source = open_labelled(images.data_dir, in_channels, images.labels, images)
         found = counted_classes(source)
         known = own or (read_classes(_folder_of(begun) / RECORD, rows) if begun else None)
         if not known:
@@ -55,9 +56,11 @@ def classes_to_learn(
         return known.counted(found)
 
 
-def open_labelled(data_dir: str, in_channels: int, labels: str) -> ImageSource:
+def open_labelled(
+    data_dir: str, in_channels: int, labels: str, reading: ReadingSettings
+) -> ImageSource:
     """Open images with their classes, to count them."""
-    return open_images(data_dir, 1, in_channels, labels=labels, quiet=True)
+    return open_images(data_dir, 1, in_channels, labels=labels, reading=reading, quiet=True)
 
 
 def counted_classes(images: ImageSource) -> Classes:

@@ -11,6 +11,7 @@ import torch as th
 import torch.nn.functional as F
 
 from ..data.classes import Classes
+from ..data.reading import READING, ReadingSettings
 from ..errors import ArgumentError, UserError, blame
 from ..models.mismatch import CLASSIFIER_SIGNS
 from ..runtime import execution
@@ -111,7 +112,12 @@ class ClassifierLoop(TrainLoop):
 
 
 def check_classes(
-    classes: Classes, num_classes: int, val_data_dir: str, in_channels: int, labels: str
+    classes: Classes,
+    num_classes: int,
+    val_data_dir: str,
+    in_channels: int,
+    labels: str,
+    reading: ReadingSettings = READING,
 ) -> None:
     """Check the classes of a classifier, and that the unseen images have the same.
 
@@ -121,6 +127,7 @@ def check_classes(
         val_data_dir: folder of the unseen images, or "".
         in_channels: channels of an image.
         labels: name of the label source, one of `LABEL_SOURCES`.
+        reading: settings of how files are read.
 
     Raises:
         UserError: if there are too many or too few classes, or the unseen images have others.
@@ -130,7 +137,7 @@ def check_classes(
         raise ArgumentError("data_dir", f"{expected}: {classes.listed} ({classes.origin})")
     if val_data_dir:
         with blame("val_data_dir"):
-            found = counted_classes(open_labelled(val_data_dir, in_channels, labels))
+            found = counted_classes(open_labelled(val_data_dir, in_channels, labels, reading))
             classes.refuse_unknown(found)
             if len(found) < len(classes):
                 listed = ", ".join(found.numbers)

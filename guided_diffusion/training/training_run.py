@@ -306,7 +306,7 @@ def train_on_images(
         seed=training.run.seed,
         start_step=trainer.resume_step,
         classes=classes,
-        **images.values(),
+        **images.loading,
     )
     trainer.data = condition(batches)
     training.claim(folder)

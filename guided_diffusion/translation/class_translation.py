@@ -22,6 +22,7 @@ from ..data.class_labels import class_names, classes_of_files, known_classes_of_
 from ..data.classes import Classes
 from ..data.image_files import list_image_files, log_if_fewer
 from ..data.image_source import ImageSource
+from ..data.reading import READING, ReadingSettings
 from ..errors import ArgumentError, blame
 from ..runtime import atomic_files, execution, logger
 from ..runtime.random_streams import ImageNoise
@@ -62,6 +63,7 @@ def list_translations(
     label_map: str = "",
     num_images: int = 0,
     classes: Classes | None = None,
+    reading: ReadingSettings = READING,
 ) -> list[Translation]:
     """List the translations to make: for each pair of classes, the images of the first.
 
@@ -73,12 +75,17 @@ def list_translations(
         num_images: number of images of each pair, in order of name; 0: all.
         classes: classes of the model; None: numbers alone, images are numbered in alphabetical
             order.
+        reading: settings of how files are read.
 
     Raises:
         UserError: if the flags or the files do not fit.
     """
+    if reading.pages != "first":
+        raise ArgumentError(
+            "pages", f"expected first, as each file has one result, got {reading.pages}"
+        )
     with blame("val_dir"):
-        files = list_image_files(folder)
+        files = list_image_files(folder, reading)
     paths = [path.relative_to(folder) for path in map(Path, files)]
     numbers, origin = _class_numbers(files, paths, folder, label_map, classes)
     found: list[Translation] = []

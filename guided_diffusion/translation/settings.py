@@ -8,6 +8,7 @@ import numpy as np
 from ..config.network_settings import NUM_CLASSES
 from ..config.settings import Settings, defaults, setting
 from ..data.image_features import FEATURES
+from ..data.reading import ReadingSettings
 from ..data.settings import task
 from ..diffusion.schedules import GRIDS
 from ..diffusion.solvers import DDIM, PREDICTED, SOLVERS, Multistep
@@ -168,7 +169,7 @@ class BatchSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassTranslationSettings(Settings):
+class ClassTranslationSettings(ReadingSettings):
     """Translation between classes of one model."""
 
     model_path: str = setting(
