@@ -170,7 +170,7 @@ def test_pictures_of_a_model_without_classes_have_empty_ones(runs, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["image_sample", "classifier_sample"])
-@pytest.mark.parametrize("count", [10**10, 10**18, 10**30])
+@pytest.mark.parametrize("count", [10**9, 2**31 - 1])
 def test_more_images_than_the_disk_holds_are_refused_before_anything(
     argv, tmp_path, command, count
 ):
