@@ -57,7 +57,7 @@ def main(
     unfinished = partial_results.unfinished(folder.path, "image_nll")
     fields = likelihood.fields(domain.diffusion.num_timesteps)
     results = [folder.path / f"{name}_terms.npz" for name in likelihood.TERMS]
-    partial_results.refuse_too_many(unfinished, fields, count)
+    dist_util.once(lambda: partial_results.refuse_too_many(unfinished, fields, count))
     folder.claim(precision=settle_precision(execution.precision, domain.device))
     logger.configure(str(folder.path))
     if dist_util.once(lambda: all(map(Path.exists, results)) and not unfinished.exists()):

@@ -20,6 +20,7 @@ from ..diffusion.settings import ProcessSettings
 from ..models.checkpoint import digest
 from ..models.domains import SUPER_RES, load_asked
 from ..models.reading_of_training import reading_for
+from ..runtime import logger
 from ..runtime.command import command
 from ..runtime.random_streams import Stream
 from ..runtime.settings import ExecutionSettings, RunSettings
@@ -48,6 +49,8 @@ def main(
     base = open_base_samples(small.base_samples, own.small_size, needed, own.in_channels, reading)
     if "num_samples" not in sample.given:
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
+    if base.classes:
+        logger.log(f"classes of the small images: {base.classes.listed} ({base.classes.origin})")
     in_folder = Path(small.base_samples).is_dir()
 
     def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:

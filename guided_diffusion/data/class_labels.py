@@ -72,15 +72,20 @@ def classes_of_files(
     classes = Classes.of(names, f"{meaning}, in {data_dir}", labels)
     if len(classes) > NUM_CLASSES:
         raise ArgumentError(
-            "class_cond",
+            "labels",
             f"expected at most {NUM_CLASSES} classes, found {len(classes)}; "
-            f"the class is a {meaning}, here {next(iter(classes.numbers))!r}",
+            f"the class is a {meaning}, here {next(iter(classes.numbers))!r}; "
+            f"{_ways(files, data_dir)}",
         )
     return [classes.numbers[name] for name in names], classes
 
 
-def known_classes_of_files(files: Sequence[str], data_dir: Folder, known: Classes) -> list[int]:
-    """Return the number of the class of each file, as a model numbers its classes.
+def known_classes_of_files(
+    files: Sequence[str], data_dir: Folder, known: Classes
+) -> tuple[list[int], Classes]:
+    """Return the number of the class of each file, as a model numbers its classes, and the classes.
+
+    A model whose classes have no names gets the numbers in alphabetical order.
 
     Where the labels that the model was trained with do not give its classes, but others do, these
     are taken: a model of images in folders may be shown images with the class in their names.
@@ -93,7 +98,7 @@ def known_classes_of_files(files: Sequence[str], data_dir: Folder, known: Classe
         try:
             numbers, found = classes_of_files(files, data_dir, labels)
             own = known.number_in(found)
-            return [own[number] for number in numbers]
+            return [own[number] for number in numbers], known if known.named else found
         except UserError as error:
             problem = problem or error
     raise problem or UserError("no labels")
@@ -124,12 +129,18 @@ def refuse_a_class_for_each_image(found: Classes, files: Sequence[str], data_dir
     if not no_prefix and (len(found) <= 2 or 2 * len(found) <= len(files) + 1):
         return
     shown = ", ".join(list(found.numbers)[:3])
-    places = {Path(file).parent.name for file in files if Path(file).parent != Path(data_dir)}
-    hint = f" (here {', '.join(sorted(places)[:3])})" if len(places) > 1 else ""
     raise ArgumentError(
         "labels",
         f"expected classes of several images each, found {len(found)} for {len(files)} images: "
-        f"{shown}{', ...' * (len(found) > 3)}; the class is the {found.origin}; name files as "
-        f"CLASS_NAME.png, or sort them into a folder for each class{hint} and give --labels "
-        "folder; a diffusion model can also be trained without --class_cond True",
+        f"{shown}{', ...' * (len(found) > 3)}; the class is the {found.origin}; "
+        f"{_ways(files, data_dir)}",
+    )
+
+
+def _ways(files: Sequence[str], data_dir: Folder) -> str:
+    places = {Path(file).parent.name for file in files if Path(file).parent != Path(data_dir)}
+    hint = f" (here {', '.join(sorted(places)[:3])})" if len(places) > 1 else ""
+    return (
+        f"name files as CLASS_NAME.png, or sort them into a folder for each class{hint} and give "
+        "--labels folder; a diffusion model can also be trained without --class_cond True"
     )

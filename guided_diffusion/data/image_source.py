@@ -305,8 +305,8 @@ class ImageFolder(ImageFiles):
 
     def number_by(self, known: Classes) -> None:
         """Number the classes of the files as a model does; see `ImageSource.number_by`."""
-        self.labels = known_classes_of_files(self._files_of_pages(), self.path, known)
-        self.classes = known
+        files = self._files_of_pages()
+        self.labels, self.classes = known_classes_of_files(files, self.path, known)
 
 
 def _common_size(files: Sequence[str], reading: ReadingSettings) -> tuple[int, int]:

@@ -117,5 +117,10 @@ def load_guided(
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"
     refuse_differing("classifier and diffusion model", guide, domain, same)
     guided = Guided(domain, guide, guidance.classifier_scale)
-    logger.log(f"classes: {guided.classes.listed}")
+    known = guided.classes
+    unnamed = [
+        model.label for model in (domain, guide) if model.classes and not model.classes.named
+    ]
+    if known.named and unnamed:
+        logger.warn(f"the classes of {unnamed[0]} have no names; they are taken for {known.listed}")
     return guided

@@ -59,8 +59,7 @@ def save_drawn(
         UserError: if the disk has no room.
     """
     path, unfinished, fields = files_of(folder, shape)
-    grid = folder / "samples.png"
-    if dist_util.once(lambda: grid.exists() and is_whole(path, shape)):
+    if dist_util.once(lambda: is_whole(path, shape)):
         logger.log(f"{path} is there already, with all {shape[0]} images")
     else:
         *_, drawn = partial_results.fill(
@@ -70,11 +69,15 @@ def save_drawn(
             images = drawn["image"]
             with atomic_files.atomic_write(path) as file:
                 np.savez(file, images, *([labels(range(len(images)))] if labels else []))
-            with atomic_files.atomic_write(grid) as file:
-                square_grid(images[:GRID_IMAGES]).save(file, "png")
             logger.log(f"saved {path}, and samples.png to look at")
+    dist_util.once(lambda: _save_grid(NpzImages(path, 0, shape[3], ""), folder / "samples.png"))
     dist_util.once(lambda: unfinished.unlink(missing_ok=True))
     return path
+
+
+def _save_grid(images: ImageSource, path: Path) -> None:
+    with atomic_files.atomic_write(path) as file:
+        square_grid(images.tiles(range(min(GRID_IMAGES, len(images))))).save(file, "png")
 
 
 def files_of(folder: Path, shape: Sequence[int]) -> tuple[Path, Path, list[tuple]]:
@@ -119,7 +122,7 @@ def save_pictures(
     numbers = labels(range(len(images))).tolist() if labels else [""] * len(images)
     digits = max(5, len(str(len(images) - 1)))
     names = [f"images/{index:0{digits}d}.png" for index in range(len(images))]
-    dist_util.once(lambda: (folder / "images").mkdir(exist_ok=True))
+    dist_util.once(lambda: atomic_files.make_subfolder(folder / "images"))
     for index in range(dist_util.rank(), len(images), dist_util.world_size()):
         with atomic_files.atomic_write(folder / names[index]) as file:
             images.picture(index).save(file, "png")
@@ -216,7 +219,8 @@ def draw_and_save(
     shape = sample.num_samples, size, size, channels
     path, unfinished, fields = files_of(folder.path, shape)
     if not path.exists():
-        partial_results.refuse_too_many(unfinished, fields, shape[0], copies=2)
+        need = unfinished, fields, shape[0], 2
+        dist_util.once(lambda: partial_results.refuse_too_many(*need))
     precision = execution.settle_precision(options["precision"], domain.device)
     drawn_of = {"classes": dict(classes.numbers)} if classes and classes.named else {}
     folder.claim(precision=precision, **drawn_of)

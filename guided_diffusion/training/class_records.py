@@ -39,12 +39,12 @@ def classes_to_learn(
     Raises:
         UserError: if images have no classes, almost each has its own, or a record has others.
     """
-    begun = loop.resume_checkpoint or getattr(loop, "init_checkpoint", "")
     own = read_classes(run_folder / RECORD, rows, images.labels)
+    begun = loop.resume_checkpoint or getattr(loop, "init_checkpoint", "")
+    known = own or (read_classes(_folder_of(begun) / RECORD, rows) if begun else None)
     with blame("data_dir"):
         source = open_labelled(images.data_dir, in_channels, images.labels, images)
         found = counted_classes(source)
-        known = own or (read_classes(_folder_of(begun) / RECORD, rows) if begun else None)
         if not known:
             names = [source.name(index) for index in range(len(source))]
             refuse_a_class_for_each_image(found, names, images.data_dir)

@@ -130,7 +130,7 @@ def _class_numbers(
         listed = sorted(set(zip(found, names, strict=True)))
     elif classes and classes.named:
         with blame("val_dir"):
-            found = known_classes_of_files(files, folder, classes)
+            found, _ = known_classes_of_files(files, folder, classes)
         listed = [(number, classes.name_of(number)) for number in sorted(set(found))]
     else:
         found, own = classes_of_files(files, folder, labels)

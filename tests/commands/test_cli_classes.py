@@ -234,3 +234,33 @@ def test_a_converted_checkpoint_keeps_its_classes(conditional, tmp_path):
     (output.parent / "labels.json").write_text('{"a": 0, "b": 1}')
     result = call("convert_checkpoint", *flags)
     assert result.code == 2 and "names the classes of another network" in result.last
+
+
+def test_a_classifier_without_a_record_is_taken_for_the_models_classes_aloud(
+    conditional, classifier, tmp_path
+):
+    bare = shutil.copytree(classifier, tmp_path / "bare")
+    (bare / "labels.json").unlink()
+    flags = ["--model_path", conditional, "--classifier_path", bare, *SAMPLING, "--num_samples", 1]
+    result = succeed("classifier_sample", *flags, "--out_dir", tmp_path / "out")
+    line = "the classes of bare have no names; they are taken for 0 tile0, 1 tile1"
+    assert line in result.out and "its classes are the numbers 0 to 1" in result.out
+
+
+def test_images_of_a_model_without_a_record_are_numbered_in_order_aloud(conditional, tmp_path):
+    bare, images = copied(conditional, tmp_path / "bare"), of_one_class(tmp_path / "images")
+    flags = ["--model_path", bare, "--data_dir", images, *SAMPLING, "--out_dir", tmp_path / "out"]
+    result = succeed("image_nll", *flags)
+    text = f"1 classes (file name up to its first _, in {images}):\n     0  tile1: 2 images"
+    assert text in result.out
+
+
+def test_more_classes_than_a_network_has_are_refused_with_the_ways_to_label(runs, tmp_path):
+    (first, *_) = sorted(runs.images.iterdir())
+    (tmp_path / "tiles").mkdir()
+    for index in range(1001):
+        (tmp_path / "tiles" / f"{index}_0.png").hardlink_to(first)
+    flags = [*runs.training, "--class_cond", "True", *SHORT, "--data_dir", tmp_path / "tiles"]
+    result = call("image_train", *flags, "--out_dir", tmp_path / "run")
+    assert result.code == 2 and result.last.startswith("error: --labels: expected at most 1000")
+    assert "found 1001" in result.last and "--labels folder" in result.last

@@ -108,3 +108,12 @@ def test_labels_depend_on_seed_and_index_alone_and_lie_among_the_classes():
     assert new_images.random_labels(0, [150, 7], (3, 8)).tolist() == one[[150, 7]].tolist()
     assert new_images.random_labels(1, range(200), (3, 8)).tolist() != one.tolist()
     assert new_images.random_labels(0, range(500)).max() > 500
+
+
+def test_a_grid_that_is_missing_is_made_of_the_images_that_are_there(tmp_path):
+    new_images.save_drawn(tmp_path, SHAPE, 3, Painter())
+    before = (tmp_path / "samples.png").read_bytes()
+    (tmp_path / "samples.png").unlink()
+    again = Painter()
+    new_images.save_drawn(tmp_path, SHAPE, 3, again)
+    assert again.asked == [] and (tmp_path / "samples.png").read_bytes() == before
