@@ -5,12 +5,13 @@ step waits for its device.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch as th
 
 from ..errors import DivergedError
-from ..runtime import dist_util
+from ..runtime import dist_util, logger
 
 MOST_PENDING = 1000  # steps whose flags are kept on the device
 FEWEST = 10  # steps that are judged together, where saves are closer than that
@@ -28,12 +29,13 @@ class Health:
         steps: number of steps that were read.
         skipped: number of those that did not move the weights.
         newest: newest checkpoint; "" before the first.
+        newest_step: number of steps done at that checkpoint.
     """
 
     def __init__(self, checkpoint: str = "", done: int = 0, advice: str = "") -> None:
         self.steps = self.skipped = 0
         self.newest, self._good, self._advice = checkpoint, "", advice
-        self._newest_step = self._moved = self._start = done
+        self.newest_step = self._moved = self._start = done
         self._finite: bool | th.Tensor = True
         self._pending: list[tuple[th.Tensor, bool]] = []
         self._unjudged = 0  # steps since the last judgement
@@ -43,7 +45,7 @@ class Health:
     def good(self) -> str:
         """Newest checkpoint after which a step moved the weights; "" if there is none."""
         self.read()
-        return self.newest if self._newest_step < self._moved else self._good
+        return self.newest if self.newest_step < self._moved else self._good
 
     def note_losses(self, losses: th.Tensor) -> None:
         """Note the losses [N] of a part of the present step's batch."""
@@ -65,8 +67,10 @@ class Health:
             self.read()
 
     def note_save(self, checkpoint: str, done: int) -> None:
-        """Note the file of a checkpoint that was saved after some steps."""
-        self._good, self.newest, self._newest_step = self.good, checkpoint, done
+        """Note the file of a checkpoint saved after some steps; warn if the last one is gone."""
+        if dist_util.rank() == 0 and is_gone(self.newest):
+            logger.warn(f"{self.newest}, the checkpoint before this one, is gone")
+        self._good, self.newest, self.newest_step = self.good, checkpoint, done
 
     def read(self) -> None:
         """Read the flags of the steps that are new."""
@@ -114,7 +118,8 @@ class Health:
         except DivergedError as error:
             left = "no checkpoint was saved"
             if self.good:
-                left = f"the last good checkpoint is {self.good}"
+                gone = ", which is gone" if is_gone(self.good) else ""
+                left = f"the last good checkpoint is {self.good}{gone}"
             elif self.newest:
                 left = f"no step went well after {self.newest}, so go back to one before it"
             problem = f"{error}, so the training ends; {left}; {self._advice}"
@@ -134,6 +139,11 @@ class Health:
         if 2 * lossless > len(steps):
             return f"the loss was not finite in {lossless} of the last {len(steps)} steps"
         return ""
+
+
+def is_gone(path: str) -> bool:
+    """Return whether a local file is named that does not exist."""
+    return bool(path) and "://" not in path and not os.path.exists(path)
 
 
 def not_finite(groups: Mapping[str, Iterable[th.Tensor]]) -> str:

@@ -202,10 +202,9 @@ class TrainLoop:
         """Train, yielding the number of steps done after each; logs and saves on the way."""
         started = time.monotonic()
         while not self.max_steps or self.done < self.max_steps:
-            if not hasattr(self.data, "__next__"):
-                self.data = iter(self.data)
+            batch = self._next_batch()
             with self.health.advising():
-                self.run_step(*next(self.data))
+                self.run_step(*batch)
             self.step += 1
             faults.point("train.step")
             if self.done % self.log_interval == 0 or self.done == self.max_steps:
@@ -220,6 +219,21 @@ class TrainLoop:
                 if os.getenv("DIFFUSION_TRAINING_TEST"):  # upstream's short trainings
                     return
             yield self.done
+
+    def _next_batch(self) -> Batch:
+        if not hasattr(self.data, "__next__"):
+            self.data = iter(self.data)
+        try:
+            return next(self.data)
+        except (UserError, OSError) as error:
+            # The others are in the middle of a step, so that a rank alone has nothing to save.
+            if dist_util.world_size() == 1 and self.done > self.health.newest_step:
+                self.save()
+            saved = f"the last save is {self.health.newest}" * bool(self.health.newest)
+            raise UserError(
+                f"after {self.done} steps: {error}; {saved or 'nothing was saved'}; when the data "
+                "is there again, the same command goes on"
+            ) from None
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
         """Do one optimizer step."""

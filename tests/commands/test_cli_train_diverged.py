@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from support.cli import TINY_CLASSIFIER, TINY_MODEL, call, snapshot, succeed
+from support.cli import TINY_CLASSIFIER, TINY_MODEL, call, draw_images, snapshot, succeed
 
+from guided_diffusion.data import image_datasets
 from guided_diffusion.models import checkpoint
 from guided_diffusion.models.checkpoint import load_state
 from guided_diffusion.runtime import command
@@ -167,3 +168,33 @@ def test_an_average_added_later_begins_where_it_was_added(runs, tmp_path):
     added = "of the average of rate 0.9, 66 % is still the weights of step 4, where it began"
     assert f"saved {tmp_path / 'model000008.pt'}; {added}" in out
     assert checkpoint.newest_weights(tmp_path).name == "ema_0.5_000008.pt"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_data_that_vanishes_or_breaks_is_named_and_nothing_is_lost(
+    runs, tmp_path, monkeypatch, damaged
+):
+    images = draw_images(tmp_path / "tiles", 5)
+    monkeypatch.setattr(image_datasets, "CACHE_BYTES", 0)
+    spoiled = images / "tile0_002.png"
+    run_step = train_util.TrainLoop.run_step
+
+    def run(loop, *batch):
+        run_step(loop, *batch)
+        if loop.done == 2:
+            for path in images.iterdir():
+                path.write_bytes(path.read_bytes()[:60]) if damaged else path.unlink()
+
+    monkeypatch.setattr(train_util.TrainLoop, "run_step", run)
+    flags = [*runs.training, "--data_dir", images, "--out_dir", tmp_path / "run"]
+    result = call("image_train", *flags)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert result.last.startswith(f"error: after 3 steps: {images}/tile")
+    assert result.last.endswith(
+        f"the last save is {tmp_path / 'run' / 'model000003.pt'}; when the data is there again, "
+        "the same command goes on"
+    )
+    monkeypatch.setattr(train_util.TrainLoop, "run_step", run_step)
+    draw_images(images, 5)
+    succeed("image_train", *flags)
+    assert (tmp_path / "run" / "model000008.pt").exists() and spoiled.exists()

@@ -96,7 +96,11 @@ def test_a_checkpoint_is_good_if_a_step_went_well_after_it():
             Health("a.pt", 5, "try"),
             "no step went well after a.pt, so go back to one before it; try",
         ),
-        (after("+", Health("a.pt", 5, "try")), "the last good checkpoint is a.pt; try"),
+        (after("+", Health("gs://a.pt", 5, "try")), "the last good checkpoint is gs://a.pt; try"),
+        (
+            after("+", Health("a.pt", 5, "try")),
+            "the last good checkpoint is a.pt, which is gone; try",
+        ),
     ],
 )
 def test_the_end_says_what_is_left_and_what_to_try(health, left):
@@ -119,3 +123,11 @@ def test_a_group_with_a_number_that_is_not_finite_is_named(value):
     assert not_finite({}) == not_finite({"a": [], "b": [huge, torch.empty(0)]}) == ""
     assert not_finite({"a": [huge], "b": iter([huge, wrong]), "c": [wrong]}) == "b"
     assert not_finite({"a": [torch.ones(2, dtype=torch.float16), huge], "b": [wrong]}) == "b"
+
+
+def test_a_checkpoint_that_was_removed_meanwhile_is_told(tmp_path, recorder):
+    (tmp_path / "a.pt").touch()
+    health = Health()
+    for name in ("a.pt", "b.pt", "c.pt"):
+        health.note_save(str(tmp_path / name), 1)
+    assert recorder.lines == [f"{tmp_path / 'b.pt'}, the checkpoint before this one, is gone"]
