@@ -135,6 +135,9 @@ class CompareDepthsSettings(PairSettings):
 
     num_images: int = setting(2, "images, the first by name", minimum=1)
     amount: int = setting(5, "images of each sequence", minimum=1)
+    depths: str = setting(
+        "", "fixed depths to show beside the policies', as 300,600; their number is the --amount"
+    )
     steps: int = setting(
         40, "forwards of an encoding, and of a decoding at most; 0: every level", minimum=0
     )

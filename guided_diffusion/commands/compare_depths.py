@@ -1,6 +1,7 @@
 """Draw the depths that each policy chooses, and the images decoded from them.
 
-depths.png has a row for each image and policy (add, even, uniform), captioned with the depths.
+depths.png has a row for each image and policy (add, even, uniform), captioned with the depths; with
+--depths also a row of those, fixed.
 curves.png has the feature along the encoding of each image, with the depths marked. An image is
 encoded once for all policies. Without models and data it uses the demo's.
 """
@@ -29,11 +30,14 @@ def main(asked: CompareDepthsSettings) -> None:
 
     # Check everything that can be wrong, before the first forward.
     walk = CONVERGED.replace(encode_steps=asked.steps, decode_steps=asked.steps)
-    policies = {name: DepthSettings(asked.amount, name) for name in POLICIES}
+    own = {} if asked.depths and "amount" not in asked.given else {"amount": asked.amount}
+    fixed = DepthSettings().replace(depths=asked.depths, **own).resolved()
+    policies = {name: DepthSettings(fixed.amount, name) for name in POLICIES}
+    policies |= {"fixed": fixed} if asked.depths else {}
     refuse_unequal(source, target)
     levels = source.diffusion.num_timesteps
     walk.check(levels)
-    policies["uniform"].check(levels)
+    fixed.check(levels)
     plots.figure_class()
     with blame("out_dir"):
         atomic_files.make_folder(Path(asked.out_dir))
@@ -54,7 +58,7 @@ def main(asked: CompareDepthsSettings) -> None:
 
     # Draw a row for each image and policy: the source image and its sequence.
     rows, captions = [], []
-    for (i, name, found), sequence in zip(chosen, decoded.split(asked.amount), strict=True):
+    for (i, name, found), sequence in zip(chosen, decoded.split(fixed.amount), strict=True):
         rows.append(pictures.to_uint8(torch.cat([images[i : i + 1], sequence])))
         title = f"{name}, fell back" if found.fallback else name
         captions.append([title, *(f"d{depth}" for depth in found.values)])

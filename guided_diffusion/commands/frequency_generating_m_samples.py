@@ -61,6 +61,7 @@ def main(
         domains[stage.name] = load_asked(str(file), network, process, static=True, **options)
 
     # Check everything that can be wrong, before the first forward.
+    depths = depths.resolved()
     levels = min(domain.diffusion.num_timesteps for domain in domains.values())
     recipe = Recipe(depths, walk.resolved(levels), batches, execution)
     own = asked, depths, recipe.walk, batches, run, execution, network, process
@@ -78,6 +79,9 @@ def main(
     folder.claim(precision=precision)
     open_run_log(folder.path, together=False)
 
+    if depths.fixed:
+        logger.log("the depths are fixed; soft labels count steps, whatever the depths are")
+
     # Make the sequences that are missing, and again those whose files are lost meanwhile.
     for left in generation.rounds():
         logger.log(f"{left} of {generation.count} sequences to make in {precision}")
@@ -87,9 +91,10 @@ def main(
     # Give the arrays their names and draw the contact sheets.
     if dist_util.rank() == 0:
         rows, shown = generation.finish()
-        failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
-        searches = f"{failed} of {generation.count} depth searches"
-        logger.log(f"{searches} fell back to evenly spaced depths")
+        if depths.policy == "add":
+            failed = sum(row["depth_fallback"] == "True" and row["step"] == "1" for row in rows)
+            searches = f"{failed} of {generation.count} depth searches"
+            logger.log(f"{searches} fell back to evenly spaced depths")
         logger.log(f"look at {shown}")
 
 

@@ -48,12 +48,14 @@ class Forwards:
 
 def forwards(source: GaussianDiffusion, target: GaussianDiffusion, recipe: Recipe) -> Forwards:
     """Return the forwards that one source image takes by a recipe, encoded and decoded."""
-    amount, walk = recipe.depths.amount, recipe.walk
+    depths, walk = recipe.depths.resolved(), recipe.walk
+    amount, fixed = depths.amount, depths.fixed
     evenly = depth_policies.uniform(np.empty((target.num_timesteps, 1)), amount).values
-    decoding = bound = decoding_forwards(target, walk, evenly)
-    if recipe.depths.depth_policy != "uniform":
+    decoding = bound = decoding_forwards(target, walk, fixed or evenly)
+    if depths.policy not in ("fixed", "uniform"):
         bound = amount * len(decode_moves(target, walk))
-    return Forwards(len(encode_moves(source, walk)), decoding, bound)
+    encoding = encode_moves(source, walk, max(fixed, default=None))
+    return Forwards(len(encoding), decoding, bound)
 
 
 def decoding_forwards(

@@ -169,7 +169,7 @@ class Exporter:
             "source_file": sequence.source_file,
             "source": self.names[0],
             "target": self.names[1],
-            "depth_policy": self.recipe.depths.depth_policy,
+            "depth_policy": self.recipe.depths.policy,
             "depth_fallback": str(sequence.depths.fallback),
             "level_convention": self.recipe.walk.level_convention,
             **self.provenance,

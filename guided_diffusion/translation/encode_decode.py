@@ -44,6 +44,7 @@ def encode(
     feature: str = "magnitude",
     watch: Callable[..., Iterable[Move]] = unwatched,
     memory_gb: float = 0.5,
+    deepest: int | None = None,
 ) -> tuple[Trajectory, np.ndarray]:
     """Walk a batch to noise once, keeping and measuring every state.
 
@@ -54,14 +55,15 @@ def encode(
         feature: name of the image feature to measure, see `image_features.FEATURES`.
         watch: wrapper of the moves, which may show progress.
         memory_gb: most GB of trajectory in memory; a larger one lies in a temporary file.
+        deepest: depth that suffices; None: full depth.
 
     Returns:
         the trajectory, and the features [N, T, K] float64 at the depths 1..T, interpolated between
-        visited depths.
+        visited depths, and behind the deepest as there.
     """
     diffusion = predict.domain.diffusion
     walk = walk.resolved(diffusion.num_timesteps)
-    moves = encode_moves(diffusion, walk)
+    moves = encode_moves(diffusion, walk, deepest)
     trajectory = Trajectory(moves, images, walk.encoding, levels(diffusion), memory_gb)
     features = []
     start = images.to(predict.domain.device)

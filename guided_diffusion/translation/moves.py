@@ -31,8 +31,10 @@ class Move:
     depth_next: int
 
 
-def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]:
-    """Return the moves from a clean image to noise.
+def encode_moves(
+    diffusion: GaussianDiffusion, walk: WalkSettings, deepest: int | None = None
+) -> list[Move]:
+    """Return the moves from a clean image to noise, or those of them that reach a depth.
 
     Raises:
         ArgumentError: if the walk does not fit the process.
@@ -41,12 +43,13 @@ def encode_moves(diffusion: GaussianDiffusion, walk: WalkSettings) -> list[Move]
     if walk.level_convention == "reference":
         here, above = diffusion.alphas_cumprod, diffusion.alphas_cumprod_next
         pairs = enumerate(zip(here.tolist(), above.tolist(), strict=True))
-        return [Move(t, a, b, t, t + 1) for t, (a, b) in pairs]
+        return [Move(t, a, b, t, t + 1) for t, (a, b) in pairs][:deepest]
     level, depths = levels(diffusion), _visited(diffusion, walk.grid, walk.encode_steps)
     mirrored = isinstance(walk.encoding, DDIM)
     return [
         Move((b if mirrored else max(a, 1)) - 1, level[a], level[b], a, b)
         for a, b in zip([0, *depths], depths, strict=False)
+        if deepest is None or a < deepest
     ]
 
 

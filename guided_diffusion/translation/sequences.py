@@ -59,13 +59,14 @@ class Recipe:
     execution: ExecutionSettings = ExecutionSettings()
 
     def resolved(self, diffusion: GaussianDiffusion) -> "Recipe":
-        """Return the recipe with the preset of its walks resolved for a process.
+        """Return the recipe with its preset and its amount resolved for a process.
 
         Raises:
             ArgumentError: if a setting does not fit the process.
         """
-        self.depths.check(diffusion.num_timesteps)
-        return replace(self, walk=self.walk.resolved(diffusion.num_timesteps))
+        depths, levels = self.depths.resolved(), diffusion.num_timesteps
+        depths.check(levels)
+        return replace(self, depths=depths, walk=self.walk.resolved(levels))
 
     def predictor(self, domain: Domain, priority: Priority) -> Predictor:
         """Return a predictor of noise with the network of a domain."""
@@ -127,7 +128,13 @@ class Sequences:
         memory_gb = self.recipe.batches.trajectory_memory
         tiles = self.images.tiles(batch)
         trajectory, features = encode_decode.encode(
-            self.encoder, to_model_range(tiles), walk, wanted.depth_feature, self.watch, memory_gb
+            self.encoder,
+            to_model_range(tiles),
+            walk,
+            wanted.depth_feature,
+            self.watch,
+            memory_gb,
+            deepest=max(wanted.fixed, default=None),
         )
         chosen = [wanted.choose(curve) for curve in features]
         latents = [trajectory.at(i, depths.values) for i, depths in enumerate(chosen)]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..config.network_settings import NUM_CLASSES
+from ..config.parser import numbers
 from ..config.settings import Settings, defaults, setting
 from ..data.image_features import FEATURES
 from ..data.reading import ReadingSettings
@@ -139,12 +140,51 @@ class DepthSettings(Settings):
         choices=FEATURES,
     )
 
+    depths: str = setting(
+        "",
+        "fixed depths in place of a policy, rising, as 300,600: numbers of noising moves, of the "
+        "shortened process with --timestep_respacing; as many as --amount, which follows from "
+        "them; empty: as --depth_policy chooses",
+    )
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """The depths that are the same for every image; (): a policy chooses them."""
+        return numbers("depths", self.depths) if self.depths else ()
+
+    @property
+    def policy(self) -> str:
+        """Name of what chooses the depths: `fixed`, or a key of `POLICIES`."""
+        return "fixed" if self.depths else self.depth_policy
+
+    def resolved(self) -> "DepthSettings":
+        """Return the settings with the amount that follows from fixed depths.
+
+        Raises:
+            ArgumentError: if amount or policy contradict them.
+        """
+        if not self.depths:
+            return self
+        fixed, usual = self.fixed, defaults(DepthSettings)["amount"]
+        if self.amount != len(fixed) and ("amount" in self.given or self.amount != usual):
+            problem = f"expected {len(fixed)} or none, as many as --depths {self.depths} names"
+            raise ArgumentError("amount", f"{problem}, got {self.amount}")
+        if "depth_policy" in self.given:
+            problem = f"expected without --depths {self.depths}, which fixes the depths"
+            raise ArgumentError("depth_policy", f"{problem}, got {self.depth_policy}")
+        listed = ",".join(map(str, fixed))
+        return self.with_given(self.given, amount=len(fixed), depths=listed)
+
     def check(self, levels: int) -> None:
         """Raise an `ArgumentError` if levels are too few, or policy and feature do not fit."""
+        fixed = self.fixed
+        if fixed and (fixed[0] < 1 or fixed[-1] > levels or any(np.diff(fixed) < 1)):
+            expected = f"expected rising depths from 1 to {levels} (the number of diffusion steps)"
+            raise ArgumentError("depths", f"{expected}, got {self.depths}")
         if self.amount > levels:
             expected = f"expected 1 to {levels} (the number of diffusion steps)"
             raise ArgumentError("amount", f"{expected}, got {self.amount}")
-        if self.depth_policy == "add" and self.depth_feature != "magnitude":
+        if self.policy == "add" and self.depth_feature != "magnitude":
             problem = "the published search (--depth_policy add) is defined on magnitude"
             got = f"got {self.depth_feature!r}; use it with --depth_policy even"
             raise ArgumentError("depth_feature", f"{problem}, {got}")
@@ -152,6 +192,8 @@ class DepthSettings(Settings):
     def choose(self, features: np.ndarray) -> Depths:
         """Choose the depths of one image, by its features [T, K] after 1..T moves; see `check`."""
         self.check(len(features))
+        if self.depths:
+            return Depths(self.fixed)
         return POLICIES[self.depth_policy](features, self.amount)
 
 

@@ -36,7 +36,7 @@ class Trajectory:
     ) -> None:
         self.moves, self.levels, self.solver = moves, levels, solver
         self.depths = np.array([0, *(move.depth_next for move in moves)])
-        gaps = len(moves) < len(levels) - 1
+        gaps = len(moves) < moves[-1].depth_next
         memory_gb /= 2 if gaps else 1
         self.states = _large_array((len(moves) + 1, *clean.shape), memory_gb)
         self.states[0] = clean.numpy()
