@@ -58,10 +58,11 @@ class Health:
             taken: whether the step moved the weights.
             searching: whether a step that did not has lowered a loss scale, as it should.
         """
-        flags = [flag for flag in (taken, self._finite) if isinstance(flag, th.Tensor)]
-        device = flags[0].device if flags else "cpu"
-        both = [th.as_tensor(flag, device=device) for flag in (taken, self._finite)]
-        self._pending.append((th.stack(both), searching))
+        both = taken, self._finite
+        device = next((flag.device for flag in both if isinstance(flag, th.Tensor)), "cpu")
+        # Filled on the device: a number that is sent there would wait for it.
+        flags = [f if isinstance(f, th.Tensor) else th.full((), f, device=device) for f in both]
+        self._pending.append((th.stack(flags), searching))
         self._finite = True
         if len(self._pending) >= MOST_PENDING:
             self.read()

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -137,6 +138,9 @@ class TrainLoop:
         self.ddp_model = model
         if self.use_ddp:
             ids = [self.device.index] if self.device.type == "cuda" else None
+            # The gradient of a kernel of one pixel has other strides than its weights, but the same
+            # order in memory; DDP copies it, and its advice is of no use.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.ddp_model = DDP(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def _load_and_sync_parameters(self) -> None:

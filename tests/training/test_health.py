@@ -78,6 +78,21 @@ def test_flags_are_read_before_they_fill_the_device():
     assert after("+", health).steps == MOST_PENDING
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("taken", [True, False, torch.tensor(True)])
+def test_a_step_is_noted_without_waiting_for_a_gpu(taken):
+    loss, health = torch.ones(2, device="cuda"), Health()
+    taken = taken.to("cuda") if isinstance(taken, torch.Tensor) else taken
+    torch.cuda.set_sync_debug_mode("error")  # whoever waits for the GPU fails
+    try:
+        health.note_losses(loss)
+        health.note_losses(loss)
+        health.note_step(taken)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (health.judge() == "") is bool(taken)
+
+
 def test_a_checkpoint_is_good_if_a_step_went_well_after_it():
     health = Health("model000004.pt", 4)
     assert (health.good, health.newest) == ("", "model000004.pt")
