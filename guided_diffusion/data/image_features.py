@@ -14,15 +14,17 @@ EMPTY = 1e-6  # keeps the logarithm of a ring without power finite
 
 
 def grey(images: th.Tensor) -> th.Tensor:
-    """Return luma [N, H, W] float64 of colour images; the channel itself of one-channel ones.
+    """Return luma [N, H, W] float64 of colour images; the first channel of others.
+
+    A second or fourth channel is opacity, which does not count.
 
     Raises:
-        ValueError: unless images are [N, C, H, W] with 1, 3 or 4 channels.
+        ValueError: unless images are [N, C, H, W] with 1 to 4 channels.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3, 4):
-        raise ValueError(f"expected [N, 1, 3 or 4, H, W], got {tuple(images.shape)}")
+    if images.ndim != 4 or not 1 <= images.shape[1] <= 4:
+        raise ValueError(f"expected [N, 1 to 4, H, W], got {tuple(images.shape)}")
     images = images.double()
-    if images.shape[1] == 1:
+    if images.shape[1] < 3:
         return images[:, 0]
     red, green, blue = (weight * images[:, channel] for channel, weight in enumerate(LUMA))
     return red + green + blue

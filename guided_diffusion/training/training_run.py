@@ -179,7 +179,7 @@ class Training:
 
 def default_folder(prefix: str, data_dir: str) -> Path:
     """Return results/<prefix>_<name of the image folder>."""
-    return Path("results") / f"{prefix}_{Path(data_dir).resolve().name or 'images'}"
+    return Path("results") / f"{prefix}_{Path(os.path.realpath(data_dir)).name or 'images'}"
 
 
 def refuse_labels_of_no_use(images: FolderSettings, class_cond: bool) -> None:
