@@ -7,7 +7,6 @@ are seconds of the wall clock, which is read when the device has finished.
 
 import contextlib
 import multiprocessing
-import resource
 import signal
 import statistics
 import sys
@@ -194,9 +193,16 @@ def matmul_peaks(device: th.device, repeats: int = 20) -> dict[str, float]:
 
 
 def peak_memory(device: th.device) -> int:
-    """Return the most bytes held so far: by tensors on a GPU, else by this process."""
+    """Return the most bytes held so far: by tensors on a GPU, else by this process.
+
+    It is 0 where the system does not tell, as on Windows.
+    """
     if device.type == "cuda":
         return th.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # in kilobytes, except on macOS
 
@@ -214,11 +220,8 @@ class Worker:
         others = multiprocessing.active_children()
         # A process that starts while Ctrl-C is blocked never sees one. A terminal sends it to all
         # processes, and the first alone is to tell, and to end the others.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _without_interrupts():
             built = self._pool.submit(_build, build, args, device, th.get_num_threads())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._own = [each for each in multiprocessing.active_children() if each not in others]
         try:
             built.result()
@@ -249,6 +252,18 @@ class Worker:
         for process in self._own:
             process.kill()
         ending.join()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _contestant: Callable | None = None  # of this process, where it is a worker's

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch as th
 
+from ..runtime.execution import exact
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LOWEST, HIGHEST = -10, 9  # published bins, without -1 and 0
 EMPTY = 1e-6  # keeps the logarithm of a ring without power finite
@@ -23,7 +25,7 @@ def grey(images: th.Tensor) -> th.Tensor:
     """
     if images.ndim != 4 or not 1 <= images.shape[1] <= 4:
         raise ValueError(f"expected [N, 1 to 4, H, W], got {tuple(images.shape)}")
-    images = images.double()
+    images = images.to(exact(images.device)).double()
     if images.shape[1] < 3:
         return images[:, 0]
     red, green, blue = (weight * images[:, channel] for channel, weight in enumerate(LUMA))

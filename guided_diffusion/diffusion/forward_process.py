@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..runtime.execution import exact
+
 
 class DeviceTable:
     """A 1-d array with a cached copy on each device that uses it."""
@@ -33,7 +35,10 @@ class DeviceTable:
     def on(self, device: torch.device) -> Tensor:
         """Return the array as a tensor on a device; only the first call copies it there."""
         if device not in self._copies:
-            self._copies[device] = torch.as_tensor(self._values, device=device)
+            copy = torch.as_tensor(self._values)
+            if exact(device) != device:  # entries are cast to float32 anyway
+                copy = copy.float() if copy.is_floating_point() else copy
+            self._copies[device] = copy.to(device)
         return self._copies[device]
 
 
@@ -50,7 +55,9 @@ def _extract_into_tensor(
     Returns:
         Float32 tensor of `broadcast_shape`, constant within each image.
     """
-    values = torch.as_tensor(arr, device=timesteps.device)[timesteps].float()
+    device = timesteps.device
+    place = device if isinstance(arr, Tensor) else exact(device)
+    values = torch.as_tensor(arr, device=place)[timesteps.to(place)].float().to(device)
     return values.reshape(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
 
 

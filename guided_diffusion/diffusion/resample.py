@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..runtime.execution import exact
 from .forward_process import ForwardProcess
 
 
@@ -80,7 +81,8 @@ class LossAwareSampler(ScheduleSampler):
             local_ts: timesteps of this rank, integer [N].
             local_losses: unweighted losses at these timesteps [N].
         """
-        pairs = torch.stack([local_ts.double(), local_losses.detach().double()], dim=1)
+        rows = (local_ts, local_losses.detach())
+        pairs = torch.stack([row.to(exact(row.device)).double() for row in rows], dim=1)
         gathered = _gather_rows(pairs).cpu().numpy()
         self.update_with_all_losses(gathered[:, 0].astype(int).tolist(), gathered[:, 1].tolist())
 

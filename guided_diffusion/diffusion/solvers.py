@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..runtime.execution import exact
+
 Level = float | Tensor
 # A move already made: the level where the network was called, the states there, their noise.
 Past = tuple[Level, Tensor, Tensor]
@@ -29,7 +31,7 @@ def _as_float64(*levels: Level) -> list[Tensor]:
         if not isinstance(level, Tensor) and not 0.0 <= level <= 1.0:
             raise ValueError(f"noise level: expected a number in [0, 1], found {level}")
     tensors = [level for level in levels if isinstance(level, Tensor)]
-    device = max(tensors, key=Tensor.dim).device if tensors else None
+    device = exact(max(tensors, key=Tensor.dim).device) if tensors else None
     return [
         level.to(device, torch.float64)
         if isinstance(level, Tensor)

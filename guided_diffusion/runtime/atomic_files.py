@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import ArgumentError, UserError, blame
-from . import dist_util, faults
+from . import faults
 from .writing import FULL, described, room, writing
 
 _PARTIAL = re.compile(r"\..*\.[0-9a-f]{8}\.guided-diffusion\.partial", re.DOTALL)
@@ -219,6 +219,8 @@ def make_folder(folder: Path) -> None:
             if error.errno in FULL:
                 problem = described(error)
             raise UserError(problem) from None
+
+    from . import dist_util  # the log opens files too, and needs no torch
 
     dist_util.once(make)
 

@@ -18,7 +18,15 @@ _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # where torch looks for anoth
 
 @functools.cache
 def settle_precision(precision: str, device: th.device) -> str:
-    """Return "fp32" or "bf16" for a precision; for `auto`, the hardware decides."""
+    """Return "fp32" or "bf16" for a precision; for `auto`, the hardware decides.
+
+    Raises:
+        ArgumentError: for bf16 on an Apple GPU.
+    """
+    if device.type == "mps":
+        if precision == "bf16":
+            raise ArgumentError("precision", "expected fp32 or auto with mps, got 'bf16'")
+        return "fp32"
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -67,7 +75,14 @@ def to_use(network: Any, device: th.device | str, use_fp16: bool) -> None:
 def autocast(device: th.device, precision: str) -> contextlib.AbstractContextManager:
     """Return the context in which a network runs in a precision, which may be `auto`."""
     half = settle_precision(precision, device) == "bf16"
+    if device.type == "mps":  # which not every torch has it for
+        return contextlib.nullcontext()
     return th.autocast(device.type, dtype=th.bfloat16, enabled=half)
+
+
+def exact(device: th.device) -> th.device:
+    """Return the device for float64 numbers: the host for an Apple GPU, which has none."""
+    return th.device("cpu") if device.type == "mps" else device
 
 
 def upload(tensor: th.Tensor, device: th.device) -> th.Tensor:

@@ -12,6 +12,7 @@ import torch as th
 
 from ..data.image_features import FEATURES
 from ..diffusion.solvers import Multistep, Past
+from ..runtime import execution
 from .moves import Move, decode_moves, encode_moves, levels
 from .predictor import Predictor
 from .settings import WalkSettings
@@ -115,15 +116,16 @@ def decode(
     states = latents[order].to(predict.domain.device)
     # Depths and levels lie on the device, so that no move waits for the host.
     descending = th.tensor([depths[i] for i in order], device=states.device)
-    level_at = th.tensor(levels(diffusion), dtype=th.float64, device=states.device)
+    place = execution.exact(states.device)
+    level_at = th.tensor(levels(diffusion), dtype=th.float64, device=place)
     needed = [move for move in decode_moves(diffusion, walk) if move.depth_next < max(depths)]
     for move in watch(needed, desc="decoding"):
         joined = sum(d > move.depth_next for d in depths)
         depth = descending[:joined].clamp(max=move.depth_cur)
         active = states[:joined]
         eps = predict(active, depth - 1)
-        moved = solver.step(active, level_at[depth], move.level_next, eps, past)
-        past = solver.remember(past, (level_at[depth], active, eps))
+        moved = solver.step(active, level_at[depth.to(place)], move.level_next, eps, past)
+        past = solver.remember(past, (level_at[depth.to(place)], active, eps))
         states = th.cat([moved, states[joined:]])
     images = th.empty_like(states)
     images[order] = states

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from guided_diffusion.errors import UserError
+from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.runtime import execution
 
 
@@ -139,3 +139,18 @@ def test_without_a_compiler_compile_is_refused(monkeypatch, variable):
         execution.compiled(module, True)
     assert module._compiled_call_impl is None
     assert execution.compiled(module, False) is module
+
+
+MPS = torch.device("mps")
+
+
+def test_an_apple_gpu_computes_in_float32_and_leaves_float64_to_the_host():
+    assert execution.settle_precision("auto", MPS) == "fp32"
+    assert execution.settle_precision("fp32", MPS) == "fp32"
+    with pytest.raises(ArgumentError, match="precision: expected fp32 or auto with mps"):
+        execution.settle_precision("bf16", MPS)
+    with execution.autocast(MPS, "auto"):
+        pass
+    assert execution.exact(MPS) == torch.device("cpu")
+    for name in ("cpu", "cuda:1"):
+        assert execution.exact(torch.device(name)) == torch.device(name)
