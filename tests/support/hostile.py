@@ -268,10 +268,14 @@ def resumed(maker: Maker, rng: Any, place: Path) -> Case:
     if name in ("image_train", "classifier_train", "synthetic_train"):
         argv += ["--save_interval", "1"]
     succeed(name, *argv)
+    forget_digests(rng, place)
     files = [p for p in sorted((place / "out").rglob("*")) if p.is_file() and p.stat().st_size]
     path = pick(rng, files)
     if path.name == "args.json" and rng.integers(2):
         content, what = changed_record(rng, json.loads(path.read_text()))
+    elif path.suffix == ".pt" and rng.integers(2):
+        whole = torch.load(path, weights_only=True)
+        content, what = (changed_moments if "state" in whole else changed_state)(rng, whole, place)
     else:
         content, what = damage(rng, path.read_bytes())
     path.write_bytes(content)
@@ -284,6 +288,7 @@ def weights(maker: Maker, rng: Any, place: Path) -> Case:
 
     def change(folder: Path) -> str:
         paths = sorted(folder.rglob("*.pt"))
+        forget_digests(rng, folder)
         named, how = pick(rng, paths), int(rng.integers(3))
         if how == 0:
             content, what = damage(rng, named.read_bytes())
@@ -291,7 +296,8 @@ def weights(maker: Maker, rng: Any, place: Path) -> Case:
                 path.write_bytes(content)
             return f"every .pt like {named.name}, {what}"
         whole = torch.load(named, weights_only=True)
-        made, what = changed_state(rng, whole, place)
+        change = changed_moments if "state" in whole and rng.integers(4) else changed_state
+        made, what = change(rng, whole, place)
         for path in paths:
             path.write_bytes(made)
         return f"every .pt: {what}"
@@ -335,6 +341,39 @@ def changed_state(rng: Any, state: dict, place: Path) -> tuple[bytes, str]:
     file = io.BytesIO()
     torch.save(made.get(what, state), file)
     return file.getvalue(), f"{key} {what}"
+
+
+def forget_digests(rng: Any, folder: Path) -> None:
+    """Remove the digests beside checkpoints, as where they came without, in two of three cases."""
+    for path in folder.rglob("*.sha256") if rng.integers(3) else ():
+        path.unlink()
+
+
+def changed_moments(rng: Any, whole: dict, place: Path) -> tuple[bytes, str]:
+    """Return an optimizer's file with other moments, groups or loop, and what is other."""
+    of_weight = whole["state"][pick(rng, whole["state"])]
+    name = pick(rng, of_weight)
+    value = of_weight[name]
+    wider = torch.zeros(2 * max(1, value.numel()))
+    entries: list[Any] = [
+        *(wider, value.reshape(-1)[:0], value.half(), value.to_sparse(), value.to("meta")),
+        *(value * float("nan"), value.long(), 3, "x", None, [value], torch.zeros(1).expand(10**6)),
+    ]
+    how = int(rng.integers(6))
+    if how < 3:
+        of_weight[name] = changed = pick(rng, entries)
+    elif how == 3:
+        place_of = pick(rng, [whole, whole["param_groups"][0], whole.get("loop", {})])
+        name, changed = pick(rng, place_of), pick(rng, VALUES)
+        place_of[name] = changed
+    elif how == 4:
+        del of_weight[name]
+        changed = "gone"
+    else:
+        whole["param_groups"][0]["params"] = changed = pick(rng, [[], [0], [0] * 99, ["x"], None])
+    file = io.BytesIO()
+    torch.save(whole, file)
+    return file.getvalue(), f"{name} is {str(changed):.40}"
 
 
 def arrays(maker: Maker, rng: Any, place: Path) -> Case:
