@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ArgumentError, DamagedFileError, UserError
 from ..models import averages, checkpoint
-from ..models.integrity import digest_file
+from ..models.integrity import digest_file, write_digest
 from ..runtime import dist_util, logger
 
 
@@ -120,3 +120,12 @@ def remove_unfinished(folder: Path, done: int) -> None:
             for part in (*folder.glob(f"ema_*_{step}.pt"), optimizer):
                 digest_file(part).unlink(missing_ok=True)
                 part.unlink()
+
+
+def complete_digests(folder: Path, done: int) -> None:
+    """Write the digests that a kill kept from the files of a checkpoint, which was just loaded."""
+    step = f"{done:06d}.pt"
+    parts = folder / f"model{step}", folder / f"opt{step}", *folder.glob(f"ema_*_{step}")
+    for path in parts:
+        if path.exists() and not digest_file(path).exists():
+            write_digest(path, checkpoint.digest(path))

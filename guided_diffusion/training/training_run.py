@@ -35,7 +35,7 @@ from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.stop_requests import BY_SIGNAL, StopSignal, stop
 from . import start_report
 from .class_records import record_classes
-from .resume import remove_unfinished
+from .resume import complete_digests, remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .shown_weights import shown_weights
 from .train_util import TrainLoop, ema_rates
@@ -234,6 +234,7 @@ def train(
     """
     # Remove files and rows of steps that are trained again, and open the log.
     dist_util.once(lambda: remove_unfinished(loop.out_dir, loop.done))
+    dist_util.once(lambda: complete_digests(loop.out_dir, loop.done))
     dist_util.once(lambda: drop_later_rows(loop.out_dir, loop.done))
     open_run_log(loop.out_dir)
     if note:
