@@ -1,18 +1,21 @@
 """Compare a set of images with a reference: KID, precision, recall, FID and sFID.
 
-REF and SAMPLES are each an .npz (arr_0, images [N, H, W, C] uint8) or a folder of images. The
-numbers stand with N and an interval; --out writes them as JSON.
+REF and SAMPLES are each an .npz (arr_0, images [N, H, W, C] uint8), a folder of images, or the run
+folder of a generation or of samples, of which just the generated images count. The numbers stand
+with N and an interval; --out writes them as JSON.
 """
 
 import json
 from typing import Any
 
-from ..data.image_formats import open_set, refuse_unequal_sizes
+from ..config.parser import numbers
+from ..data.image_formats import refuse_unequal_sizes
 from ..data.image_source import ImageSource
-from ..errors import blame
+from ..errors import ArgumentError, blame
 from ..evaluation import set_distances
 from ..evaluation.feature_extractors import create_extractor
 from ..evaluation.settings import EvaluateSettings
+from ..generation.finished_images import open_results
 from ..runtime import atomic_files, dist_util, run_folder
 from ..runtime.command import STARTS_ANEW, command
 
@@ -25,10 +28,15 @@ def main(asked: EvaluateSettings) -> None:
     # Open both sets, and the network that extracts their features.
     atomic_files.refuse_unwritable(asked.out)
     device = dist_util.dev()
-    sets = []
+    steps = numbers("steps", asked.steps) if asked.steps else ()
+    sets, parts = [], []
     for path, name in ((asked.reference, "REF"), (asked.samples, "SAMPLES")):
         with blame(name):
-            sets.append(open_set(path, asked.image_size, asked))
+            images, part = open_results(path, asked.image_size, steps, asked)
+        sets.append(images)
+        parts.append(part)
+    if steps and not any(parts):
+        raise ArgumentError("steps", "expected a folder of generated sequences, got none")
     refuse_unequal_sizes(*sets)
     extractor = create_extractor(asked.features, asked.weights, device)
 
@@ -42,8 +50,8 @@ def main(asked: EvaluateSettings) -> None:
     remarks = [line for images in sets for line in images.warnings + images.gather_remarks()]
     report = {
         "features": {key: getattr(extractor, key) for key in ("name", "note", "comparable")},
-        "reference": describe(*pairs[0]),
-        "samples": describe(*pairs[1]),
+        "reference": describe(*pairs[0], parts[0]),
+        "samples": describe(*pairs[1], parts[1]),
         "metrics": results,
         "confidence_percent": set_distances.CONFIDENCE,
         "warnings": [text for p in pairs for text in set_distances.warnings_of(*p, extractor)]
@@ -58,11 +66,12 @@ def main(asked: EvaluateSettings) -> None:
                 json.dump(report, file, indent=2)
 
 
-def describe(images: ImageSource, measured: set_distances.Measured) -> dict[str, Any]:
+def describe(images: ImageSource, measured: set_distances.Measured, part: str) -> dict[str, Any]:
     """Return the report on a set; "statistics" names distances by statistics from its file."""
     given = sorted(measured.given)
     about = {"path": str(images.path), "n": len(images), "statistics": given}
-    return about | ({"left_out": images.left_out} if images.left_out else {})
+    others = {"part": part, "left_out": images.left_out}
+    return about | {name: text for name, text in others.items() if text}
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -71,7 +80,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     for name in ("reference", "samples"):
         given = "".join(f", {NAMES[d]} by its statistics" for d in report[name]["statistics"])
         rest = f"; left out: {report[name]['left_out']}" if "left_out" in report[name] else ""
-        found.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{given}{rest}")
+        part = f" ({report[name]['part']})" if "part" in report[name] else ""
+        found.append(f"{name}: {report[name]['path']}, N = {report[name]['n']}{part}{given}{rest}")
     found.append(f"{'metric':<10} {'value':>10}  {report['confidence_percent']}% interval")
     found += [line(NAMES[name], result) for name, result in report["metrics"].items()]
     return found + [f"warning: {text}" for text in report["warnings"]]

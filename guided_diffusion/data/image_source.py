@@ -296,7 +296,7 @@ class ImageFolder(ImageFiles):
         super().__init__(listing.files, image_size, in_channels, reading)
         self.path, self.left_out, self.warnings = path, listing.counts, listing.warnings
         if not image_size:
-            self.size = _common_size(listing.files, reading)
+            self.size = common_size(listing.files, reading)
         if labels:
             self.labels, self.classes = classes_of_files(self._files_of_pages(), path, labels)
 
@@ -309,7 +309,8 @@ class ImageFolder(ImageFiles):
         self.labels, self.classes = known_classes_of_files(files, self.path, known)
 
 
-def _common_size(files: Sequence[str], reading: ReadingSettings) -> tuple[int, int]:
+def common_size(files: Sequence[str], reading: ReadingSettings = READING) -> tuple[int, int]:
+    """Return height and width of all files, pixels; files of other sizes are a `UserError`."""
     first: tuple[int, int] | None = None
     for file in files:
         size = size_of(file, reading)

@@ -12,9 +12,14 @@ from .feature_extractors import EXTRACTORS
 class EvaluateSettings(SeedSettings, DeviceSettings, ReadingSettings):
     """Comparing two sets of images."""
 
-    reference: str = setting("", "images to be like: .npz or folder", place="REF")
-    samples: str = setting("", "images to judge: .npz or folder", place="SAMPLES")
+    reference: str = setting("", "images to be like: .npz, folder or run folder", place="REF")
+    samples: str = setting("", "images to judge: .npz, folder or run folder", place="SAMPLES")
 
+    steps: str = setting(
+        "",
+        "of a generation's sequences, the steps to compare, as 5,10; empty: all but 0, which is "
+        "the source tile",
+    )
     features: str = setting(
         "auto",
         "feature extractor: inception; small: fixed random weights, for a quick look; auto: "

@@ -65,6 +65,11 @@ def read_any(path: Path, needed: Sequence[str]) -> list[Row]:
     return [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header)]
 
 
+def columns_of(path: Path) -> list[str]:
+    """Return the names of the columns of a manifest; [] where there is none."""
+    return _lines(path)[0] if path.is_file() else []
+
+
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the names of the columns, and all whole lines of values that can be read."""
     if not path.exists():
