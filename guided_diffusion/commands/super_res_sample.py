@@ -8,7 +8,6 @@ Flags of network and process are read from the args.json beside the model; flags
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,7 +50,6 @@ def main(
         sample = sample.replace(num_samples=min(sample.num_samples, len(base)))
     if base.classes:
         logger.log(f"classes of the small images: {base.classes.listed} ({base.classes.origin})")
-    in_folder = Path(small.base_samples).is_dir()
 
     def conditions(indices: Sequence[int]) -> dict[str, torch.Tensor]:
         low_res, _ = base.batch([index % len(base) for index in indices])
@@ -64,7 +62,7 @@ def main(
 
     # Enlarge images on all ranks, and save them under upstream's name in a folder of the run.
     settings = wanted.recorded(domain.classes), sample, small, run, execution
-    images = {"images": names_of(base) if in_folder else digest(small.base_samples)}
+    images = {"images": names_of(base) if base.path.is_dir() else digest(base.path)}
     models = {"model": domain}
     name, results = "super_res_samples", "samples_*.npz"
     folder = results_folder(main, name, results, settings, models, **images)

@@ -179,7 +179,7 @@ def read_classes(path: Path, rows: int, labels: str = "prefix") -> Classes | Non
     Raises:
         UserError: if it is damaged, of another form, or has numbers that the network lacks.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return None
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_RECORD:

@@ -141,7 +141,7 @@ class _Walk:
             self.found.left_out["link to a folder that is read already"] += 1
             return
         self.seen.add(real)
-        if below and _is_run_folder(place / RECORD):
+        if below and is_run_record(place / RECORD):
             number = sum(1 for name in _names_below(place) if name.lower().endswith(EXTENSIONS))
             self.found.left_out[f"in {below} (a run folder)"] += number
             return
@@ -203,7 +203,7 @@ def _names_below(place: Path) -> Iterator[str]:
         yield from names
 
 
-def _is_run_folder(path: Path) -> bool:
+def is_run_record(path: Path) -> bool:
     """Return whether an args.json is the record of a run of this project."""
     try:
         about = path.stat()

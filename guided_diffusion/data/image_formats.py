@@ -12,11 +12,13 @@ from .image_folders import instead, list_folder
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
 from .reading import READING, ReadingSettings
+from .sample_runs import SampleRun, is_sample_run
 
 # Formats: a test of the paths that each takes, and a class made of (path, image_size, in_channels,
 # labels), and a `ReadingSettings` if it is not at its defaults. The first format that takes a path
 # opens it.
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., ImageSource]], ...] = (
+    (is_sample_run, SampleRun),
     (Path.is_dir, ImageFolder),
     (is_npz, NpzImages),
 )

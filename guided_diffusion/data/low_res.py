@@ -11,6 +11,7 @@ from .classes import Classes
 from .image_formats import open_images
 from .image_source import Batch, ImageSource
 from .reading import READING, ReadingSettings
+from .sample_runs import is_sample_run
 
 
 def downsample(images: th.Tensor, side: int) -> th.Tensor:
@@ -39,7 +40,8 @@ def open_base_samples(
     """Open the images to enlarge, of an .npz or of a folder (then as centre crops).
 
     Args:
-        path: folder, or .npz as `image_sample.py` writes it: arr_0, and classes as arr_1.
+        path: folder, run folder of a sampling command, or .npz as `image_sample.py` writes it:
+            arr_0, and classes as arr_1.
         side: side of the small images, pixels.
         classes: classes of the network, which needs those of the images; None: it does not.
         in_channels: number of channels that the network takes, 1 to 4.
@@ -50,7 +52,8 @@ def open_base_samples(
     """
     kinds = "an .npz or a folder of images"
     with blame("base_samples"):
-        cut = 0 if Path(path).is_file() else side  # images of an .npz have their size already
+        place = Path(path)  # images of an .npz have their size already
+        cut = 0 if place.is_file() or is_sample_run(place) else side
         images = open_images(
             path, cut, in_channels, classes=classes, expected=kinds, reading=reading
         )

@@ -18,6 +18,7 @@ from support.cli import (
     working_directory,
 )
 
+from guided_diffusion.data.image_formats import open_images
 from guided_diffusion.runtime import partial_results
 from guided_diffusion.sampling import new_images
 
@@ -222,3 +223,14 @@ def test_help_marks_what_must_be_given_and_says_what_happens_without_classes():
             assert "(required)" in about, about
         assert ("--classes STR" in text) == (command != "image_train")
         assert "labels.json" in text or command == "image_train"
+
+
+def test_the_run_folder_of_samples_stands_for_them(runs, tmp_path):
+    model = ["--model_path", runs.source, *SAMPLING, "--num_samples", 8, "--save_images"]
+    succeed("image_sample", *model, "--out_dir", tmp_path / "run")
+    for path in (tmp_path / "run", tmp_path / "run" / "samples_8x16x16x3.npz"):
+        source = open_images(path)
+        assert len(source) == 8 and source.size == (16, 16) and source.name(2).endswith(".npz#2")
+    real = draw_images(tmp_path / "real", 8)
+    compared = succeed("evaluate", real, tmp_path / "run", "--bootstrap", 2)
+    assert "samples_8x16x16x3.npz: 8 images, below" in compared.out

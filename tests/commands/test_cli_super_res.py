@@ -62,7 +62,8 @@ def test_a_training_leaves_checkpoints_a_record_and_logs(trained):
     names = {f"{name}00000{step}.pt" for name in ("model", "ema_0.5_", "opt") for step in (4, 8)}
     logs = {"args.json", "log.txt", "progress.csv", "progress.jsonl"}
     grids = {"samples/000004.png", "samples/000008.png"}
-    assert snapshot(trained).keys() == names | logs | grids
+    digests = {f"{name}.sha256" for name in names}
+    assert snapshot(trained).keys() == names | digests | logs | grids
     record = json.loads((trained / "args.json").read_text())
     assert record["script"] == TRAIN
     assert (record["args"]["large_size"], record["args"]["small_size"]) == (16, 8)

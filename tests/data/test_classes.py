@@ -98,6 +98,12 @@ def test_a_record_of_another_form_or_network_is_refused_in_a_line(tmp_path, cont
     assert "\n" not in message and len(message) < 400 + len(str(path))
 
 
+def test_a_link_whose_data_is_not_there_is_no_missing_record(tmp_path):
+    (tmp_path / RECORD).symlink_to(tmp_path / "annexed")
+    with pytest.raises(UserError, match="expected the classes of the weights beside it"):
+        read_classes(tmp_path / RECORD, 2)
+
+
 def test_a_folder_or_a_huge_file_in_place_of_the_record_is_refused(tmp_path):
     (tmp_path / RECORD).mkdir()
     with pytest.raises(UserError, match="got no file of a few kilobytes"):
