@@ -22,13 +22,13 @@ from .reading import READING, ReadingSettings
 UPSTREAMS_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
 
 
-def list_image_files(data_dir: str | os.PathLike, reading: ReadingSettings = READING) -> list[str]:
+def list_image_files(data_dir: str | os.PathLike) -> list[str]:
     """List the images of a folder and the folders below it, sorted by path.
 
     Raises:
         UserError: if the folder is missing or holds no image.
     """
-    return list_folder(data_dir, reading).files
+    return list_folder(data_dir).files
 
 
 def _list_image_files_recursively(data_dir: str | os.PathLike) -> list[str]:

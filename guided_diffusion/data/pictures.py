@@ -65,7 +65,7 @@ def scale_of(tile: np.ndarray) -> int:
 def read_tile(path: Path) -> np.ndarray:
     """Read a picture of a run, [H, W, C] uint8; a damaged file is a `UserError`."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             tile = np.array(picture)
     except (OSError, SyntaxError) as error:
         raise UserError(

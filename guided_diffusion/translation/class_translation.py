@@ -20,7 +20,8 @@ from ..config.parser import numbers
 from ..data import pictures, sealed_pictures
 from ..data.class_labels import class_names, classes_of_files, known_classes_of_files
 from ..data.classes import Classes
-from ..data.image_files import list_image_files, log_if_fewer
+from ..data.image_files import log_if_fewer
+from ..data.image_folders import list_folder
 from ..data.image_source import ImageSource
 from ..data.reading import READING, ReadingSettings
 from ..errors import ArgumentError, blame
@@ -85,7 +86,7 @@ def list_translations(
             "pages", f"expected first, as each file has one result, got {reading.pages}"
         )
     with blame("val_dir"):
-        files = list_image_files(folder, reading)
+        files = list_folder(folder, reading).files
     paths = [path.relative_to(folder) for path in map(Path, files)]
     numbers, origin = _class_numbers(files, paths, folder, label_map, classes)
     found: list[Translation] = []

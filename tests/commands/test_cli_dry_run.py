@@ -101,7 +101,8 @@ def test_two_ranks_announce_once_and_count_together(two_ranks, launcher, runs, t
     flags = [*runs.sequences, *UNIFORM, "--out_dir", tmp_path / "run"]
     result = two_ranks.run(launcher, SEQUENCES, *flags, "--dry_run", "True")
     assert result.code == 0, result.err
-    assert [line.split()[0] for line in result.out.splitlines()] == [
+    assert result.out.count(f"{runs.images}: 5 images") == 1
+    assert [line.split()[0] for line in result.out.splitlines()][-5:] == [
         "sequences",
         "forwards",
         "FLOPs",
