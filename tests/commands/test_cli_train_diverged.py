@@ -84,6 +84,20 @@ def test_what_is_not_finite_is_never_saved(runs, tmp_path, monkeypatch, kind):
     assert all(v.isfinite().all() for v in load_state(tmp_path / "model000004.pt").values())
 
 
+def test_a_loss_that_is_not_finite_ends_a_training_whose_weights_are(runs, tmp_path, monkeypatch):
+    losses = train_util.TrainLoop._losses
+
+    def endless(loop, *args):
+        found = losses(loop, *args)
+        return found | {"loss": found["loss"] + torch.inf}  # the gradients stay as they were
+
+    monkeypatch.setattr(train_util.TrainLoop, "_losses", endless)
+    result = call("image_train", *runs.training, "--out_dir", tmp_path)
+    assert result.code == 4 and "skipped" not in result.out
+    assert result.last.startswith("error: step 4: the loss was not finite in 4 of the last 4 steps")
+    assert not list(tmp_path.glob("*.pt"))
+
+
 @pytest.mark.parametrize("name", ["model000004.pt", "ema_0.5_000004.pt"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_no_start(runs, tmp_path, name, value):
