@@ -51,7 +51,8 @@ class Limits:
         exceeds = isinstance(value, (int, float)) and self.maximum < value < math.inf
         if exceeds or (self.told and self.maximum < math.inf):
             text += f" from {self.minimum:.10g} to {self.maximum:.10g}"
-            text += f", {self.maximum:.10g} excluded" if self.excluded else ""
+            if self.excluded and value == math.nextafter(self.maximum, math.inf):
+                text += f", {value:g} excluded"
         elif self.minimum > -MOST and self.minimum != -self.maximum:
             text += f" of at least {self.minimum:g}"
         return text + "".join(f" or {value:g}" for value in self.also)

@@ -42,6 +42,7 @@ def test_a_number_is_bounded_on_both_sides(group, name):
     ("group", "values", "expected"),
     [
         (ModelSettings, {"dropout": 1.0}, "a number from 0 to 1, 1 excluded, got 1.0"),
+        (ModelSettings, {"dropout": 1.5}, "a number from 0 to 1, got 1.5"),
         (ModelSettings, {"image_size": 10**6}, "a whole number from 1 to 16384, got 1000000"),
         (ModelSettings, {"num_channels": 10**5}, "a whole number from -16384 to 16384, got 100000"),
         (DenoisingSettings, {"weight_decay": 1e300}, "a number from 0 to 1000, got 1e+300"),

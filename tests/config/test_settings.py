@@ -117,7 +117,6 @@ def test_whatever_a_record_holds_an_instance_has_allowed_values_only(value):
         (Limits(minimum=1), int, "a whole number of at least 1"),
         (Limits(0, 1), float, "a number from 0 to 1"),
         (Limits(0, 9, told=False), int, "a whole number of at least 0"),
-        (Limits(0, 1, excluded=True), float, "a number from 0 to 1, 1 excluded"),
         (Limits(minimum=1, also=(-1,)), int, "a whole number of at least 1 or -1"),
     ],
 )
