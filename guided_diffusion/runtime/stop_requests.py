@@ -28,7 +28,7 @@ AT_ONCE = (
     "last save"
 )
 BY_TIME, BY_SIGNAL = 1, 2  # reasons to stop
-_LONGEST_MARGIN = 60.0  # seconds kept for saving, before any save was seen
+_LEAST_MARGIN, _LONGEST_MARGIN = 10.0, 60.0  # seconds kept for a save, and for leaving
 _FORM = re.compile(r"(?:(\d{1,4})-)?(\d{1,5})(?::(\d{1,2}))?(?::(\d{1,2}))?")
 
 Handler = Callable[[int, Any], None]
@@ -144,7 +144,8 @@ class TimeLimit:
         self, seconds: float, began: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.end, self.clock, self.longest = began + seconds, clock, 0.0
-        self.margin = min(seconds / 10, _LONGEST_MARGIN)
+        least = min(seconds / 2, _LEAST_MARGIN)
+        self.margin = min(max(seconds / 10, least), _LONGEST_MARGIN)
         self.last: float | None = None  # end of the piece before; None: there is none to measure
 
     def near(self) -> bool:

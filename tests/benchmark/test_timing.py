@@ -5,6 +5,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -150,3 +151,11 @@ def test_a_worker_is_built_once_and_keeps_its_state():
 def test_forwards_are_counted_from_depths(name):
     expected = 40 + 12 + 30 + (30 if name == "published" else 0)
     assert sequence_timing.count_forwards(name, [(12, 30)], 40) == expected
+
+
+def test_a_system_without_resource_and_signal_masks_measures_no_memory(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    assert timing.peak_memory(torch.device("cpu")) == 0
+    with timing._without_interrupts():
+        pass

@@ -5,6 +5,8 @@ import inspect
 import json
 import os
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -315,3 +317,23 @@ def test_no_formats_means_silence(tmp_path, capsys):
     dump(a=1)
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
     assert Logger.CURRENT.output_formats == []
+
+
+def test_tensorboard_draws_numbers_at_their_steps_and_passes_over_text(monkeypatch, tmp_path):
+    class Writer:
+        def __init__(self, folder):
+            self.points = []
+
+        def add_scalar(self, key, value, step):
+            self.points.append((key, value, step))
+
+        def flush(self):
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    log = logger.make_output_format("tensorboard", str(tmp_path))
+    log.writekvs({"step": 40, "loss": np.float32(0.5), "depths": "1 2 3"})
+    log.writekvs({"loss": 0.25})
+    assert log.writer.points == [("step", 40.0, 40), ("loss", 0.5, 40), ("loss", 0.25, 41)]
