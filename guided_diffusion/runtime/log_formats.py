@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import faults
+from ..errors import UserError
+from . import faults, input_files
 from .atomic_files import partial_of
 from .environment import refuse_unknown_format
 from .writing import STDOUT, named, writing
@@ -40,6 +41,8 @@ class SeqWriter:
 
 def _open_log(filename: str) -> TextIO:
     path = os.path.abspath(filename)  # a later change of the working directory must not matter
+    with contextlib.suppress(FileNotFoundError):
+        input_files.size_of(path)  # a pipe would wait for a reader
     with writing(path):
         return open(path, "a+", encoding="utf-8", errors="replace", newline="")
 
@@ -128,14 +131,30 @@ class JSONOutputFormat(_FileFormat):
         self._append(json.dumps(plain) + "\n")
 
 
+def _table(path: str) -> list[list[str]]:
+    """Read the rows of a table that will be written anew when its columns grow.
+
+    Raises:
+        UserError: if something would be lost then.
+    """
+    try:
+        content = input_files.read_bytes(path)
+        content.split(b"\n", 1)[0].decode("utf-8")  # in a later row, a kill may have cut a letter
+        text = content.decode("utf-8", "replace")
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: expected the table of an earlier run, got a file that is none "
+            f"({type(error).__name__}); move it away to go on"
+        ) from None
+
+
 class CSVOutputFormat(_FileFormat):
     """A table whose columns grow when a new key comes up."""
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename)
-        self.file.seek(0)
-        self.keys: list[str] = next(csv.reader(self.file), [])
-        self.file.seek(0, os.SEEK_END)
+        self.keys: list[str] = next(iter(_table(self.file.name)), [])
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         if self._open_again_if_gone():

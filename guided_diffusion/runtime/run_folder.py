@@ -3,6 +3,7 @@
 To resume a run, run the same command again; a folder that was made by other flags is refused.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,7 @@ import torch as th
 
 from .. import __version__
 from ..errors import ArgumentError, UserError, blame
-from . import atomic_files, dist_util, logger, run_lock
+from . import atomic_files, dist_util, input_files, logger, run_lock
 
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
@@ -168,20 +169,23 @@ def difference(name: str, before: Any, now: Any) -> str:
     role, _, stage = owner.partition(".")
     model = f"stage {stage}" if stage else f"the {role.replace('_', ' ')}"
     if name.endswith(WEIGHTS):
-        digests = f"sha256 {before:.8} then and {now:.8} now"
+        digests = f"sha256 {str(before):.8} then and {str(now):.8} now"
         return f"the weights of {model} have changed since, {digests}"
+    before, now = _shown(before), _shown(now)
     if name == "stages.names":
-        return f"the names in --stages were {before!r}, are {now!r}"
+        return f"the names in --stages were {before}, are {now}"
     if name == PER_STEP:
-        return f"--batch_size times the number of processes was {before!r}, is {now!r}"
+        return f"--batch_size times the number of processes was {before}, is {now}"
     if name == "images":
         return "the images are other files now"
-    return f"--{flag}{f' of {model}' if owner else ''} was {before!r}, is {now!r}"
+    return f"--{flag}{f' of {model}' if owner else ''} was {before}, is {now}"
 
 
 def _same(name: str, one: Any, other: Any) -> bool:
-    if name.endswith(PATHS) and one and other:
-        return os.path.realpath(one) == os.path.realpath(other)
+    if name.endswith(PATHS) and isinstance(one, str) and isinstance(other, str):
+        with contextlib.suppress(ValueError):  # no path holds a zero byte
+            same = one and other and os.path.realpath(one) == os.path.realpath(other)
+            return bool(same) or one == other
     return one == other
 
 
@@ -191,12 +195,20 @@ def read_args(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is not JSON with an "args" object.
     """
-    if not path.exists():
-        return {}
+    expected = "JSON with an 'args' object"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record["args"], dict):
-            return record
-        raise TypeError(f'"args" is a {type(record["args"]).__name__}')
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected JSON with an 'args' object, got {error!r}") from None
+        record = input_files.read_json(path, expected)
+    except FileNotFoundError:
+        return {}
+    if not isinstance(record, dict) or not isinstance(record.get("args"), dict):
+        raise UserError(f"{path}: expected {expected}, got {_shown(record)}")
+    if not isinstance(record.get("script", ""), str):
+        raise UserError(f"{path}: expected text as its 'script', got {_shown(record['script'])}")
+    return record
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a record as it stands in Python, or its type if it may be long."""
+    if isinstance(value, dict):
+        return f"an object of {', '.join(map(repr, list(value)[:4])) or 'nothing'}"
+    return f"{value!r:.200}" if not isinstance(value, list) else "a list"

@@ -6,8 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from . import atomic_files, dist_util, logger
-from .writing import named
+from . import atomic_files, dist_util, input_files, logger
 
 
 def open_run_log(out_dir: Path, *, together: bool = True) -> None:
@@ -36,8 +35,7 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
     """
     for path in (out_dir / f"progress.{suffix}" for suffix in ("csv", "json", "jsonl")):
         if path.exists():
-            with named(path):
-                lines = path.read_bytes().splitlines(keepends=True)
+            lines = input_files.read_bytes(path).splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
             kept = [line for line in whole if not _step(line, lines[0], path.suffix) > done]
             atomic_files.write_if_changed(path, b"".join(kept))
@@ -45,7 +43,8 @@ def drop_later_rows(out_dir: Path, done: int) -> None:
 
 def _step(line: bytes, header: bytes, suffix: str) -> float:
     # nan, which is not above any number, where no step can be read.
-    with contextlib.suppress(ValueError, LookupError, TypeError, csv.Error):
+    unreadable = ValueError, LookupError, TypeError, OverflowError, RecursionError, csv.Error
+    with contextlib.suppress(*unreadable):
         if suffix != ".csv":
             return float(json.loads(line)["step"])
         keys, values = csv.reader([header.decode(), line.decode()])
