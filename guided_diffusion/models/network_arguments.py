@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ..config.network_settings import WIDEST
 from ..config.parser import numbers
 from ..errors import ArgumentError
+from ..runtime import logger
 
 # Image size -> width of each level as a multiple of the first (guided-diffusion; 16, 32 are ours).
 CHANNEL_MULT = {
@@ -82,3 +83,23 @@ def attention_factors(resolutions: str, image_size: int) -> tuple[int, ...]:
     if any(side <= 0 for side in sides):
         raise ArgumentError("attention_resolutions", f"expected sides above 0, got {resolutions!r}")
     return tuple(image_size // side for side in sides)
+
+
+def warn_of_sides(flag: str, resolutions: str, image_size: int, levels: int) -> None:
+    """Log which sides of `--attention_resolutions` no feature map has; upstream passes over them.
+
+    Args:
+        flag: name of the flag.
+        resolutions: value of the flag.
+        image_size: side of the images, pixels.
+        levels: number of levels; each halves the side of the one before.
+    """
+    factors = [2**level for level in range(levels)]
+    sides = resolutions.split(",") if resolutions else []
+    unmatched = [side for side in sides if image_size // int(side) not in factors]
+    if unmatched:
+        there = ", ".join(str(image_size // factor) for factor in factors)
+        logger.warn(
+            f"--{flag} {resolutions}: no feature map has side {' or '.join(unmatched)}, so that "
+            f"there is no attention for it; images of {image_size} pixels have maps of {there}"
+        )

@@ -30,6 +30,7 @@ from .network_arguments import (
     SUPER_RES_CHANNEL_MULT,
     attention_factors,
     channel_mults,
+    warn_of_sides,
     width,
 )
 
@@ -50,7 +51,11 @@ def build(
     Raises:
         ArgumentError: if a size, a width or an attention resolution does not fit.
     """
-    return build_network(network, process.learn_sigma, num_classes), build_process(process)
+    model = build_network(network, process.learn_sigma, num_classes)
+    for flag in ("attention_resolutions", "classifier_attention_resolutions"):
+        if (sides := getattr(network, flag, "")) and hasattr(model, "channel_mult"):
+            warn_of_sides(flag, sides, model.image_size, len(model.channel_mult))
+    return model, build_process(process)
 
 
 def outline(

@@ -1,6 +1,7 @@
 """Networks and processes from flags: upstream's defaults and calls, and flags that cannot work."""
 
 import argparse
+import re
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from support.reference_weights import draw
 
 from guided_diffusion import gaussian_diffusion as gd
 from guided_diffusion import script_util
+from guided_diffusion.config.network_settings import ClassifierSettings, ModelSettings
+from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import UserError
 from guided_diffusion.models import network_arguments
 from guided_diffusion.script_util import add_dict_to_argparser, args_to_dict
@@ -329,3 +332,34 @@ def test_create_model_has_upstreams_short_call():
     with torch.device("meta"):
         model = script_util.create_model(32, 32, 1)
     assert model.image_size == 32 and model.num_classes is None
+
+
+@pytest.mark.parametrize(
+    ("size", "mult", "sides", "told"),
+    [
+        (96, "1,2,3,4", "16,8", "no feature map has side 16 or 8, .* maps of 96, 48, 24, 12$"),
+        (96, "1,2,3,4", "24,8", "no feature map has side 8, .* maps of 96, 48, 24, 12$"),
+        (100, "1,2,3", "16", "no feature map has side 16, .* maps of 100, 50, 25$"),
+        (96, "1,2,3,4", "24,12", ""),
+        (64, "", "16,8", ""),
+        (64, "1,2", "", ""),
+    ],
+)
+def test_sides_that_no_feature_map_has_are_told_with_those_there_are(
+    recorder, size, mult, sides, told
+):
+    network = ModelSettings(
+        image_size=size, num_channels=32, channel_mult=mult, attention_resolutions=sides
+    )
+    with torch.device("meta"):
+        script_util.build(network, ProcessSettings())
+    assert bool(told) == bool(recorder.text)
+    assert re.search(f"--attention_resolutions {sides}: {told}" if told else "", recorder.text)
+
+
+def test_sides_of_a_classifier_are_told_under_its_flag(recorder):
+    with torch.device("meta"):
+        script_util.build(
+            ClassifierSettings(image_size=96, classifier_channel_mult="1,2"), ProcessSettings()
+        )
+    assert "--classifier_attention_resolutions 32,16,8: no feature map has side 32" in recorder.text
