@@ -14,7 +14,8 @@ from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training.class_records import classes_to_learn, record_classes
 from ..training.classifier_training import ClassifierLoop, check_classes
 from ..training.settings import ClassifierTrainSettings, LoopSettings
-from ..training.training_run import Training, train
+from ..training.starting_weights import settings_of_start
+from ..training.training_run import Training, folder_of, train
 
 
 @command(overrides={"lr": 3e-4, "batch_size": 4, "random_crop": True})
@@ -28,6 +29,10 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
+    # Take what is not given from the training that weights come from.
+    begun = loop.init_checkpoint, main.name, folder_of(run, "results/classifier")
+    network, process, own = settings_of_start(*begun, network, process, own)
+
     # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     # With a constant rate, a run of more steps continues a run of fewer.

@@ -16,6 +16,7 @@ from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training import training_run
 from ..training.class_records import classes_to_learn, legend, shared_among
 from ..training.settings import DenoisingSettings, GridSettings
+from ..training.starting_weights import settings_of_start
 from ..training.train_util import TrainLoop
 
 GRID_IMAGES = 16
@@ -32,10 +33,14 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
+    # Take what is not given from the training that weights come from.
+    default = training_run.default_folder("train", images.data_dir)
+    begun = loop.init_checkpoint, main.name, training_run.folder_of(run, default)
+    network, process = settings_of_start(*begun, network, process)
+
     # Check the settings, and that the run folder holds no other run.
     training_run.refuse_labels_of_no_use(images, network.class_cond)
     training = training_run.Training(loop, network, process, run, execution)
-    default = training_run.default_folder("train", images.data_dir)
     folder = training.folder(main, default, images, grid)
     own = images, network.in_channels, loop, folder.path
     classes = classes_to_learn(*own) if network.class_cond else None

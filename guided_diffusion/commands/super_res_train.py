@@ -21,6 +21,7 @@ from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training import training_run
 from ..training.class_records import classes_to_learn
 from ..training.settings import DenoisingSettings, GridSettings
+from ..training.starting_weights import settings_of_start
 from ..training.train_util import TrainLoop
 
 GRID_IMAGES = 8
@@ -37,10 +38,14 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
+    # Take what is not given from the training that weights come from.
+    default = training_run.default_folder("super_res_train", images.data_dir)
+    begun = loop.init_checkpoint, main.name, training_run.folder_of(run, default)
+    network, process = settings_of_start(*begun, network, process)
+
     # Check the settings, and that the run folder holds no other run.
     training_run.refuse_labels_of_no_use(images, network.class_cond)
     training = training_run.Training(loop, network, process, run, execution)
-    default = training_run.default_folder("super_res_train", images.data_dir)
     folder = training.folder(main, default, images, grid)
     large_size, small_size = network.large_size, network.small_size
     own = images, network.in_channels, loop, folder.path

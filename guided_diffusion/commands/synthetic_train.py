@@ -10,7 +10,8 @@ from ..diffusion.settings import ProcessSettings
 from ..runtime.command import command
 from ..runtime.settings import ExecutionSettings, RunSettings
 from ..training.settings import DenoisingSettings
-from ..training.training_run import Training, train
+from ..training.starting_weights import settings_of_start
+from ..training.training_run import Training, folder_of, train
 from ..translation.point_translation import run_of_task
 
 
@@ -24,6 +25,10 @@ def main(
     execution: ExecutionSettings,
 ) -> None:
     """Train, resuming what the run folder holds."""
+    # Take what is not given from the training that weights come from.
+    begun = loop.init_checkpoint, main.name, folder_of(run, run_of_task(points.task))
+    network, process = settings_of_start(*begun, network, process)
+
     # Check the settings, and that the run folder holds no other run.
     training = Training(loop, network, process, run, execution)
     folder = training.folder(main, run_of_task(points.task), points)

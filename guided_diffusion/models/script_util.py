@@ -58,11 +58,20 @@ def build(
     return model, build_process(process)
 
 
+class _NoNormalNumbers(th.overrides.TorchFunctionMode):
+    """Draw no normal numbers for an embedding, for which torch imports much where none are kept."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is th.nn.init.normal_:
+            return kwargs["tensor"]
+        return func(*args, **kwargs or {})
+
+
 def outline(
     network: Settings, process: ProcessSettings, num_classes: int = NUM_CLASSES
 ) -> dict[str, th.Tensor]:
     """Return the state dict of a network without values, which takes no memory; see `build`."""
-    with th.device("meta"):
+    with th.device("meta"), _NoNormalNumbers():
         return build_network(network, process.learn_sigma, num_classes).state_dict()
 
 

@@ -3,8 +3,12 @@
 import json
 import os
 import stat
+import tokenize
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
 
 from ..errors import UserError
 from . import faults
@@ -88,3 +92,22 @@ def read_json(path: Path, expected: str) -> Any:
         return json.loads(content.decode("utf-8-sig"))  # editors on Windows add a mark in front
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected {expected}, got {type(error).__name__}") from None
+
+
+def mapped_array(path: Path, mode: str = "r") -> np.memmap:
+    """Map an .npy file into memory.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: in a few words, if it is no whole array of numbers.
+    """
+    if not size_of(path):
+        raise ValueError("an empty file")
+    try:
+        return open_memmap(path, mode)
+    # numpy reads the header as Python text, which fails in many ways; its own words give advice
+    # that is not safe.
+    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, ArithmeticError) as error:
+        raise ValueError(f"no whole array ({type(error).__name__})") from None
+    except (RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"no array ({type(error).__name__})") from None

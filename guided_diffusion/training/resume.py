@@ -5,12 +5,23 @@ A checkpoint is modelNNNNNN.pt after NNNNNN steps, beside optNNNNNN.pt and ema_R
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ArgumentError, DamagedFileError, UserError
 from ..models import averages, checkpoint
 from ..models.integrity import digest_file, write_digest
-from ..runtime import dist_util, logger
+from ..runtime import dist_util, logger, run_folder
+
+# Settings that no shape of a weight tells, and that decide what weights mean.
+MEANING = set(
+    "num_heads num_heads_upsample num_head_channels use_new_attention_order attention_window "
+    "classifier_use_new_attention_order noise_schedule diffusion_steps predict_xstart "
+    "rescale_timesteps".split()
+)
+# Settings that may change in the midst of a training, though seldom on purpose.
+TOLD = set("image_size large_size small_size use_kl rescale_learned_sigmas".split())
 
 
 def parse_resume_step_from_filename(filename: str | os.PathLike) -> int:
@@ -87,6 +98,34 @@ def log_what_is_missing(path: str) -> None:
         logger.log(f"{path}: {expected}: training begins at step 0, {anew}")
     elif not (beside := Path(path).with_name(name.replace("model", "opt", 1))).exists():
         logger.warn(f"{path}: no {beside.name} beside it: the optimizer starts anew")
+
+
+def refuse_other_training(path: str, folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse to go on from another training whose weights would mean something else here.
+
+    Args:
+        path: the `--resume_checkpoint`.
+        folder: run folder; a checkpoint of its own goes first.
+        asked: {name: value} of the settings of network and process.
+
+    Raises:
+        ArgumentError: if its record has another process or other heads.
+    """
+    if not path or "://" in path or checkpoint.checkpoint_files(folder):
+        return
+    file = Path(path, "model.pt") if os.path.isdir(path) else Path(path)
+    told = checkpoint.training_record(file).get("args", {})
+    differing = [name for name in told if name in asked and told[name] != asked[name]]
+    unlike = [run_folder.difference(n, told[n], asked[n]) for n in differing if n in MEANING]
+    if unlike:
+        raise ArgumentError(
+            "resume_checkpoint",
+            f"{path} was trained otherwise ({'; '.join(unlike)}); give the same to go on with it, "
+            f"or --init_checkpoint {path} in its place to start anew from its weights",
+        )
+    for name in differing:
+        if name in TOLD and dist_util.rank() == 0:
+            logger.warn(f"{path}: {run_folder.difference(name, told[name], asked[name])}")
 
 
 def ema_rates(text: float | str) -> list[float]:

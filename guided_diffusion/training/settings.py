@@ -23,17 +23,18 @@ class LoopSettings(Settings):
     resume_checkpoint: str = setting(
         "", "modelNNNNNN.pt or training run folder to start from, where --out_dir has none"
     )
+    init_checkpoint: str = setting(
+        "",
+        "checkpoint or training run folder whose weights to start from, at step 0; flags of the "
+        "network and its process that are not given are those of its args.json; it may have "
+        "standard attention where this model has hybrid attention",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingSettings(LoopSettings):
     """Training of a diffusion model."""
 
-    init_checkpoint: str = setting(
-        "",
-        "checkpoint or training run folder whose weights to start from, at step 0; it may have "
-        "standard attention where this model has hybrid attention",
-    )
     lr_anneal_steps: int = setting(
         0, "steps over which --lr falls to 0, where training stops; 0: --lr stays", minimum=0
     )

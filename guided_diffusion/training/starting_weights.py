@@ -1,19 +1,97 @@
 """Starting weights from another model, which may have standard attention or other classes."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from ..errors import blame
+from ..config.network_settings import (
+    ClassifierSettings,
+    ModelSettings,
+    PointNetworkSettings,
+    SuperResSettings,
+)
+from ..config.settings import Settings, defaults, joined
+from ..diffusion.settings import ProcessSettings
+from ..errors import ArgumentError, blame
 from ..models import averages, checkpoint, convert
 from ..models.convert import Record
+from ..models.domains import FREE_OF_TRAINING
 from ..models.mismatch import SignsOfFlags, State, shape_of
 from ..networks.attention import STARTS, priorities_of
-from ..runtime import logger
+from ..runtime import dist_util, logger, run_folder
 
 # Keys that may be absent from one of the two models: shares of hybrid attention, class embedding.
+# Settings that are taken from the training that weights come from.
+OF_NETWORK = (
+    defaults(
+        ModelSettings, SuperResSettings, ClassifierSettings, PointNetworkSettings, ProcessSettings
+    ).keys()
+    | {"num_classes"}
+) - FREE_OF_TRAINING
 OPTIONAL = r"\.blend$|^label_emb\.weight$"
+
+
+def settings_of_start(
+    checkpoint_or_run: str, command: str, own: Path, *groups: Any
+) -> tuple[Any, ...]:
+    """Return the settings of a training that starts from the weights of another one.
+
+    What the command line does not give of the network and its process is as in the other training;
+    where what it gives differs, the log says so. Once the training has begun, its own record tells
+    what was not given, so that it goes on when the other one is gone.
+
+    Args:
+        checkpoint_or_run: the `--init_checkpoint`; empty: nothing changes.
+        command: name of the training command.
+        own: path of the training's own run folder.
+        *groups: settings of the training.
+
+    Returns:
+        The groups, in their order.
+
+    Raises:
+        UserError: if there is no such checkpoint, or a recorded value is not allowed.
+    """
+    if not checkpoint_or_run:
+        return groups
+    place = own / run_folder.RECORD
+    record = run_folder.read_args(place)
+    begun = record.get("script") == command
+    if not begun:
+        with blame("init_checkpoint"):
+            file = checkpoint.weights_file(Path(checkpoint_or_run))
+        record, place = checkpoint.training_record(file), file.with_name(run_folder.RECORD)
+    if record.get("script") != command:  # the weights tell whether they fit
+        return groups
+    told = {name: value for name, value in record["args"].items() if name in OF_NETWORK}
+    made = tuple(_filled(group, told, place) for group in groups)
+    if not begun and dist_util.rank() == 0:
+        _log_differences(place, told, groups, made)
+    return made
+
+
+def _filled(group: Settings, told: Record, place: Path) -> Settings:
+    taken = {name: told[name] for name in told.keys() & group.values().keys() - group.given}
+    try:
+        return group.with_given(group.given, **taken)
+    except ArgumentError as error:
+        raise ArgumentError(error.name, f"{error.problem} in {place}") from None
+
+
+def _log_differences(
+    place: Path, told: Record, before: Sequence[Settings], after: Sequence[Settings]
+) -> None:
+    asked, now = joined(*before), joined(*after)
+    taken = [f"--{name} {now[name]!r}" for name in sorted(now) if now[name] != asked[name]]
+    if taken:
+        logger.log(f"flags of the network and its process from {place}: {' '.join(taken)}")
+    for name in sorted(told.keys() & now.keys()):
+        if told[name] != now[name]:
+            trained = f"trained with --{name} {told[name]!r}"
+            logger.warn(f"{place.parent}: {trained}, this training has {now[name]!r}")
 
 
 def start_from(model: nn.Module, path: str | Path, signs_of_flags: SignsOfFlags) -> None:

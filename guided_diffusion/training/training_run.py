@@ -35,7 +35,7 @@ from ..runtime.settings import ExecutionSettings, RunSettings
 from ..runtime.stop_requests import BY_SIGNAL, StopSignal, stop
 from . import start_report
 from .class_records import record_classes
-from .resume import complete_digests, remove_unfinished
+from .resume import complete_digests, refuse_other_training, remove_unfinished
 from .settings import DenoisingSettings, GridSettings, LoopSettings
 from .shown_weights import shown_weights
 from .train_util import TrainLoop, ema_rates
@@ -62,12 +62,12 @@ class Training:
             raise ArgumentError("precision", problem)
         if isinstance(loop, DenoisingSettings):
             ema_rates(loop.ema_rate)
-            if loop.init_checkpoint and loop.resume_checkpoint:
-                raise ArgumentError(
-                    "init_checkpoint",
-                    "expected alone, got --resume_checkpoint too; the first starts a training "
-                    "anew, the second goes on with one",
-                )
+        if loop.init_checkpoint and loop.resume_checkpoint:
+            raise ArgumentError(
+                "init_checkpoint",
+                "expected alone, got --resume_checkpoint too; the first starts a training "
+                "anew, the second goes on with one",
+            )
         steps = self.process.diffusion_steps
         betas_of_flags(self.process.noise_schedule, steps, "diffusion_steps", pure_noise=False)
 
@@ -98,7 +98,7 @@ class Training:
         Raises:
             UserError: if the folder holds a run with other settings.
         """
-        path = Path(self.run.out_dir or os.getenv("OPENAI_LOGDIR") or default)
+        path = folder_of(self.run, default)
         own = self.loop, *others, self.network, self.process, self.run, self.execution
         # A step learns from the batch of all ranks together.
         asked = {**joined(*own), PER_STEP: self.loop.batch_size * dist_util.world_size()}
@@ -133,6 +133,8 @@ class Training:
             num_classes: number of classes of a classifier.
             **options: further keywords of the loop.
         """
+        asked = joined(self.network, self.process)
+        refuse_other_training(self.loop.resume_checkpoint, folder, asked)
         # Layers draw their first weights from torch's global generator and take no other.
         seed_torch(self.run.seed, Stream.FIRST_WEIGHTS)
         model, diffusion = build(self.network, self.process, num_classes)
@@ -175,6 +177,11 @@ class Training:
         with shown_weights(loop) as model, execution.autocast(loop.device, loop.precision):
             set_priority(model, "local")
             return diffusion.ddim_sample_loop(model, noise.shape, noise, model_kwargs=conditions)
+
+
+def folder_of(run: RunSettings, default: str | Path) -> Path:
+    """Return the path of the run folder, which is the default if the settings name none."""
+    return Path(run.out_dir or os.getenv("OPENAI_LOGDIR") or default)
 
 
 def default_folder(prefix: str, data_dir: str) -> Path:
