@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from ..errors import UserError, blame
-from ..runtime import atomic_files, faults
+from ..runtime import atomic_files, faults, input_files
 from ..runtime.writing import writing
 
 _BAD_FILE = (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError)
@@ -58,7 +58,7 @@ class EntryArray:
 
     def _read(self, path: Path) -> np.ndarray:
         try:
-            array = open_memmap(path, "r")  # "r+" would fill up one that was cut off
+            array = input_files.mapped_array(path)  # "r+" would fill up one that was cut off
             len(array)
         except _BAD_FILE as error:
             problem = f"expected an array, got {type(error).__name__} ({error})"

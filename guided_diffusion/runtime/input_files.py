@@ -34,6 +34,8 @@ def size_of(path: str | os.PathLike) -> int:
         found = os.stat(path)
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:  # a file where a folder should be
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
         raise unreadable(path, error) from None
     for is_kind, name in KINDS:

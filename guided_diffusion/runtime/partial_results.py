@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from ..errors import ArgumentError, blame
-from . import atomic_files, dist_util, faults, logger, progress_bars
+from . import atomic_files, dist_util, faults, input_files, logger, progress_bars
 from .work_sharing import SharedBatches
 
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
@@ -50,8 +49,8 @@ def refuse_too_many(path: Path, fields: Sequence[tuple], count: int, copies: int
 
 def _fits(path: Path, dtype: np.dtype, count: int) -> bool:
     try:
-        records = open_memmap(path, "r")
-    except (ValueError, EOFError, SyntaxError):  # cut off, or no such file
+        records = input_files.mapped_array(path)
+    except (ValueError, FileNotFoundError):  # cut off, or no such file
         return False
     return records.dtype == dtype and records.shape == (count,)
 
@@ -87,13 +86,13 @@ def fill(
         if not path.exists():
             with blame("num_samples"):
                 atomic_files.create_array(path, dtype, (count,))
-        finished = open_memmap(path, "r")["finished"]
+        finished = input_files.mapped_array(path)["finished"]
         if finished.any():
             logger.log(f"{finished.sum()} of {count} images are there from an earlier run")
         return np.flatnonzero(~finished).tolist()
 
     batches = SharedBatches(dist_util.once(missing), batch_size)
-    records = open_memmap(path, "r+")
+    records = input_files.mapped_array(path, "r+")
     for number, batch in enumerate(progress_bars.progress(batches, unit="batch")):
         if number:
             yield records

@@ -34,7 +34,7 @@ SHARED = [
     ("--num_head_channels 0", "--num_head_channels: expected a whole number of at least 1 or -1"),
     ("--num_head_channels 48", "--num_head_channels: expected -1 or a divisor of"),
     ("--num_heads_upsample 0", "--num_heads_upsample: expected a whole number of at least 1 or"),
-    ("--dropout 1.5", "--dropout: expected a number from 0 to 1, got '1.5'"),
+    ("--dropout 1.5", "--dropout: expected a number from 0 to 1, 1 excluded, got '1.5'"),
     ("--channel_mult 1,x", "--channel_mult: expected numbers with commas between, got '1,x'"),
     ("--channel_mult 0,1", "--channel_mult: expected multiples of 32 channels at every level"),
     ("--attention_resolutions x", "--attention_resolutions: expected numbers with commas"),
