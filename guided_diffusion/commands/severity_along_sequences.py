@@ -8,10 +8,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..config.settings import Settings, setting
 from ..data.drawn_tissue import severity_of
+from ..data.image_files import open_image
 from ..errors import UserError, require
 from ..generation import manifest
 from ..generation.manifest import Row
@@ -38,8 +38,7 @@ def main(asked: SeveritySettings) -> None:
 
     # Measure every picture: one row of severities per sequence.
     def severity(row: Row) -> float:
-        with Image.open(folder / row["file_name"]) as picture:
-            return severity_of(np.asarray(picture.convert("RGB")))
+        return severity_of(np.asarray(open_image(folder / row["file_name"])))
 
     severities = np.array([list(map(severity, rows)) for rows in sequences])
     depths = np.array([[int(row["depth"]) for row in rows] for rows in sequences])
