@@ -57,7 +57,7 @@ def scaling(asked: ScalingSettings) -> dict[str, Any]:
         "measurement": "scaling",
         "peak_memory": memory,
         "peak_memory_of_each": {n: [peaks[n] for peaks in runs] for n in counts},
-        "memory_ratio": max(memory.values()) / min(memory.values()),
+        "memory_ratio": max(memory.values()) / (min(memory.values()) or 1),  # 0: not measured
         "ranks": ranks,
         "ratio": whole[0] / whole[1],
         "ratio_without_start": made[0] / made[1],

@@ -101,11 +101,12 @@ def sequence(
 def search_depths(source: Domain, asked: SequenceTimingSettings) -> Depths:
     """Choose the depths of each image by the published search, on a short encoding."""
     walk = WalkSettings(preset="fast").resolved(source.diffusion.num_timesteps)
+    wanted = DepthSettings(asked.amount, "add")
+    wanted.check(source.diffusion.num_timesteps)  # before the encoding, which takes long
     images = open_first(source, asked.data_dir, asked.num_images)
     clean, _ = images.batch(range(len(images)))
     encoder = Predictor(source, max_batch=asked.max_batch, priority="global")
     _, features = encode_decode.encode(encoder, clean, walk)
-    wanted = DepthSettings(asked.amount, "add")
     return [wanted.choose(curve).values for curve in features]
 
 

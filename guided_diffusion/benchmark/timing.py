@@ -168,10 +168,11 @@ def _line(row: Mapping[str, Any]) -> str:
     if "operators" in row:
         shares = (f"{name} {share:.0%}" for name, share in row["operators"].items())
         end += f"\n    its time: {', '.join(shares)}"
+    memory = f"{row['peak_memory'] / 1e6:6.0f} MB" if row["peak_memory"] else "memory not measured"
     return (
         f"{row['name'] + batch:32s} {row['median']:9.3f} s {row['forwards']:7d} x {each:8.2f} ms  "
         f"ratio {ratio.format(**row['ratio'])}  {row['share_of_peak']:4.0%} of peak  "
-        f"{row['peak_memory'] / 1e6:6.0f} MB{end}"
+        f"{memory}{end}"
     )
 
 

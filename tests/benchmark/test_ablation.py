@@ -121,10 +121,51 @@ def test_a_part_of_the_folders_is_refused(tmp_path):
     assert "target_data_dir: expected together with --data_dir, got none" in result.last
 
 
-def test_an_error_of_a_training_is_that_of_the_command(two_rows, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    names = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir")
-    places = [word for name in names for word in (f"--{name}", empty)]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attention_resolutions", "a"], "attention_resolutions"),
+        (["--num_channels", "40"], "num_channels"),
+        (["--image_size", "18"], "image_size"),
+        (["--ema_rate", "2"], "ema_rate"),
+        (["--lr", "-1"], "lr"),
+        (["--amount", "2000"], "amount"),
+        (["--out_dir", "/proc/nowhere"], "out_dir"),
+        (["--data_dir", "empty"], "target_data_dir: expected together"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_drawn_or_trained(
+    tmp_path, monkeypatch, flags, message
+):
+    asked = []
+    monkeypatch.setattr(load_script("ablate_attention"), "run_command", lambda *w: asked.append(w))
+    result = call("ablate_attention", *SMALL, "--out_dir", tmp_path / "out", *flags)
+    assert result.code == 2 and message in result.last, result.err
+    assert not asked and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "few", "broken"])
+def test_folders_are_looked_at_before_anything_is_trained(tmp_path, monkeypatch, damage):
+    names, asked = ("data_dir", "target_data_dir", "val_data_dir", "val_target_data_dir"), []
+    monkeypatch.setattr(load_script("ablate_attention"), "run_command", lambda *w: asked.append(w))
+    for name in names:
+        draw_images(tmp_path / name, 8)
+    last = tmp_path / names[-1]
+    for file in list(last.iterdir())[{"empty": 0, "few": 1, "broken": 8}[damage] :]:
+        file.unlink()
+    if damage == "broken":
+        next(iter(last.iterdir())).write_bytes(b"no image")
+    places = [word for name in names for word in (f"--{name}", tmp_path / name)]
     result = call("ablate_attention", *SMALL, *places, "--out_dir", tmp_path / "out")
-    assert result.code == 2 and "image_train" in result.last and str(empty) in result.last
+    assert result.code == 2 and str(last) in result.last
+    assert not asked and not (tmp_path / "out").exists()
+
+
+def test_a_run_of_other_flags_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    folder = tmp_path / "out" / "models" / "hybrid-both_target"
+    folder.mkdir(parents=True)
+    record = {"script": "image_train", "args": {"lr": 0.5}}
+    (folder / "args.json").write_text(json.dumps(record))
+    result = call("ablate_attention", *SMALL, "--out_dir", tmp_path / "out")
+    assert result.code == 2 and "--lr was 0.5" in result.last
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"models"}

@@ -266,3 +266,23 @@ def test_two_ranks_hold_one_folder_together_and_are_refused_together(two_ranks, 
     done = two_ranks.run("mpiexec", "image_train", *flags)
     assert done.code == 0, done.err
     assert "model000001.pt" in snapshot(tmp_path) and run_lock.NAME not in snapshot(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_files_do_not_depend_on_threads_batch_and_ranks(tmp_path, precision):
+    few = ["--preset", "draft", "--num_images", 3, "--amount", 3, "--precision", precision]
+    runs = {
+        "one": (command("python", SEQUENCES, *few, "--batch_size", 1), 1),
+        "more": (command("python", SEQUENCES, *few, "--batch_size", 3, "--max_batch", 7), 2),
+        "ranks": (command("mpiexec", SEQUENCES, *few, "--batch_size", 2), 1),
+    }
+    found = {}
+    for name, (line, threads) in runs.items():
+        result = launch([*line, "--out_dir", str(tmp_path / name)], OMP_NUM_THREADS=threads)
+        assert result.code == 0, result.err
+        folder = tmp_path / name / "translation_gland_carcinoma"
+        found[name] = [np.load(folder / f"{array}.npy") for array in ("target", "diffway")]
+    for pictures, depths in found.values():
+        assert np.array_equal(depths, found["one"][1])
+        assert grey_levels_apart(pictures, found["one"][0]) <= (precision == "fp32")
