@@ -6,21 +6,21 @@
 import shutil
 
 import pytest
-from support.hostile import KINDS, USUAL, Case, Maker, World
+from support.hostile import USUAL, Case, Maker, World
 
 CASES, CHUNK = 500, 10
-FEW = 2 * len(KINDS)  # in the usual suite
+FEW = 12  # in the usual suite
 
 
 @pytest.fixture(scope="module")
 def maker(tmp_path_factory):
-    return Maker(World(tmp_path_factory.mktemp("world")), tmp_path_factory.mktemp("cases"))
+    return Maker(World.whole(tmp_path_factory.mktemp("world")), tmp_path_factory.mktemp("cases"))
 
 
-def faults_of(maker, indices):
+def faults_of(maker, indices, kind=""):
     found = {}
     for index in indices:
-        case = maker.make(index)
+        case = maker.make(index, kind)
         fault = case.fault(case.run())
         if fault:
             found[index] = f"{case} => {fault}"
@@ -28,9 +28,9 @@ def faults_of(maker, indices):
     return "\n\n".join(f"case {index}: {text}" for index, text in found.items())
 
 
-@pytest.mark.long
-def test_some_broken_input_ends_as_documented(maker):
-    assert not (found := faults_of(maker, range(CASES, CASES + FEW))), found
+@pytest.mark.parametrize("kind", ["flags", "variables"])
+def test_nonsense_in_a_flag_or_variable_ends_as_documented(runs, tmp_path, kind):
+    assert not (found := faults_of(Maker(World.of(runs), tmp_path), range(FEW), kind)), found
 
 
 @pytest.mark.long

@@ -26,6 +26,7 @@ from support.cli import (
     TINY_MODEL,
     TRAINING,
     Result,
+    Runs,
     load_script,
     succeed,
     train_two_runs,
@@ -80,6 +81,8 @@ USUAL: dict[str, list[str]] = {
 PLACES = ("evaluate", "convert_checkpoint", "severity_along_sequences", "benchmark")  # no --out_dir
 RESUMED = ("image_train", "classifier_train", SEQUENCES, "image_sample", "synthetic_train")
 
+ROLES = "conditional classifier upsampler sequences points small".split()
+
 NONSENSE = (
     ["", " ", "-1", "0", "0.5", "x", "nan", "inf", "-inf", "1e400", "1,2,x", ",", "None", "[]"]
     + ["True", "../..", "/dev/null", "/proc/self/mem", "~", "é\u202e\U0001f600", "a" * 5000]
@@ -100,14 +103,22 @@ VARIABLES = (
 
 @dataclass
 class World:
-    """Whole input of every kind, by name, in a folder."""
+    """Whole input of every kind, by name."""
 
-    base: Path
-    paths: dict[str, Path] = field(default_factory=dict)
+    paths: dict[str, Path]
 
-    def __post_init__(self) -> None:
-        base, runs = self.base, train_two_runs(self.base)
-        self.paths = {"model": runs.source, "target": runs.target, "images": runs.images}
+    @classmethod
+    def of(cls, runs: Runs) -> "World":
+        """Return a small world, whose other paths lead nowhere."""
+        paths = {name: runs.images.parent / f"no_{name}" for name in ROLES}
+        own = {"model": runs.source, "target": runs.target, "images": runs.images}
+        return cls({**paths, **own})
+
+    @classmethod
+    def whole(cls, base: Path) -> "World":
+        """Make a world in a folder."""
+        runs = train_two_runs(base)
+        world = cls.of(runs)
         made = {
             "conditional": ("image_train", *runs.training, *ONE, "--class_cond", "True"),
             "classifier": ("classifier_train", *TINY_CLASSIFIER, "--data_dir", runs.images),
@@ -116,18 +127,19 @@ class World:
         }
         for name, (command, *flags) in made.items():
             succeed(command, *flags, "--out_dir", base / name)
-            self.paths[name] = base / name
-        self.paths["sequences"] = next((base / "sequences").glob("translation_*"))
+            world.paths[name] = base / name
+        world.paths["sequences"] = next((base / "sequences").glob("translation_*"))
         with working_directory(base):
             succeed("synthetic_train", *POINTS, "--task", 0)
-        self.paths["points"] = next(base.rglob("log2D0")).parent
+        world.paths["points"] = next(base.rglob("log2D0")).parent
         small = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
         np.savez(base / "small.npz", arr_0=small)
-        self.paths["small"] = base / "small.npz"
+        world.paths["small"] = base / "small.npz"
         for name in USUAL:  # the children need not import what the commands need
             load_script(name)
         require("scipy.stats", "metrics")
         plots.figure_class()
+        return world
 
 
 @dataclass
@@ -172,13 +184,13 @@ class Maker:
     def __init__(self, world: World, base: Path) -> None:
         self.world, self.base = world, base
 
-    def make(self, index: int) -> Case:
-        """Return case number `index`."""
+    def make(self, index: int, kind: str = "") -> Case:
+        """Return case number `index`, of a kind or of each in turn."""
         rng = np.random.default_rng([14, index])
         place = self.base / f"case{index}"
         (place / "out").mkdir(parents=True)
         kinds = list(KINDS)
-        return KINDS[kinds[index % len(kinds)]](self, rng, place)
+        return KINDS[kind or kinds[index % len(kinds)]](self, rng, place)
 
     def line(self, name: str, place: Path, **changed: Path) -> list[str]:
         """Return the flags of a command, with some paths changed."""
