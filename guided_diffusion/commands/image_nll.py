@@ -84,12 +84,12 @@ def main(
 
 
 def save(out_dir: Path, measured: np.ndarray) -> None:
-    """Save the means over the images: a row of the log, and an .npz of each term."""
+    """Save the means over the images: an .npz of each term, and a row of the log."""
+    for name in likelihood.TERMS:
+        with atomic_files.atomic_write(out_dir / f"{name}_terms.npz") as file:
+            np.savez(file, measured[name].mean(axis=0, dtype=np.float64))
     mean, error = likelihood.mean_and_error(measured["total_bpd"])
     prior, _ = likelihood.mean_and_error(measured["prior_bpd"])
     logger.logkvs({"images": len(measured), "bpd": mean, "bpd_error": error, "prior_bpd": prior})
     logger.dumpkvs()
-    for name in likelihood.TERMS:
-        with atomic_files.atomic_write(out_dir / f"{name}_terms.npz") as file:
-            np.savez(file, measured[name].mean(axis=0, dtype=np.float64))
     logger.log(f"saved {', '.join(f'{name}_terms.npz' for name in likelihood.TERMS)} in {out_dir}")
