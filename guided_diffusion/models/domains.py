@@ -18,10 +18,10 @@ from ..data.classes import Classes
 from ..diffusion.respace import SpacedDiffusion
 from ..diffusion.schedules import betas_of_flags
 from ..diffusion.settings import ProcessSettings
-from ..errors import ArgumentError, UserError
+from ..errors import ArgumentError, DamagedFileError, UserError
 from ..runtime import dist_util, execution, logger
 from . import averages
-from .checkpoint import read_state, refuse_unlike, training_record, weights_file
+from .checkpoint import earlier_files, read_state, refuse_unlike, training_record, weights_file
 from .mismatch import CLASSIFIER_SIGNS, SIGNS_OF_FLAGS, SignsOfFlags, number_of_classes, shape_of
 from .script_util import NUM_CLASSES, build, outline
 
@@ -148,7 +148,7 @@ def load_domain(
         for name in sorted(flags.keys() - FREE_OF_TRAINING)
         if record and flags[name] != trained[name]
     }
-    (state, sha256), classes = read_state(file), None
+    (state, sha256), classes = _read(file), None
     if not record:
         logger.log(
             f"{file}: no args.json beside it; assuming these flags, which the command line can "
@@ -186,6 +186,14 @@ def load_domain(
         labels = record.get("args", {}).get("labels", "prefix")
         own = _classes(file, classes or NUM_CLASSES, labels)
     return Domain(model, diffusion, name, file, network, process, sha256, classes, own)
+
+
+def _read(file: Path) -> tuple[dict[str, th.Tensor], str]:
+    try:
+        return read_state(file)
+    except DamagedFileError as error:
+        older = [f"; an older one is {path}" for path in earlier_files(file)[:1]]
+        raise DamagedFileError(f"{error}{''.join(older)}") from None
 
 
 def _refuse_deeper(network: Any, tensors: int) -> None:

@@ -98,6 +98,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(training, run):
     assert checkpoint.load_state(path)  # made again
 
 
+def test_a_damaged_model_is_not_used_and_an_older_one_is_named(run):
+    path = run / "ema_0.5_000008.pt"
+    path.write_bytes(path.read_bytes()[:9000])
+    result = call("image_sample", "--model_path", run, *SAMPLE)
+    refused(result, f"{path}: expected a whole checkpoint, got a file that cannot be read (it is")
+    assert result.last.endswith(f"; an older one is {run / 'ema_0.5_000004.pt'}")
+
+
 def test_with_all_checkpoints_damaged_nothing_starts_anew(training, run):
     for path in run.glob("opt*.pt"):
         path.write_bytes(path.read_bytes()[:-100])
