@@ -255,3 +255,13 @@ def test_the_training_distribution_is_the_one_of_the_task(monkeypatch, tmp_path)
     monkeypatch.setattr(synthetic_datasets, "draw_points", watched)
     succeed(TRAIN, *TRAINING, "--task", 4, "--max_steps", 1, "--out_dir", tmp_path)
     assert asked == [(300000, Synthetic2DType.OLYMPIC_RINGS)]
+
+
+def test_points_of_another_seed_replace_nothing(models, tmp_path):
+    flags = ["--model_path", models, "--num_samples", 5, "--device", "cpu", "--out_dir", tmp_path]
+    succeed(SAMPLE, *flags)
+    before = snapshot(tmp_path)["samples_5x2.npz"]
+    refused = call(SAMPLE, *flags, "--seed", 1)
+    assert refused.code == 2 and "--seed was 0, is 1" in refused.last
+    assert snapshot(tmp_path)["samples_5x2.npz"] == before
+    succeed(SAMPLE, *flags)
