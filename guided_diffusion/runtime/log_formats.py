@@ -189,8 +189,9 @@ class TensorBoardOutputFormat(KVWriter):
     def __init__(self, dir: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(dir)
-        self.step = 1
+        self.dir, self.step = dir, 1
+        with writing(dir):
+            self.writer = SummaryWriter(dir)
 
     def writekvs(self, kvs: dict[str, Any]) -> None:
         # A row that tells its step stands there, also when a run is continued.
@@ -198,7 +199,8 @@ class TensorBoardOutputFormat(KVWriter):
         for key, value in kvs.items():
             with contextlib.suppress(ValueError, TypeError):  # text has no curve
                 self.writer.add_scalar(key, float(value), self.step)
-        self.writer.flush()
+        with named(self.dir):
+            self.writer.flush()
         self.step += 1
 
     def close(self) -> None:
