@@ -43,7 +43,7 @@ class NetworkSettings(Settings):
     )
     dropout: float = setting(0.0, "dropout probability", minimum=0, below=1)
     class_cond: bool = setting(False, "condition on a class label, see --labels of train")
-    use_checkpoint: bool = setting(False, "recompute activations to save memory")
+    use_checkpoint: bool = setting(False, "recompute activations to save memory", free=True)
     use_scale_shift_norm: bool = setting(True, "time embedding scales and shifts the norms")
     resblock_updown: bool = setting(False, "resample inside residual blocks")
     use_fp16: bool = setting(False, "float16 network body, as upstream's recipe")
@@ -118,5 +118,5 @@ class PointNetworkSettings(Settings):
         2, "residual blocks before and after the middle one", minimum=0, most=DEEPEST
     )
     dropout: float = setting(0.2, "dropout probability", minimum=0, below=1)
-    use_checkpoint: bool = setting(False, "recompute activations to save memory")
+    use_checkpoint: bool = setting(False, "recompute activations to save memory", free=True)
     use_fp16: bool = setting(False, "float16 network body, as upstream's recipe")

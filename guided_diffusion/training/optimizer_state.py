@@ -13,6 +13,7 @@ import torch as th
 from ..diffusion.resample import ScheduleSampler
 from ..errors import UserError
 from ..models import checkpoint
+from ..runtime import logger
 
 MOMENTS = "exp_avg", "exp_avg_sq"
 # What each run sets anew: its flags, and the kernels of its machine.
@@ -117,16 +118,17 @@ def _groups(found: Any, opt: th.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def _state(found: Any, opt: th.optim.Optimizer) -> dict[int, dict[str, th.Tensor]]:
-    """Return the state of each parameter, checked, in its memory layout."""
+    """Return the state of each parameter that has one, checked, in its memory layout.
+
+    Parameters that no loss depends on never get moments, as in networks of third parties.
+    """
     params = [param for group in opt.param_groups for param in group["params"]]
     if not isinstance(found, dict):
         raise _Unfit(f"expected the state of each parameter, got {_kind(found)}")
-    if not found:
-        return {}  # saved before the first step
-    needed = {number for number, param in enumerate(params) if param.requires_grad}
-    for number in [*(needed - found.keys()), *(found.keys() - set(range(len(params))))]:
-        problem = "lacks the state" if number in needed else "has the state of a further one"
-        raise _Unfit(f"it {problem}, parameter {number!r:.60} of {len(params)}")
+    for number in found.keys() - set(range(len(params))):
+        raise _Unfit(f"it has the state of a further one, parameter {number!r:.60} of {len(params)}")
+    if found and len(found) < len(params):
+        logger.log(f"{len(params) - len(found)} of {len(params)} parameters have no moments yet")
     checked: dict[int, dict[str, th.Tensor]] = {}
     memory: set[int] = set()
     for number, entries in found.items():

@@ -16,7 +16,11 @@ class LoopSettings(Settings):
     weight_decay: float = setting(0.0, "weight decay of AdamW", minimum=0, most=1e3)
     batch_size: int = setting(1, "examples per step and per process", minimum=1, most=10**6)
     microbatch: int = setting(
-        -1, "examples per forward, to save memory; -1: the whole batch", minimum=1, also=(-1,)
+        -1,
+        "examples per forward, to save memory; -1: the whole batch",
+        minimum=1,
+        also=(-1,),
+        free=True,  # of the numbers it changes the rounding alone
     )
     log_interval: int = setting(10, "steps between log rows", minimum=1, free=True)
     save_interval: int = setting(10000, "steps between checkpoints", minimum=1, free=True)

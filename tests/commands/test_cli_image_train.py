@@ -212,6 +212,7 @@ def test_other_flags_into_the_same_folder_are_refused_by_name(runs, flags, diffe
 def test_places_and_intervals_may_change_between_two_runs(runs, tmp_path):
     shutil.copytree(runs.source, tmp_path, dirs_exist_ok=True)
     changed = ["--save_interval", 1, "--log_interval", 9, "--sample_interval", 0]
+    changed += ["--microbatch", 1, "--use_checkpoint", "True"]  # as after a lack of memory
     succeed("image_train", *runs.training, "--out_dir", tmp_path, *changed, "--max_steps", 9)
     assert (tmp_path / "model000009.pt").exists()
     assert json.loads((tmp_path / "args.json").read_text())["args"]["max_steps"] == 9

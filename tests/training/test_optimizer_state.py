@@ -66,6 +66,16 @@ def test_steps_of_older_versions_of_torch_and_half_moments_are_taken(tmp_path, s
     opt.step()
 
 
+def test_parameters_that_never_had_moments_begin_without(tmp_path, sound, recorder):
+    unused = copy.deepcopy(sound)
+    del unused["state"][1]
+    opt = optimizer(steps=0)
+    restore(tmp_path, unused, opt)
+    assert len(opt.state) == 1 and "1 of 2 parameters have no moments yet" in recorder.text
+    opt.param_groups[0]["params"][1].grad = torch.ones(4)
+    opt.step()
+
+
 def change(place, value):
     """Return a function that puts a value, or a function of the one there, in a place of a file."""
 
@@ -121,7 +131,6 @@ CHANGES = {
     "step before 0": (change(("state", 0, "step"), torch.tensor(-3.0)), "a whole number as step"),
     "step nan": (change(("state", 0, "step"), torch.tensor(torch.nan)), "a whole number as step"),
     "many steps": (change(("state", 0, "step"), torch.ones(2)), "a number as step"),
-    "no parameter": (without("state", 1), "lacks the state, parameter 1 of 2"),
     "further parameter": (put("state", 7), "state of a further one, parameter 7 of 2"),
     "state a list": (change(("state",), []), "the state of each parameter, got list"),
     "entries a list": (change(("state", 0), [1]), "named entries in parameter 0, got list"),
