@@ -126,7 +126,9 @@ def _state(found: Any, opt: th.optim.Optimizer) -> dict[int, dict[str, th.Tensor
     if not isinstance(found, dict):
         raise _Unfit(f"expected the state of each parameter, got {_kind(found)}")
     for number in found.keys() - set(range(len(params))):
-        raise _Unfit(f"it has the state of a further one, parameter {number!r:.60} of {len(params)}")
+        raise _Unfit(
+            f"it has the state of a further one, parameter {number!r:.60} of {len(params)}"
+        )
     if found and len(found) < len(params):
         logger.log(f"{len(params) - len(found)} of {len(params)} parameters have no moments yet")
     checked: dict[int, dict[str, th.Tensor]] = {}
