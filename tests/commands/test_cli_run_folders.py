@@ -84,7 +84,7 @@ LINKS = [
     ("image_train", "progress.csv"),
     ("image_train", "samples"),
     ("image_train", "args.json"),
-    ("image_train", "model000002.pt"),
+    ("image_train", "ema_0.5_000002.pt"),
     (SEQUENCES, "translation_0_1"),
     ("image_sample", "samples.png"),
     ("make_tissue", "index.csv"),

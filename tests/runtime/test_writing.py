@@ -92,7 +92,7 @@ def test_relative_paths_are_meant_too(run, monkeypatch):
 def test_a_device_or_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for write in (write_atomically, append, log_csv, create):
-        with pytest.raises(UserError, match="pipe: expected a file to write, got a device, pipe"):
+        with pytest.raises(UserError, match="pipe: expected a file"):
             write(tmp_path / "pipe")
 
 
