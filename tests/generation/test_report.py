@@ -71,8 +71,8 @@ def test_pictures_are_closed_after_reading(manifest, monkeypatch):
     opened = []
     original = Image.open
 
-    def remember(path):
-        opened.append(original(path))
+    def remember(path, **options):
+        opened.append(original(path, **options))
         return opened[-1]
 
     monkeypatch.setattr(Image, "open", remember)

@@ -207,7 +207,7 @@ def test_broken_args_are_refused(run_folder):
         ("image_size", math.nan, "a whole number of at least 1, got nan"),
         ("num_channels", 32.0, "a whole number, got 32.0"),
         ("num_heads", [2], r"a whole number of at least 1, got \[2\]"),
-        ("dropout", "0", "a number from 0 to 1, 1 excluded, got '0'"),
+        ("dropout", "0", "a number from 0 to 1, got '0'"),
         ("learn_sigma", "False", "True or False, got 'False'"),
         ("channel_mult", [1, 1], r"text, got \[1, 1\]"),
         ("timestep_respacing", 10, "text, got 10"),
