@@ -22,6 +22,7 @@ from ..runtime import atomic_files, dist_util, logger, partial_results
 from ..runtime.command import command
 from ..runtime.execution import settle_precision
 from ..runtime.settings import ExecutionSettings, RunSettings
+from ..runtime.unfinished_files import records_of
 from ..sampling import likelihood
 from ..sampling.results_folder import names_of, results_folder
 from ..sampling.settings import LikelihoodSettings, OneClassSettings
@@ -54,7 +55,7 @@ def main(
     settings = wanted.recorded(domain.classes), asked, run, execution
     models, names = {"model": domain}, {"images": names_of(images)}
     folder = results_folder(main, "nll", "*_terms.npz", settings, models, **names)
-    unfinished = partial_results.unfinished(folder.path, "image_nll")
+    unfinished = records_of(folder.path, "image_nll")
     fields = likelihood.fields(domain.diffusion.num_timesteps)
     results = [folder.path / f"{name}_terms.npz" for name in likelihood.TERMS]
     dist_util.once(lambda: partial_results.refuse_too_many(unfinished, fields, count))

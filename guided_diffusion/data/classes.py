@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config.network_settings import NUM_CLASSES
 from ..errors import ArgumentError, UserError
-from ..runtime import atomic_files
+from ..runtime import atomic_files, input_files
 
 RECORD = "labels.json"
 LISTED = 12  # classes in a message
@@ -182,10 +182,11 @@ def read_classes(path: Path, rows: int, labels: str = "prefix") -> Classes | Non
     if not path.exists() and not path.is_symlink():
         return None
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
-            raise ValueError("no file of a few kilobytes")
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+        content = input_files.read_bytes(path, LARGEST_RECORD)
+        pairs = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_Pairs)
         numbers = _checked(pairs, rows)
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         found = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(

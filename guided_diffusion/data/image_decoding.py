@@ -6,7 +6,6 @@ Formats are named, since Pillow knows some that start other programs (EPS) or re
 import contextlib
 import functools
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image
 
 from ..errors import UserError
 from ..runtime import dist_util
+from ..runtime.input_files import kind_of
 from . import jpeg_damage, png_chunks
 from .deep_pixels import Deep, deep_pixels
 from .npy_arrays import read_image, read_image_header
@@ -38,13 +38,6 @@ TURNS = {
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 REDUCED_OR_MASK = 5  # bits of TIFF's NewSubfileType: a smaller copy of another page, or its mask
-KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 OTHER_TIFF = "a damaged TIFF, or a TIFF of a kind that is not read; save it as 8-bit RGB"
 # What stands at the beginning of files that Pillow does not know.
 BEGINNINGS = {
@@ -71,11 +64,6 @@ def formats() -> list[str]:
 def is_array(path: str | Path) -> bool:
     """Return whether a path names an array, by its ending."""
     return str(path).lower().endswith(".npy")
-
-
-def kind_of(mode: int) -> str:
-    """Return what a path is by its `st_mode`, such as "a pipe"; "" for a regular file."""
-    return next((kind for test, kind in KINDS.items() if test(mode)), "")
 
 
 def refuse_irregular(path: str | Path) -> None:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import fnmatch
-import json
 import os
-import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
-from .image_decoding import dangling, is_array, kind_of
+from ..runtime import input_files, run_folder
+from ..runtime.input_files import kind_of
+from .image_decoding import dangling, is_array
 from .npy_arrays import is_image, read_header
 from .reading import READING, ReadingSettings
 
@@ -19,7 +19,6 @@ EXTENSIONS = tuple(
     ".jpg .jpeg .jpe .jfif .png .apng .tif .tiff .webp .jp2 .j2k .jpx .jpf .jpc .j2c .gif .bmp "
     ".dib .ppm .pgm .pbm .pnm .avif .tga .qoi .npy".split()
 )
-RECORD, MOST_BYTES_OF_RECORD = "args.json", 2**22
 LISTED_KINDS = 8
 # Parts of the names of files that usually hold labels of pixels.
 MASKS = ("mask", "masks", "seg", "label", "labels", "annotation", "gt")
@@ -141,7 +140,7 @@ class _Walk:
             self.found.left_out["link to a folder that is read already"] += 1
             return
         self.seen.add(real)
-        if below and is_run_record(place / RECORD):
+        if below and is_run_record(place / run_folder.RECORD):
             number = sum(1 for name in _names_below(place) if name.lower().endswith(EXTENSIONS))
             self.found.left_out[f"in {below} (a run folder)"] += number
             return
@@ -206,15 +205,14 @@ def _names_below(place: Path) -> Iterator[str]:
 def is_run_record(path: Path) -> bool:
     """Return whether an args.json is the record of a run of this project."""
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES_OF_RECORD:
-            return False
-        record = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"script": str, "args": dict, "versions": dict}
-        fits = all(isinstance(record[name], kind) for name, kind in kinds.items())
-        return fits and "guided_diffusion" in record["versions"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        record = input_files.read_json(path, "the record of a run")
+    except (OSError, UserError):
         return False
+    kinds = {"script": str, "args": dict, "versions": dict}
+    fits = isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in kinds.items()
+    )
+    return fits and "guided_diffusion" in record["versions"]
 
 
 def _other_array(path: str, reading: ReadingSettings) -> str:

@@ -12,13 +12,13 @@ from .image_folders import instead, list_folder
 from .image_source import KEPT_BYTES, ImageFolder, ImageSource
 from .npz_images import NpzImages, is_npz
 from .reading import READING, ReadingSettings
-from .sample_runs import SampleRun, is_sample_run
+from .sample_runs import is_sample_run, open_sample_run
 
-# Formats: a test of the paths that each takes, and a class made of (path, image_size, in_channels,
-# labels), and a `ReadingSettings` if it is not at its defaults. The first format that takes a path
-# opens it.
+# Formats: a test of the paths that each takes, and what makes a source of (path, image_size,
+# in_channels, labels), and a `ReadingSettings` if it is not at its defaults. The first one that
+# takes a path opens it.
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., ImageSource]], ...] = (
-    (is_sample_run, SampleRun),
+    (is_sample_run, open_sample_run),
     (Path.is_dir, ImageFolder),
     (is_npz, NpzImages),
 )
@@ -57,11 +57,11 @@ def open_images(
     Raises:
         UserError: if there are no images, or some that cannot be used.
     """
-    for takes, format_class in FORMATS:
+    for takes, make in FORMATS:
         if str(path) and takes(Path(path)):
             options = () if reading.reading == READING else (reading.reading,)
             asked = "" if classes else labels
-            source = format_class(Path(path), image_size, in_channels, asked, *options)
+            source = make(Path(path), image_size, in_channels, asked, *options)
             if classes:
                 source.number_by(classes)
             source.keep_bytes = keep_bytes

@@ -4,12 +4,11 @@ A format of images is a class that counts, names and opens them, and one entry i
 All have tiles [H, W, C] uint8, patients, and a bounded memory of opened tiles.
 """
 
-import contextlib
 import copy
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -147,8 +146,10 @@ class ImageSource(ABC):
             )
         if shortest < side and self.reading.crop == "fit":
             self.remark(index, f"smaller than {side}x{side} pixels{ENLARGED}")
-        with _naming(self.name(index)):
+        try:
             return self.crop(picture)
+        except ArgumentError as error:
+            raise ArgumentError(error.name, f"{self.name(index)}: {error.problem}") from None
 
     def centre(self, picture: Image.Image) -> np.ndarray:
         """Cut the centre of a picture, [H, W(, C)] uint8, as the settings say."""
@@ -223,14 +224,6 @@ class ImageSource(ABC):
         bar = progress_bars.progress(mine, desc="checking", unit="image", leave=False)
         dist_util.everywhere(lambda: [self.tile(index).size for index in bar])
         self.log_remarks()
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ArgumentError as error:
-        raise ArgumentError(error.name, f"{name}: {error.problem}") from None
 
 
 class ImageFiles(ImageSource):

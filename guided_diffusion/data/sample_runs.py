@@ -1,10 +1,11 @@
 """Run folders of sampling commands: they stand for the .npz in them, as a source of images."""
 
 from pathlib import Path
+from typing import Any
 
-from .image_folders import RECORD, is_run_record
+from ..runtime.run_folder import RECORD
+from .image_folders import is_run_record
 from .npz_images import NpzImages
-from .reading import READING, ReadingSettings
 
 SAMPLES = "samples_*x*x*x*.npz"
 
@@ -14,16 +15,7 @@ def is_sample_run(path: Path) -> bool:
     return is_run_record(path / RECORD) and len(list(path.glob(SAMPLES))) == 1
 
 
-class SampleRun(NpzImages):
-    """The .npz in the run folder of a sampling command; see `open_images`."""
-
-    def __init__(
-        self,
-        path: Path,
-        image_size: int,
-        in_channels: int,
-        labels: str,
-        reading: ReadingSettings = READING,
-    ) -> None:
-        (file,) = path.glob(SAMPLES)
-        super().__init__(file, image_size, in_channels, labels, reading)
+def open_sample_run(path: Path, *options: Any) -> NpzImages:
+    """Open the .npz in the run folder of a sampling command; for the options see `NpzImages`."""
+    (file,) = path.glob(SAMPLES)
+    return NpzImages(file, *options)

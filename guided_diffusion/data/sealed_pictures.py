@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..runtime import atomic_files
+from ..errors import UserError
+from ..runtime import atomic_files, input_files
 from .pictures import to_picture
 
 SEAL = "crc32"  # keyword of the seal
@@ -53,14 +54,14 @@ def is_whole(path: Path, text: Mapping[str, str], *, plain: bool = False) -> boo
         plain: whether a picture without a seal, as older versions saved it, counts too.
     """
     try:
-        content = path.read_bytes()
+        content = input_files.read_bytes(path)
         end = len(content) - len(_seal(b"") + _END)
         sealed = content[end:] == _seal(content[:end]) + _END if end > 0 else False
         if not sealed and not (plain and _is_plain(content)):
             return False
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             found = {key: picture.info.get(_keyword(key)) for key in text}
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError):
+    except (UserError, OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError):
         return False
     return found == text
 

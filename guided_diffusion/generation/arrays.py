@@ -14,9 +14,9 @@ from numpy.lib.format import open_memmap
 
 from ..errors import UserError, blame
 from ..runtime import atomic_files, faults, input_files
+from ..runtime.unfinished_files import array_of, partial_of
 from ..runtime.writing import writing
 
-_BAD_FILE = (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError)
 _LOOK = 4096  # numbers of an entry that are looked at first
 
 
@@ -42,7 +42,7 @@ class EntryArray:
 
     def __init__(self, folder: Path, name: str, count: int) -> None:
         self.path, self.name, self.count = folder / f"{name}.npy", name, count
-        self.partial = atomic_files.unfinished(self.path)
+        self.partial = array_of(self.path)
 
     @property
     def there(self) -> Path | None:
@@ -60,9 +60,8 @@ class EntryArray:
         try:
             array = input_files.mapped_array(path)  # "r+" would fill up one that was cut off
             len(array)
-        except _BAD_FILE as error:
-            problem = f"expected an array, got {type(error).__name__} ({error})"
-            raise UserError(f"{path}: {problem}; delete it to go on") from None
+        except (ValueError, TypeError) as error:  # of no dimensions: a TypeError
+            raise UserError(f"{path}: expected an array, got {error}; delete it to go on") from None
         return array
 
     def prepare(self, example: np.ndarray) -> None:
@@ -83,7 +82,7 @@ class EntryArray:
             return self._create(self.partial, example.dtype, shape)
         array = self._check(self.partial, example)
         if len(array) < self.count:  # images were added
-            longer = atomic_files.partial_of(self.partial)
+            longer = partial_of(self.partial)
             self._create(longer, array.dtype, shape)
             with writing(self.partial, longer):
                 copy = open_memmap(longer, "r+")
@@ -92,7 +91,7 @@ class EntryArray:
                 os.replace(longer, self.partial)
 
     def _create(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        with blame(f"save_npy: {path}"):
+        with blame("save_latents" if self.name == "latent" else "save_npy"):
             atomic_files.create_array(path, dtype, shape)
 
     def _check(self, path: Path, example: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ A generation's folder also holds source tiles and contact sheets, the folder of 
 its archive beside pictures. Any other folder or file is a plain set of images.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ..data.image_formats import open_set
 from ..data.image_source import ImageFiles, ImageSource, common_size
 from ..data.reading import READING, ReadingSettings
 from ..errors import ArgumentError, UserError
-from ..runtime.run_folder import RECORD
+from ..runtime.run_folder import RECORD, read_args
 from . import manifest
 from .manifest import Row
 
@@ -52,8 +51,8 @@ def open_results(
 
 def _script(folder: Path) -> str:
     try:
-        return str(json.loads((folder / RECORD).read_bytes())["script"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return read_args(folder / RECORD).get("script", "")
+    except UserError:
         return ""  # not a run folder of ours
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..runtime import atomic_files
+from ..runtime import atomic_files, input_files
 
 Row = dict[str, str]
 
@@ -72,12 +72,10 @@ def columns_of(path: Path) -> list[str]:
 
 def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the names of the columns, and all whole lines of values that can be read."""
-    if not path.exists():
-        return [], []
     try:
-        content = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{path}: expected a file, got a folder; remove it") from None
+        content = input_files.read_bytes(path)
+    except FileNotFoundError:
+        return [], []
     # Bytes that are no UTF-8 become surrogates, which no value of ours holds.
     text = whole_lines(content).decode("utf-8", "surrogateescape")
     reader, lines = csv.reader(io.StringIO(text, newline="")), []

@@ -1,16 +1,10 @@
-"""Files that appear whole or not at all: written to a temporary name, fsynced, then renamed.
-
-A temporary name is `.NAME.XXXXXXXX.guided-diffusion.partial` with 8 hexadecimal digits. No other
-program makes such names, so that what a killed run left can be removed.
-"""
+"""Files that appear whole or not at all: written to a temporary name, fsynced, then renamed."""
 
 import contextlib
 import errno
 import glob
 import math
 import os
-import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,53 +16,27 @@ from numpy.lib import format as npy
 
 from ..errors import ArgumentError, UserError, blame
 from . import faults
+from .lock_holder import system_lock
+from .unfinished_files import KEPT, is_partial, partial_of
 from .writing import FULL, described, room, writing
 
-_PARTIAL = re.compile(r"\..*\.[0-9a-f]{8}\.guided-diffusion\.partial", re.DOTALL)
-_KEPT = 40  # letters of a name that its temporary name keeps, as names have a longest length
 _BLOCK = 2**20
-
-
-def partial_of(path: Path) -> Path:
-    """Return a new temporary name beside a path."""
-    name = f".{path.name[:_KEPT]}.{secrets.token_hex(4)}.guided-diffusion.partial"
-    return path.with_name(name)
-
-
-def is_partial(name: str) -> bool:
-    """Tell whether a name is a temporary name of ours."""
-    return _PARTIAL.fullmatch(name) is not None
 
 
 def remove_partial(path: Path) -> None:
     """Remove a temporary file that a killed run left, unless a living process writes to it."""
     with contextlib.suppress(OSError):  # another process may be removing it
         with open(path, "rb") as file:
-            if not _lock(file):
+            if system_lock(file) is False:
                 return
         path.unlink()
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed runs left that were writing this file, where it lies in no run folder."""
-    for found in path.parent.glob(f".{glob.escape(path.name[:_KEPT])}.*.partial"):
+    for found in path.parent.glob(f".{glob.escape(path.name[:KEPT])}.*.partial"):
         if is_partial(found.name):
             remove_partial(found)
-
-
-def _lock(file: IO) -> bool:
-    # False: another process has it open for writing. Where there are no locks, nobody has one.
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 @contextlib.contextmanager
@@ -86,7 +54,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         try:
             faults.point("write.open")
             with open(partial, mode, **text) as file:
-                _lock(file)
+                system_lock(file)  # until it is closed, for `remove_partial` of another process
                 yield file
                 faults.point("write.data")
                 file.flush()
@@ -175,7 +143,7 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
             raise UserError(f"{needed}, {free / 1e9:.2f} GB are free; make room")
         try:
             with open(partial, "w+b") as file:
-                _lock(file)
+                system_lock(file)
                 descr = npy.dtype_to_descr(np.dtype(dtype))
                 about = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
                 npy.write_array_header_1_0(file, about)
@@ -259,11 +227,3 @@ def refuse_unwritable(out: str, replacing: bool = True) -> None:
     except OSError as error:
         problem = "expected a file in a folder that can be written to"
         raise ArgumentError("out", f"{problem}, got {out!r} ({error.strerror})") from None
-
-
-def unfinished(path: Path) -> Path:
-    """Return the name that an array has while a run is filling it: `target.npy.partial`.
-
-    It stays when the run is killed, so that the run can go on with it.
-    """
-    return path.with_name(f"{path.name}.partial")

@@ -52,7 +52,7 @@ def reported(interrupted: str = GOES_ON, known: Collection[str] = ()) -> Iterato
             sys.stderr.flush()
             raise SystemExit(end.code) from None
         finally:
-            with stop_requests.held_off():
+            with stop_requests.StopSignal():  # the first requests wait
                 with contextlib.suppress(OSError):  # the disk may be full
                     logger.reset()
                 dist_util.cleanup()

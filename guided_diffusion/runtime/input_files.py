@@ -23,6 +23,11 @@ KINDS = (
 )
 
 
+def kind_of(mode: int) -> str:
+    """Return what a path is by its `st_mode`, such as "a named pipe"; "" for a plain file."""
+    return next((name for is_kind, name in KINDS if is_kind(mode)), "")
+
+
 def size_of(path: str | os.PathLike) -> int:
     """Return the size of a plain file, bytes.
 
@@ -38,9 +43,8 @@ def size_of(path: str | os.PathLike) -> int:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
         raise unreadable(path, error) from None
-    for is_kind, name in KINDS:
-        if is_kind(found.st_mode):
-            raise UserError(f"{path}: expected a file, got {name}")
+    if kind := kind_of(found.st_mode):
+        raise UserError(f"{path}: expected a file, got {kind}")
     return found.st_size
 
 

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 from ..errors import UserError
 from . import faults, input_files
-from .atomic_files import partial_of
 from .environment import refuse_unknown_format
+from .unfinished_files import partial_of
 from .writing import STDOUT, named, writing
 
 _LONGEST = 40  # letters of a key or a value in a table

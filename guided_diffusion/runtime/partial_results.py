@@ -17,11 +17,6 @@ from .work_sharing import SharedBatches
 Make = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
 
 
-def unfinished(folder: Path, name: str) -> Path:
-    """Return the file in a run folder that holds the results of a name until all are made."""
-    return folder / f".{name}.unfinished.npy"
-
-
 def refuse_too_many(path: Path, fields: Sequence[tuple], count: int, copies: int = 1) -> None:
     """Refuse more records than the disk has room for.
 

@@ -19,6 +19,7 @@ import torch as th
 from .. import __version__
 from ..errors import ArgumentError, UserError, blame
 from . import atomic_files, dist_util, input_files, logger, run_lock
+from .unfinished_files import is_partial
 
 RECORD = "args.json"
 PATHS = ("_dir", "_path", "_model", "_checkpoint")  # endings of the names of flags that hold a path
@@ -159,7 +160,7 @@ def _remove_partial_files(folder: Path) -> None:
         if Path(place) != folder and not {RECORD, run_lock.NAME}.isdisjoint(names):
             folders.clear()
             continue
-        for name in filter(atomic_files.is_partial, names):
+        for name in filter(is_partial, names):
             atomic_files.remove_partial(Path(place, name))
 
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import ArgumentError, UserError
-from . import atomic_files, dist_util, logger, writing
+from . import dist_util, logger, writing
 from .lock_holder import Holder, is_alive, read_lock, system_lock
+from .unfinished_files import partial_of
 
 NAME = ".guided-diffusion.lock"
 BEAT = 20.0  # seconds between signs of life
@@ -80,7 +81,7 @@ class RunLock:
         # False: the lock is there already.
         if os.name != "posix":  # an open file cannot be removed there
             return self._create_alone()
-        partial = atomic_files.partial_of(self.path)
+        partial = partial_of(self.path)
         try:
             self._create(partial)
             os.link(partial, self.path)
@@ -111,7 +112,7 @@ class RunLock:
 
     def _remove(self, content: bytes) -> None:
         # Looked at again under another name: a quicker run may have put its own lock there.
-        aside = atomic_files.partial_of(self.path)
+        aside = partial_of(self.path)
         with contextlib.suppress(FileNotFoundError):
             try:
                 os.rename(self.path, aside)

@@ -81,13 +81,6 @@ def interrupting() -> Iterator[None]:
         _restore(before)
 
 
-@contextlib.contextmanager
-def held_off() -> Iterator[None]:
-    """Let the first requests wait inside the block, which tidies up; see `StopSignal`."""
-    with StopSignal():
-        yield
-
-
 class StopSignal:
     """A record of requests to end, inside a `with` block.
 

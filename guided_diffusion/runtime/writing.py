@@ -83,8 +83,8 @@ def _refuse_way_out(path: Path) -> None:
     for folder, before in _folders.items():
         if path == folder or folder in path.parents:
             _call(before)
-            inside, real = os.path.realpath(folder), os.path.realpath(path)
-            if os.path.commonpath([inside, real]) != inside:
+            inside, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+            if not real.is_relative_to(inside):
                 raise UserError(
                     f"{path}: leads out of the run's folder, to {real}, and would be written "
                     "there; remove the link, or name that place in --out_dir"

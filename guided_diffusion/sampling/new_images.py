@@ -25,6 +25,7 @@ from ..models.domains import Domain
 from ..runtime import atomic_files, dist_util, execution, logger, partial_results
 from ..runtime.random_streams import ImageNoise, Stream, generator
 from ..runtime.run_folder import RunFolder
+from ..runtime.unfinished_files import records_of
 from .settings import SampleSettings
 
 GRID_IMAGES = 64
@@ -83,7 +84,7 @@ def _save_grid(images: ImageSource, path: Path) -> None:
 def files_of(folder: Path, shape: Sequence[int]) -> tuple[Path, Path, list[tuple]]:
     """Return the .npz of images, the file of those drawn so far, and the fields of its records."""
     name = f"samples_{'x'.join(map(str, shape))}"
-    unfinished = partial_results.unfinished(folder, name)
+    unfinished = records_of(folder, name)
     return folder / f"{name}.npz", unfinished, [("image", np.uint8, tuple(shape[1:]))]
 
 

@@ -122,7 +122,11 @@ def test_other_dangling_links_pipes_and_folders_read_twice_are_counted(tmp_path)
     os.mkfifo(tmp_path / "data" / "pipe.png")
     listing = list_folder(tmp_path / "data")
     assert len(listing.files) == 1
-    for reason in ("1 dangling link (train)", "1 pipe (pipe.png)", "1 link to a folder that is"):
+    for reason in (
+        "1 dangling link (train)",
+        "1 named pipe (pipe.png)",
+        "1 link to a folder that is",
+    ):
         assert reason in listing.counts
 
 

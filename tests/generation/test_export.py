@@ -19,7 +19,7 @@ from guided_diffusion.data import pictures, sealed_pictures
 from guided_diffusion.errors import UserError
 from guided_diffusion.generation.export import Exporter
 from guided_diffusion.generation.manifest import complete_sequences
-from guided_diffusion.runtime import atomic_files
+from guided_diffusion.runtime.unfinished_files import array_of
 from guided_diffusion.translation.depth_policies import Depths
 from guided_diffusion.translation.sequences import ImageSequence, Recipe
 from guided_diffusion.translation.settings import DepthSettings
@@ -65,7 +65,7 @@ def exporter(tmp_path):
 
 def load(path):
     """Return the entries of an array, finished or not."""
-    unfinished = atomic_files.unfinished(path)
+    unfinished = array_of(path)
     with open(unfinished if unfinished.exists() else path, "rb") as file:
         return np.load(file, allow_pickle=False)
 
@@ -314,7 +314,7 @@ def test_a_manifest_of_other_columns_is_refused(exporter):
 def test_what_was_deleted_is_made_again(exporter, tmp_path, name, left):
     saved(exporter, 0, 1, save_latents=True).merge()
     path = tmp_path / "t" / name
-    (path if path.exists() else atomic_files.unfinished(path)).unlink()
+    (path if path.exists() else array_of(path)).unlink()
     assert exporter(save_latents=True).finished() == left
 
 
