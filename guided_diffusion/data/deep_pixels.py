@@ -2,7 +2,8 @@
 
 A file of 16 bits per pixel often holds 12-bit data, which would be nearly black on the scale of
 16. Where neither the file nor the user says, 65535 is white, but only if an image of the same
-folder reaches a quarter of it; otherwise the images are refused. No scale follows from one image.
+folder is bright: a hundredth of its numbers reach a quarter of 65535, which single hot pixels and
+scale bars do not bring about. Otherwise the images are refused. No scale follows from one image.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +14,13 @@ from PIL import Image
 
 WHITE = 65535
 # Data of at most 14 bits stay below; images of bright-field microscopes come close to white.
-BRIGHT = 2**14
+BRIGHT, BRIGHT_SHARE = 2**14, 0.01
 ROWS = 256  # scaled at once, which bounds the memory for float64
-BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF
+MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341
 PHOTOMETRIC, WHITE_IS_ZERO, SIGNED = 262, 0, 2
 ADVICE = "say which values are black and white by --intensity_range LOW,HIGH"
+BESIDE_BRIGHT = f"beside bright ones, on one scale of 0 to {WHITE} (see --intensity_range)"
 
 
 class Deep(NamedTuple):
@@ -39,13 +42,29 @@ class Deep(NamedTuple):
 
     @property
     def bright(self) -> bool:
-        """Whether the colours reach a value that data of 14 bits do not have."""
-        return bool(self._colours.max() >= BRIGHT)
+        """Whether enough of the colours reach a value that data of 14 bits do not have."""
+        found = self._colours
+        return int(np.count_nonzero(found >= BRIGHT)) >= BRIGHT_SHARE * found.size
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether the image would be nearly black on the scale that is guessed."""
+        return self.guessed and self.white is None and not self.bright
 
     @property
     def _colours(self) -> np.ndarray:
         opaque = self.values.ndim == 2 or self.values.shape[2] in (1, 3)
         return self.values if opaque else self.values[..., :-1]
+
+    @property
+    def _opacity(self) -> np.ndarray:
+        found = self.values[..., -1:]
+        if 0 < found.max() < BRIGHT:
+            raise ValueError(
+                f"an opacity of at most {found.max()}, nearly transparent on the scale of 16 bits; "
+                "save the image without it"
+            )
+        return found
 
     def to_8_bits(
         self, span: tuple[float, float] | None, others_are_bright: Callable[[], bool]
@@ -64,7 +83,7 @@ class Deep(NamedTuple):
             raise ValueError("pixels that are not finite numbers")
         found = _scaled(colours, *(span or self._told(others_are_bright)), self.inverted)
         if colours.shape != self.values.shape:
-            opacity = _scaled(self.values[..., -1:], 0, WHITE, False)
+            opacity = _scaled(self._opacity, 0, WHITE, False)
             found = np.concatenate([found, opacity], axis=2)
         return found
 
@@ -74,9 +93,10 @@ class Deep(NamedTuple):
         low, high = self._colours.min(), self._colours.max()
         if not self.guessed or low < 0 or high > WHITE:
             raise ValueError(f"{self.kind} numbers of {low:g} to {high:g}; {ADVICE}")
-        if high < BRIGHT and not others_are_bright():
+        if not self.bright and not others_are_bright():
+            few = f" ({1 - BRIGHT_SHARE:.0%} of them below {BRIGHT})" if high >= BRIGHT else ""
             raise ValueError(
-                f"{self.kind} numbers of {low:g} to {high:g}, nearly black on the scale of 16 "
+                f"{self.kind} numbers of {low:g} to {high:g}{few}, nearly black on the scale of 16 "
                 f"bits, and no brighter ones beside it; {ADVICE} (12-bit data: 0,4095; as it is: "
                 f"0,{WHITE})"
             )
@@ -113,9 +133,10 @@ def deep_pixels(image: Image.Image, reopened: Callable[[], Image.Image]) -> Deep
     tags, raw, mode = getattr(image, "tag_v2", {}), raw_mode(image), image.mode
     bits = max(_whole_numbers(tags.get(BITS_PER_SAMPLE, ())), default=0)
     signed = SIGNED in _whole_numbers(tags.get(SAMPLE_FORMAT, ()))
+    inverted = mode[:1] in "IF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if mode == "F":
         image.load()
-        return Deep(np.asarray(image), "floating-point", guessed=False)
+        return Deep(np.asarray(image), "floating-point", inverted=inverted, guessed=False)
     if not mode.startswith("I") and ";16" not in raw and bits <= 8 and not signed:
         image.load()
         return None
@@ -124,14 +145,16 @@ def deep_pixels(image: Image.Image, reopened: Callable[[], Image.Image]) -> Deep
     if signed and bits == 8:
         image.load()
         return Deep(np.asarray(image).view(np.int8), "signed 8-bit", guessed=False)
-    inverted = mode.startswith("I") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     white = _white_of_tags(tags, bits)
     if image.format in ("PPM", "JPEG2000"):  # Pillow scales them by the bits that they name
         white = WHITE
     if mode.startswith("I"):
         kind = f"{'signed ' * signed}{bits or 16}-bit"
         image.load()
-        return Deep(np.asarray(image), kind, white, inverted, not (signed and bits == 16))
+        values = np.asarray(image)
+        if bits == 32 and not signed:  # Pillow has signed numbers only
+            values = values.view(np.uint32)
+        return Deep(values, kind, white, inverted, not (signed and bits == 16))
     return Deep(_colours_of_16_bits(image, raw, reopened), "16-bit", white)
 
 
@@ -143,7 +166,8 @@ def _whole_numbers(value: object) -> tuple[int, ...]:
 def _white_of_tags(tags: Mapping[int, Any], bits: int) -> int | None:
     if 8 < bits < 16:
         return 2**bits - 1
-    top = max(_whole_numbers(tags.get(MAX_SAMPLE_VALUE, ())), default=0)
+    told = (tags.get(tag, ()) for tag in (MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE))
+    top = max((number for value in told for number in _whole_numbers(value)), default=0)
     # Other values are the largest of this one image.
     return top if 255 <= top < WHITE and (top + 1) & top == 0 else None
 

@@ -19,7 +19,8 @@ from ..errors import UserError
 from ..runtime import dist_util
 from ..runtime.input_files import kind_of
 from . import jpeg_damage, png_chunks
-from .deep_pixels import Deep, deep_pixels
+from .deep_pixels import BESIDE_BRIGHT, Deep, deep_pixels
+from .image_pages import first_page, has_pages, page_numbers
 from .npy_arrays import read_image, read_image_header
 from .pictures import to_picture
 from .reading import READING, ReadingSettings
@@ -37,14 +38,23 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
-REDUCED_OR_MASK = 5  # bits of TIFF's NewSubfileType: a smaller copy of another page, or its mask
+WAY_OUT = "fetch or save it anew, or leave it out by --exclude"
 OTHER_TIFF = "a damaged TIFF, or a TIFF of a kind that is not read; save it as 8-bit RGB"
+OTHER_JPEG = "a damaged JPEG, or one of a kind that is not read (12 bits, lossless); save it as PNG"
+WEB_PAGE = "a web page, as of a download that was refused; fetch it anew"
 # What stands at the beginning of files that Pillow does not know.
 BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the data: git lfs pull",
     b"/annex/objects/": "a pointer of git-annex; fetch the data: git annex get",
     b"II*\0": OTHER_TIFF,
     b"MM\0*": OTHER_TIFF,
+    b"\xff\xd8\xff": OTHER_JPEG,
+    b"<!DOCTYPE html": WEB_PAGE,
+    b"<html": WEB_PAGE,
+    b"ftyphei": "a HEIC photograph; save it as JPEG or PNG",
+    b"DICM": "a DICOM file; save it as PNG or TIFF",
+    b"JXL ": "a JPEG XL file; save it as PNG",
+    b"%PDF": "a PDF file; save its pictures as PNG",
 }
 
 Remark = Callable[[str], None]
@@ -98,6 +108,11 @@ def _too_large(path: str | Path, pixels: Any, reading: ReadingSettings) -> str:
     )
 
 
+def _unreadable(path: str | Path, found: str) -> str:
+    advice = "" if "; " in found else f"; {WAY_OUT}"  # what was found may come with its own
+    return f"{path}: expected a readable image, got {found}{advice}"
+
+
 def _known_beginning(path: str | Path) -> str:
     with contextlib.suppress(OSError), dist_util.open_bytes(path) as file:
         begin = file.read(200)
@@ -146,8 +161,8 @@ def readable(path: str | Path, reading: ReadingSettings = READING) -> Iterator[N
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        found = _known_beginning(path) or "none or a damaged one"
-        raise UserError(f"{path}: expected a readable image, got {found}") from None
+        found = _known_beginning(path) or "none, or a damaged one"
+        raise UserError(_unreadable(path, found)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         number = re.search(r"\((\d+) pixels\)", str(error))
         raise UserError(_too_large(path, number[1] if number else "more", reading)) from None
@@ -155,12 +170,18 @@ def readable(path: str | Path, reading: ReadingSettings = READING) -> Iterator[N
         raise UserError(f"{path}: not enough memory for this image; cut it into tiles") from None
     # Damaged files make Pillow raise errors of many kinds.
     except Exception as error:
-        got = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"{path}: expected a readable image, got {got}") from None
+        if problem := getattr(error, "strerror", None):  # of the disk, not of the content
+            raise UserError(f"{path}: expected a readable image, got {problem}") from None
+        got = str(error) or type(error).__name__
+        if got.startswith("decoder error"):
+            got = f"damaged pixels, or a compression that this Pillow does not read ({got})"
+        raise UserError(_unreadable(path, got)) from None
 
 
-def opened(file: IO[bytes], path: str | Path, reading: ReadingSettings) -> Image.Image:
-    """Open an image by its header, within `readable`.
+def opened(
+    file: IO[bytes], path: str | Path, reading: ReadingSettings, page: int = 0
+) -> Image.Image:
+    """Open a page of an image by its header, within `readable`; 0: the first that is a page.
 
     Raises:
         UserError: if it has too many pixels.
@@ -174,6 +195,9 @@ def opened(file: IO[bytes], path: str | Path, reading: ReadingSettings) -> Image
     if length > most and begin[:2] not in (b"II", b"MM"):  # a TIFF is not read whole
         raise ValueError(f"{length} bytes, more than --max_pixels {reading.max_pixels} can need")
     image = Image.open(file, formats=formats())
+    page = page or first_page(image)
+    if page:
+        image.seek(page)
     if image.width * image.height > reading.max_pixels:
         raise UserError(_too_large(path, image.width * image.height, reading))
     return image
@@ -203,6 +227,10 @@ def decoded(
     turn = _orientation(image)
     if deep is not None:
         image = to_picture(deep.to_8_bits(reading.span, others_are_bright))
+        if deep.is_dark and not reading.span:
+            remark(f"of 16 bits nearly black {BESIDE_BRIGHT}")
+    elif reading.span:
+        remark("of 8 bits, to which --intensity_range does not apply")
     if turn in TURNS:
         image = image.transpose(TURNS[turn])
         remark("turned as their EXIF orientation says")
@@ -222,45 +250,25 @@ def _load(
         values = read_image(file, reading)
         if values.dtype == np.uint8:
             return to_picture(values), None
-        deep = Deep(values, str(values.dtype), guessed=values.dtype == np.uint16)
+        deep = Deep(values, values.dtype.name, guessed=values.dtype == np.uint16)
         return Image.new("L", (1, 1)), deep
-    image = opened(file, path, reading)
+    image = opened(file, path, reading, page)
     if image.format == "PNG":
         png_chunks.refuse_damage(file)
     elif image.format in ("JPEG", "MPO") and not page:
         jpeg_damage.refuse_damage(file)
-    if page:
-        image.seek(page)
-    elif has_pages(image) and reading.pages == "first":
+    if not page and reading.pages == "first" and has_pages(image):
         remark("with several pages or frames, only the first is used (see --pages)")
-
-    def reopened() -> Image.Image:
-        again = opened(file, path, reading)
-        again.seek(page)
-        return again
-
-    return image, deep_pixels(image, reopened)
+    return image, deep_pixels(image, lambda: opened(file, path, reading, page))
 
 
-def has_pages(image: Image.Image) -> bool:
-    """Return whether an image is one of several; a photograph's previews (MPO) do not count."""
-    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
-
-
-def page_numbers(path: str | Path, reading: ReadingSettings) -> list[int]:
+def pages_of(path: str | Path, reading: ReadingSettings) -> list[int]:
     """Return the numbers of the pages of a file, without smaller copies of others and masks."""
     with readable(path, reading):
         refuse_irregular(path)
         with dist_util.open_bytes(path) as file:
             image = opened(file, path, reading)
-            if not has_pages(image):
-                return [0]
-            found = []
-            for number in range(image.n_frames):  # type: ignore[attr-defined]
-                image.seek(number)
-                if not getattr(image, "tag_v2", {}).get(254, 0) & REDUCED_OR_MASK:
-                    found.append(number)
-            return found or [0]
+            return list(page_numbers(image)) if has_pages(image) else [0]
 
 
 def _orientation(image: Image.Image) -> int:

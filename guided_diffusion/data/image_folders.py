@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from ..errors import UserError
 from ..runtime import input_files, run_folder
 from ..runtime.input_files import kind_of
 from .image_decoding import dangling, is_array
-from .npy_arrays import is_image, read_header
+from .npy_arrays import read_header, why_no_image
 from .reading import READING, ReadingSettings
 
 EXTENSIONS = tuple(
@@ -20,8 +21,8 @@ EXTENSIONS = tuple(
     ".dib .ppm .pgm .pbm .pnm .avif .tga .qoi .npy".split()
 )
 LISTED_KINDS = 8
-# Parts of the names of files that usually hold labels of pixels.
-MASKS = ("mask", "masks", "seg", "label", "labels", "annotation", "gt")
+# Names of folders, and first or last words of names, of files that usually hold labels of pixels.
+MASKS = "mask masks seg label labels annotation annotations gt groundtruth".split()
 
 
 @dataclasses.dataclass
@@ -62,27 +63,39 @@ class Listing:
     def warnings(self) -> list[str]:
         """Lines on names that may be a mistake."""
         found = [
-            f"{self.folder}: --exclude {pattern} fits no file there" for pattern in self.useless
+            f"{self.folder}: --exclude {pattern} fits no file there (patterns are of names, or of "
+            "paths below the folder)"
+            for pattern in self.useless
         ]
-        if masks := [file for file in self.files if _looks_like_a_mask(file)]:
-            suffix = Path(masks[0]).stem.rpartition("_")[2]
+        below = [os.path.relpath(file, self.folder) for file in self.files]
+        masks = {file: pattern for file in below if (pattern := mask_pattern(file))}
+        if masks:
+            patterns = ",".join(sorted(set(masks.values()))[:LISTED_KINDS])
             found.append(
                 f"{self.folder}: {len(masks)} of the images have names of masks, such as "
-                f"{Path(masks[0]).name}; if they are, leave them out: --exclude "
-                f"'*_{suffix}{Path(masks[0]).suffix}'"
+                f"{next(iter(masks))}; if they are, leave them out: --exclude '{patterns}'"
             )
         return found
+
+
+def mask_pattern(below: str) -> str:
+    """Return a pattern that leaves out a file, by its path, if it is named as masks are; or ""."""
+    *folders, name = below.split("/")
+    if folder := next((part for part in folders if part.lower() in MASKS), ""):
+        return folder
+    stem, suffix = os.path.splitext(name)
+    words = re.split(r"[_. -]", stem)
+    if len(words) > 1 and words[-1].lower() in MASKS:
+        return f"*{stem[-len(words[-1]) - 1 :]}{suffix}"
+    if len(words) > 1 and words[0].lower() in MASKS:
+        return f"{stem[: len(words[0]) + 1]}*{suffix}"
+    return ""
 
 
 def report(place: Path, number: int, left_out: str) -> str:
     """Return a line on the number of images in a place, and on what is left out."""
     images = f"{place}: {number} image{'s' * (number != 1)}"
     return f"{images}; left out: {left_out}" if left_out else images
-
-
-def _looks_like_a_mask(file: str) -> bool:
-    stem, underscore, last = Path(file).stem.lower().rpartition("_")
-    return bool(stem and underscore) and last in MASKS
 
 
 def list_folder(data_dir: str | os.PathLike, reading: ReadingSettings = READING) -> Listing:
@@ -166,14 +179,17 @@ class _Walk:
         elif not image:
             ending = os.path.splitext(entry.name)[1].lower()
             self.found.left_out[ending or "without an ending"] += 1
-        elif is_array(entry.name) and (header := _other_array(entry.path, self.reading)):
-            self.found.left_out[f".npy of {header}"] += 1
+        elif is_array(entry.name) and (reason := _other_array(entry.path, self.reading)):
+            self.found.left_out[f".npy {reason}"] += 1
         else:
             self.found.files.append(str(Path(entry.path)))
 
     def _excluded(self, below: str) -> bool:
         for pattern in self.reading.excluded:
-            if fnmatch.fnmatchcase(below, pattern.removesuffix("/")):
+            asked = pattern.removesuffix("/").removeprefix("./")
+            path = f"/{below}" if asked.startswith("**/") else below
+            path = path if "/" in asked else below.rpartition("/")[2]
+            if fnmatch.fnmatchcase(path, asked):
                 self.used.add(pattern)
                 return True
         return False
@@ -216,10 +232,10 @@ def is_run_record(path: Path) -> bool:
 
 
 def _other_array(path: str, reading: ReadingSettings) -> str:
-    """Describe an array that is no image; "" for images and for damaged files."""
+    """Say why an array is no image; "" for images and for damaged files."""
     try:
         with open(path, "rb") as file:
             header = read_header(file)
     except (OSError, ValueError):
         return ""  # opening it will tell
-    return "" if is_image(header, reading) else str(header)
+    return why_no_image(header, reading)

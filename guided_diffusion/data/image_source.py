@@ -20,7 +20,7 @@ from ..runtime import dist_util, logger, progress_bars
 from . import image_files
 from .class_labels import classes_of_files, known_classes_of_files
 from .classes import Classes
-from .image_decoding import page_numbers, size_of
+from .image_decoding import pages_of, size_of
 from .image_folders import list_folder, report
 from .reading import READING, ReadingSettings
 
@@ -29,6 +29,7 @@ Moments = tuple[np.ndarray, np.ndarray]  # mean [D], covariance [D, D]
 
 KEPT_BYTES = 2**28
 ENLARGED = ", enlarged"  # end of the remark on an image that is smaller than its crop
+MUCH_SMALLER = 4  # times, from which on training says that it resizes
 MOST_OBLONG = 100  # ratio of the sides; a network sees one square of a picture
 
 
@@ -189,7 +190,12 @@ class ImageSource(ABC):
         remarks = [(remark, names) for _, found in ranks for remark, names in found.items()]
         small = set().union(*(names for remark, names in remarks if remark.endswith(ENLARGED)))
         enlarged = f"; {len(small)} of them enlarged to the size asked for" if small else ""
-        return f"sides of {shortest}{f' to {longest}' * (shortest != longest)} pixels{enlarged}"
+        side = self.size[0] if self.reading.crop == "fit" else 0
+        shrunk = ""
+        if side and shortest >= MUCH_SMALLER * side:
+            shrunk = f"; resized to {side} (--crop native cuts {side}x{side} without resizing)"
+        sides = f"sides of {shortest}{f' to {longest}' * (shortest != longest)} pixels"
+        return f"{sides}{enlarged}{shrunk}"
 
     def log_remarks(self) -> None:
         """Log what was done to how many images; call it on every rank, after opening them."""
@@ -251,7 +257,7 @@ class ImageFiles(ImageSource):
     def _paged(self, files: Sequence[str]) -> list[str]:
         found = []
         for file in files:
-            numbers = page_numbers(file, self.reading)
+            numbers = pages_of(file, self.reading)
             names = [f"{file}#{number}" for number in numbers] if len(numbers) > 1 else [str(file)]
             self.pages |= {name: (file, n) for name, n in zip(names, numbers, strict=True)}
             found += names

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 from .reading import ReadingSettings
 
 MOST_CHANNELS = 4
+KINDS = "iuf"  # whole numbers and fractions
 READERS: dict[Any, Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -24,7 +25,7 @@ class Header(NamedTuple):
 
     def __str__(self) -> str:
         order = " in Fortran order" if self.fortran_order else ""
-        return f"{list(self.shape)} {self.dtype}{order}"
+        return f"{list(self.shape)} {self.dtype.name}{order}"
 
     @property
     def bytes(self) -> int:
@@ -51,17 +52,18 @@ def read_header(file: IO[bytes]) -> Header:
     return header
 
 
-def is_image(header: Header, asked: ReadingSettings) -> bool:
-    """Return whether an array can be one image: [H, W] or [H, W, C], uint8 or uint16.
+def why_no_image(header: Header, asked: ReadingSettings) -> str:
+    """Say why an array is no image: [H, W] or [H, W, C], uint8 or uint16; "" if it is one.
 
     Other kinds of numbers are images only if the user says which ones are black and white.
     """
     shape, numbers = header.shape, header.dtype
-    known = numbers in (np.uint8, np.uint16) or (asked.span and numbers.kind in "iuf")
     channels = shape[2] if len(shape) == 3 else 1
-    return (
-        bool(known) and len(shape) in (2, 3) and 1 <= channels <= MOST_CHANNELS and min(shape) > 0
-    )
+    if len(shape) not in (2, 3) or not 1 <= channels <= MOST_CHANNELS or min(shape) == 0:
+        return f"of shape {list(shape)}, not [H, W] or [H, W, C]"
+    if numbers.name in ("uint8", "uint16") or (asked.span and numbers.kind in KINDS):
+        return ""
+    return f"of {numbers.name} numbers{' (see --intensity_range)' * (numbers.kind in KINDS)}"
 
 
 def read_image_header(file: IO[bytes], asked: ReadingSettings) -> Header:
@@ -71,9 +73,9 @@ def read_image_header(file: IO[bytes], asked: ReadingSettings) -> Header:
         ValueError: if it is none, or is too large.
     """
     header = read_header(file)
-    if not is_image(header, asked):
-        expected = "uint8 or uint16 (other numbers: say --intensity_range)"
-        raise ValueError(f"an array {header}; expected [H, W] or [H, W, C] {expected}")
+    if reason := why_no_image(header, asked):
+        expected = "expected [H, W] or [H, W, C] uint8 or uint16"
+        raise ValueError(f"an array {header}, so {reason}; {expected}")
     if math.prod(header.shape[:2]) > asked.max_pixels:
         raise ValueError(f"an array {header}, of more than --max_pixels {asked.max_pixels}")
     return header
@@ -90,6 +92,7 @@ def read_image(file: IO[bytes], asked: ReadingSettings) -> np.ndarray:
     if len(content) != header.bytes:
         raise ValueError(f"an array {header} that is cut off")
     values = np.frombuffer(content, header.dtype)
+    values = values.astype(header.dtype.newbyteorder("="), copy=False)
     if header.fortran_order:
         return values.reshape(header.shape[::-1]).T
     return values.reshape(header.shape)

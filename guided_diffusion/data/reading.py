@@ -17,8 +17,8 @@ class ReadingSettings(Settings):
 
     exclude: str = setting(
         "",
-        "files to leave out, as patterns of their paths below the folder: *_mask.png,thumbs/*; a "
-        "pattern that fits a folder leaves out all of it",
+        "files to leave out, as patterns: *_mask.png,thumbs,a/b*; with a / they are of paths below "
+        "the folder, else of names at any depth; one that fits a folder leaves out all of it",
     )
     crop: str = setting(
         "fit",

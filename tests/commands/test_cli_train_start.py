@@ -36,6 +36,14 @@ def test_a_training_says_what_it_learns_from_and_when_it_will_end(images, tmp_pa
     passes = "0.4 passes; saves every 10000 steps and at the end"
     assert end == f"ends after 1 steps (--max_steps), {passes}"
 
+    large = [*TINY_MODEL, "--batch_size", 2, "--out_dir", tmp_path / "large", *STEP]
+    Image.new("RGB", (64, 80)).save(tmp_path / "region.png")
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "region.png").rename(tmp_path / "regions" / "a.png")
+    result = succeed("image_train", *large, "--data_dir", tmp_path / "regions")
+    shrunk = "sides of 64 to 80 pixels; resized to 16 (--crop native cuts 16x16 without resizing)"
+    assert start_of(result, tmp_path / "large")[0].endswith(shrunk)
+
     again = [*flags, "--max_steps", 2, "--image_size", 32]
     told = succeed("image_train", *TINY_MODEL, *again).out
     assert "ends after 2 steps (--max_steps), 0.8 passes, 1 of them still to do; saves" in told

@@ -75,7 +75,10 @@ def test_one_kind_of_image_beside_another_is_read(tmp_path):
     np.save(tmp_path / "target.npy", np.zeros((2, 3, 8, 8), np.uint8))
     listing = list_folder(tmp_path)
     assert names(listing) == ["a.png", "b.jp2", "c.jp2", "d.webp", "e.ppm", "f.npy"]
-    assert listing.counts == "1 .npy of [100, 512] float32, 1 .npy of [2, 3, 8, 8] uint8"
+    assert listing.counts == (
+        "1 .npy of float32 numbers (see --intensity_range), "
+        "1 .npy of shape [2, 3, 8, 8], not [H, W] or [H, W, C]"
+    )
     assert open_images(tmp_path, 8).tiles(range(6)).shape == (6, 8, 8, 3)
 
 
@@ -86,6 +89,9 @@ def test_one_kind_of_image_beside_another_is_read(tmp_path):
         ("*_mask.png,masks", ["a.png", "sub/b.png"]),
         ("masks/, sub/*", ["a.png", "a_mask.png"]),
         ("*/b*", ["a.png", "a_mask.png", "masks/a.png"]),
+        ("b*", ["a.png", "a_mask.png", "masks/a.png"]),
+        ("./masks,a_*", ["a.png", "sub/b.png", "sub/b_mask.png"]),
+        ("**/masks/*,sub", ["a.png", "a_mask.png"]),
     ],
 )
 def test_patterns_leave_out_files_and_folders(tmp_path, exclude, left):
@@ -101,9 +107,30 @@ def test_a_pattern_that_fits_nothing_and_names_of_masks_are_warned_of(tmp_path, 
     draw_images(tmp_path, 2)
     Image.new("RGB", (8, 8)).save(tmp_path / "tile0_000_mask.png")
     open_images(tmp_path, 8, reading=ReadingSettings(exclude="*_msk.png"))
-    assert f"{tmp_path}: --exclude *_msk.png fits no file there" in recorder.lines
+    assert f"{tmp_path}: --exclude *_msk.png fits no file there (" in recorder.text
     assert "1 of the images have names of masks" in recorder.text
     assert "--exclude '*_mask.png'" in recorder.text
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("a.mask.png", "*.mask.png"),
+        ("mask-3.tif", "mask-*.tif"),
+        ("masks/a.png", "masks"),
+        ("x/GT/a.png", "GT"),
+        ("x/a_Labels.png", "*_Labels.png"),
+    ],
+)
+def test_the_pattern_that_is_advised_leaves_masks_out(tmp_path, name, pattern):
+    for file in ("a.png", "gtex_1.png", "segment.png", "x/b.png", name):
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).touch()
+    (warning,) = list_folder(tmp_path).warnings
+    assert f"1 of the images have names of masks, such as {name};" in warning
+    assert warning.endswith(f"--exclude '{pattern}'")
+    left = names(list_folder(tmp_path, ReadingSettings(exclude=pattern)))
+    assert left == ["a.png", "gtex_1.png", "segment.png", "x/b.png"]
 
 
 @pytest.mark.parametrize("target", [".git/annex/objects/Xk/x.png", "../cache/files/md5/ab"])

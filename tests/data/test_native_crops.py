@@ -124,12 +124,45 @@ def test_smaller_copies_of_a_page_are_no_images(tmp_path):
     assert len(images) == 1
 
 
+def test_a_smaller_copy_before_its_page_is_no_image_either(tmp_path):
+    small, whole = (Image.new("RGB", (side, side), (side,) * 3) for side in (8, 16))
+    whole.encoderinfo = {"tiffinfo": {}}
+    path, options = tmp_path / "a.tif", {"save_all": True, "append_images": [whole]}
+    small.save(path, tiffinfo={254: 1}, **options)
+    assert open_images(tmp_path).size == (16, 16)
+    for pages in ("first", "all"):
+        images = ImageFiles([str(path)], 8, 3, ReadingSettings(pages=pages))
+        assert len(images) == 1 and images.tile(0)[0, 0, 0] == 16
+        assert not images.remarks
+    small.save(path, **options)
+    images = ImageFiles([str(path)], 8, 3, ReadingSettings(pages="all", max_pixels=100))
+    assert images.tile(0)[0, 0, 0] == 8
+    with pytest.raises(ValueError, match="at most 100 pixels, got 256"):
+        images.tile(1)
+
+
 def test_one_bright_image_tells_the_scale_of_its_folder(tmp_path):
-    dark, bright = np.full((8, 8), 2570, np.uint16), np.full((8, 8), 51400, np.uint16)
+    dark, bright = (np.full((16, 16), value, np.uint16) for value in (2570, 51400))
     for name, values in (("a", dark), ("b", bright)):
         Image.fromarray(values).save(tmp_path / f"{name}.png")
     images = open_images(tmp_path, 8)
     assert images.tiles([0, 1])[:, 0, 0, 0].tolist() == [10, 200]
+    (told,) = images.gather_remarks()
+    assert "1 image of 16 bits nearly black beside bright ones" in told
+    assert "(see --intensity_range), such as" in told and told.endswith("a.png")
+    (tmp_path / "b.png").unlink()
+    dark[0, 0] = 65535  # a hot pixel is no bright image
+    Image.fromarray(dark).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"of 2570 to 65535 \(99% of them below 16384\), nearly"):
+        open_images(tmp_path, 8).tile(0)
+
+
+def test_images_of_8_bits_do_not_follow_the_range_and_this_is_told(tmp_path):
+    draw_images(tmp_path, 2)
+    images = open_images(tmp_path, 16, reading=ReadingSettings(intensity_range="0,127"))
+    images.check()
+    (told,) = images.gather_remarks()
+    assert "2 images of 8 bits, to which --intensity_range does not apply" in told
 
 
 def test_a_model_trained_at_native_scale_is_shown_images_at_it(regions, tmp_path):

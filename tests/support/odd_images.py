@@ -240,6 +240,7 @@ FROM16, FROM12 = grey3(RAMP16 / 257), grey3(RAMP12 * (255 / 4095))
 COLOUR16, COLOUR12 = (
     np.floor(v + 0.5).astype(np.uint8) for v in (RGB16 / 257, RGB12 * (255 / 4095))
 )
+HOT12 = np.where(np.arange(RAMP12.size).reshape(RAMP12.shape) == 9, 65535, RAMP12).astype(np.uint16)
 SIGNED16 = (RAMP16.astype(np.int32) - 32768).astype(np.int16)
 DARK = "16-bit numbers of .* nearly black .*--intensity_range LOW,HIGH"
 UNTOLD = "numbers of .*--intensity_range LOW,HIGH"
@@ -321,6 +322,28 @@ DEEP = [
         FROM12,
         near=1,
     ),
+    Odd(
+        "uint32_told.tif",
+        lambda: tiff(RAMP16.astype(np.uint32) * 65537),
+        FROM16,
+        flags=range_of(0, 2**32 - 1),
+    ),
+    Odd(
+        "float_white_is_zero.tif",
+        lambda: tiff(RAMP16 / np.float32(65535), 0),
+        255 - FROM16,
+        near=1,
+        flags=range_of(0, 1),
+    ),
+    Odd("12_of_its_other_tag.tif", lambda: tiff(RAMP12, t341=4095), FROM12),
+    Odd("12_and_a_hot_pixel.tif", lambda: tiff(HOT12), message="99% of them below .*" + DARK[18:]),
+    Odd(
+        "opacity_12.png",
+        lambda: png(np.dstack([RGB12, RAMP12]), 6),
+        message="opacity of at most",
+        flags=range_of(0, 4095),
+    ),
+    Odd("big_endian.npy", lambda: npy(RAMP16.astype(">u2")), FROM16),
     Odd("deep.jp2", lambda: saved(RAMP16, "jpeg2000"), FROM16),
     Odd("deep.npy", lambda: npy(RAMP16), FROM16),
     Odd("dark.npy", lambda: npy(RAMP12), message="uint16 numbers"),
@@ -378,7 +401,11 @@ JPEG = saved(photograph(), "jpeg", quality=90)
 DAMAGED = [
     Odd("empty.png", lambda: b"", message=NO_IMAGE),
     Odd("text.jpg", lambda: b"hello, I am text\n" * 20, message=NO_IMAGE),
-    Odd("page.jpg", lambda: b"<!DOCTYPE html><html>404</html>", message=NO_IMAGE),
+    Odd("page.jpg", lambda: b"<!DOCTYPE html><html>404</html>", message="a web page"),
+    Odd("telephone.jpg", lambda: b"\0\0\0\x18ftypheic" + bytes(99), message="HEIC .*save it as"),
+    Odd("slice.png", lambda: bytes(128) + b"DICM" + bytes(99), message="DICOM .*save it as"),
+    Odd("12_bits.jpg", lambda: JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        message="12 bits"),
     Odd("postscript.png", lambda: EPS, message=NO_IMAGE),
     Odd("pointer.png", lambda: LFS, message="Git LFS.*git lfs pull"),
     Odd("pointer.tif", lambda: b"/annex/objects/SHA256E-s9--4d\n", message="git annex get"),
