@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import UserError
-from ..runtime import dist_util
+from ..runtime import dist_util, input_files
 from ..runtime.input_files import kind_of
 from . import jpeg_damage, png_chunks
 from .deep_pixels import BESIDE_BRIGHT, Deep, deep_pixels
@@ -44,8 +44,6 @@ OTHER_JPEG = "a damaged JPEG, or one of a kind that is not read (12 bits, lossle
 WEB_PAGE = "a web page, as of a download that was refused; fetch it anew"
 # What stands at the beginning of files that Pillow does not know.
 BEGINNINGS = {
-    b"version https://git-lfs": "a pointer of Git LFS; fetch the data: git lfs pull",
-    b"/annex/objects/": "a pointer of git-annex; fetch the data: git annex get",
     b"II*\0": OTHER_TIFF,
     b"MM\0*": OTHER_TIFF,
     b"\xff\xd8\xff": OTHER_JPEG,
@@ -93,12 +91,7 @@ def refuse_irregular(path: str | Path) -> None:
 
 def dangling(path: Path) -> str:
     """Describe a link whose target is missing, and what to do."""
-    target = str(path.readlink())
-    tool = "git annex get" if "annex" in target else "dvc pull, git annex get or the like"
-    return (
-        f"{path}: a link to {target}, which is not there; fetch the data ({tool}), or leave the "
-        "link out by --exclude"
-    )
+    return f"{input_files.dangling(path)}, or leave the link out by --exclude"
 
 
 def _too_large(path: str | Path, pixels: Any, reading: ReadingSettings) -> str:
@@ -116,7 +109,8 @@ def _unreadable(path: str | Path, found: str) -> str:
 def _known_beginning(path: str | Path) -> str:
     with contextlib.suppress(OSError), dist_util.open_bytes(path) as file:
         begin = file.read(200)
-        return next((text for sign, text in BEGINNINGS.items() if sign in begin), "")
+        known = (text for sign, text in BEGINNINGS.items() if begin.startswith(sign))
+        return input_files.pointer(begin) or next(known, "")
     return ""
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from ..runtime import input_files
 
+LARGEST_LIST = 2**26  # bytes
 CLASSES = "synset_words.txt"  # a synset per line, in the order of the networks
 DEVKIT_NUMBERS = "map_clsloc.txt"  # synset, number, name
 VALIDATION_LABELS = "ILSVRC2012_validation_ground_truth.txt"  # a number per validation image
@@ -41,7 +43,7 @@ def get_image_filenames_for_label(
 def _rows(folder: str | os.PathLike, name: str, columns: int = 1) -> Iterator[list[str]]:
     path = Path(folder, name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = input_files.read_bytes(path, LARGEST_LIST).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a readable list, got {error}") from None
     for line in lines:

@@ -150,7 +150,8 @@ def refuse_unlike(
                 f"{path}: expected weights as {known}, got {value.dtype} at {key!r}; it is no "
                 "checkpoint of this network, or was converted by another program"
             )
-    refuse_infinite(state, path)
+    # A number that the file's format holds may be too large for the network's.
+    refuse_infinite({key: value.to(own[key].dtype) for key, value in state.items()}, path)
 
 
 def refuse_infinite(state: State, path: str | Path) -> None:
@@ -240,7 +241,7 @@ def weights_file(path: Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
     # One rank looks for all: a training may save its next file between the looks of two ranks.
     return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path

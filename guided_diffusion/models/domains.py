@@ -98,7 +98,7 @@ class Domain:
         if not all(value.isfinite().all() for value in values):
             raise UserError(
                 f"{self.origin}: the network predicts numbers that are not finite; its training "
-                "may have diverged, or it needs another --precision than bf16"
+                "may have diverged (or, with --precision bf16, it needs fp32)"
             )
 
     @property

@@ -61,7 +61,8 @@ def recorded_digest(path: Path) -> str | None:
         text = input_files.read_bytes(beside, LARGEST_DIGEST_FILE).decode("utf-8", "replace")
     except FileNotFoundError:
         return None
-    lines = (re.fullmatch(r"\\?([0-9a-fA-F]{64})(?: [ *](.*))?", line) for line in text.split("\n"))
+    line_of = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.*))?")
+    lines = (line_of.fullmatch(line) for line in text.splitlines())
     found = {(match[2] or path.name).rpartition("/")[2]: match[1] for match in lines if match}
     if path.name not in found:
         raise UserError(

@@ -67,7 +67,8 @@ def channel_mults(
         raise ArgumentError(flag, problem)
     levels, factor = len(mult), 2 ** (len(mult) - 1)
     if image_size % factor:
-        problem = f"{levels} levels need a multiple of {factor}, got {image_size}"
+        shown = factor if factor < 10**6 else f"2**{levels - 1}"
+        problem = f"{levels} levels need a multiple of {shown}, got {image_size}"
         raise ArgumentError(size_flag, problem)
     return tuple(int(m) if m == int(m) else m for m in mult)
 

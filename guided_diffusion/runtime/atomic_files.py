@@ -6,6 +6,7 @@ import glob
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ _BLOCK = 2**20
 def remove_partial(path: Path) -> None:
     """Remove a temporary file that a killed run left, unless a living process writes to it."""
     with contextlib.suppress(OSError):  # another process may be removing it
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # none of ours
+            return
         with open(path, "rb") as file:
             if system_lock(file) is False:
                 return

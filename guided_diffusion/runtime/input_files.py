@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import tokenize
 from pathlib import Path
@@ -13,6 +14,12 @@ from numpy.lib.format import open_memmap
 from ..errors import UserError
 from . import faults
 
+# How files begin that stand for data kept elsewhere, as patterns: what they are, how to fetch it.
+POINTERS = {
+    rb"version https://git-lfs": ("a pointer of Git LFS", "git lfs pull"),
+    rb"((\.\./)*\.git)?/annex/objects/": ("a pointer of git-annex", "git annex get"),
+}
+LONGEST_POINTER = 2**15  # bytes
 LARGEST_JSON = 2**24  # bytes; an args.json of ours holds a few thousand
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -33,11 +40,14 @@ def size_of(path: str | os.PathLike) -> int:
 
     Raises:
         FileNotFoundError: if there is none.
-        UserError: if something else lies there, which reading might wait for without end.
+        UserError: if something else lies there, which reading might wait for without end, or a
+            link to nothing, as of data that was not fetched.
     """
     try:
         found = os.stat(path)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise UserError(f"{dangling(path)}, or remove the link") from None
         raise
     except NotADirectoryError as error:  # a file where a folder should be
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
@@ -46,6 +56,21 @@ def size_of(path: str | os.PathLike) -> int:
     if kind := kind_of(found.st_mode):
         raise UserError(f"{path}: expected a file, got {kind}")
     return found.st_size
+
+
+def dangling(path: str | os.PathLike) -> str:
+    """Describe a link whose target is missing, and how to fetch it."""
+    target = os.readlink(path)
+    tool = "git annex get" if "annex" in target else "dvc pull, git annex get or the like"
+    return f"{path}: a link to {target}, which is not there; fetch the data ({tool})"
+
+
+def pointer(beginning: bytes) -> str:
+    """Describe a file that stands for data kept elsewhere, by its first bytes; "" for others."""
+    for sign, (kind, tool) in POINTERS.items():
+        if re.match(sign, beginning):
+            return f"{kind}; fetch the data: {tool}"
+    return ""
 
 
 def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
@@ -57,7 +82,7 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: if there is none.
-        UserError: if it is larger, or cannot be read.
+        UserError: if it is larger, cannot be read, or is a pointer to data kept elsewhere.
     """
     size = size_of(path)
     if most is not None and size > most:
@@ -65,11 +90,14 @@ def read_bytes(path: str | os.PathLike, most: int | None = None) -> bytes:
     try:
         faults.point("read.file")
         with open(path, "rb") as file:
-            return file.read(size)
+            content = file.read(size)
     except FileNotFoundError:
         raise
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
+    if size <= LONGEST_POINTER and (found := pointer(content)):
+        raise UserError(f"{path}: expected the file itself, got {found}")
+    return content
 
 
 def unreadable(path: str | os.PathLike, error: BaseException) -> UserError:

@@ -41,9 +41,9 @@ class SeqWriter:
 
 def _open_log(filename: str) -> TextIO:
     path = os.path.abspath(filename)  # a later change of the working directory must not matter
-    with contextlib.suppress(FileNotFoundError):
-        input_files.size_of(path)  # a pipe would wait for a reader
     with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            input_files.size_of(path)  # a pipe would wait for a reader
         return open(path, "a+", encoding="utf-8", errors="replace", newline="")
 
 

@@ -28,6 +28,7 @@ NAME = ".guided-diffusion.lock"
 BEAT = 20.0  # seconds between signs of life
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 SILENCE = 120.0  # seconds without one after which a run counts as ended
+DAMAGED = 30.0  # the same where the file names no run; a run whose lock was changed writes no more
 
 
 class RunLock:
@@ -72,7 +73,8 @@ class RunLock:
                 alive = is_alive(self.path)
                 if alive:
                     raise refusal(self.path)
-                if alive is None and max(self._now - beat, watched) <= SILENCE:
+                patience = SILENCE if Holder.read(content).token else DAMAGED
+                if alive is None and max(self._now - beat, watched) <= patience:
                     return beat
                 self._remove(content)
         return None

@@ -17,6 +17,7 @@ from ..errors import UserError
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", -1), errno.EFBIG}
 STDOUT = "standard output"
+_IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 # What is called before a write into each folder that the command named, by the folder's path.
@@ -120,6 +121,8 @@ def described(error: OSError) -> str:
         return f"{place}: {text} ({room(Path(place))}); make room, and give the same command again"
     if error.errno in _CLOSED:
         return f"{place}: {text}; change the permissions, or choose another place"
+    if error.errno in _IN_THE_WAY:
+        return f"{place}: {text}; what lies there is of another kind, move it away"
     if error.errno == errno.ENAMETOOLONG:
         return f"{place}: {text}; choose a shorter one"
     if error.errno == errno.EIO:

@@ -22,7 +22,7 @@ from ..data.pictures import square_grid, to_uint8
 from ..diffusion.reverse_process import CondFn, Kwargs, Model
 from ..errors import UserError
 from ..models.domains import Domain
-from ..runtime import atomic_files, dist_util, execution, logger, partial_results
+from ..runtime import atomic_files, dist_util, execution, input_files, logger, partial_results
 from ..runtime.random_streams import ImageNoise, Stream, generator
 from ..runtime.run_folder import RunFolder
 from ..runtime.unfinished_files import records_of
@@ -93,6 +93,7 @@ def is_whole(path: Path, shape: Sequence[int]) -> bool:
     if not path.exists():
         return False
     try:
+        input_files.size_of(path)  # a pipe would wait for a writer
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         images = NpzImages(path, 0, shape[3], "")

@@ -69,7 +69,7 @@ def newest_checkpoint(folder: str | os.PathLike) -> str:
         optimizer = path.with_name(f"opt{step}.pt")
         averages = [p for p in checkpoint.average_files(path.parent) if p.stem.endswith(f"_{step}")]
         try:
-            if not optimizer.exists():
+            if not os.path.lexists(optimizer):
                 raise DamagedFileError(f"{optimizer}: no such file")
             for part in (path, optimizer, *averages):
                 checkpoint.load_file(part)
@@ -148,7 +148,7 @@ def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float | st
     if not main_checkpoint:
         return None
     path = Path(main_checkpoint).with_name(f"ema_{rate}_{step:06d}.pt")
-    return str(path) if path.exists() else None
+    return str(path) if os.path.lexists(path) else None
 
 
 def remove_unfinished(folder: Path, done: int) -> None:

@@ -183,7 +183,7 @@ class TrainLoop:
 
     def _load_optimizer_state(self) -> None:
         file = Path(self.resume_checkpoint).parent / f"opt{self.resume_step:06d}.pt"
-        if not file.exists():
+        if not os.path.lexists(file):
             return
         logger.log(f"loading {file}")
         self.mp_trainer.lg_loss_scale = optimizer_state.restore(

@@ -25,11 +25,12 @@ from ..data.image_folders import list_folder
 from ..data.image_source import ImageSource
 from ..data.reading import READING, ReadingSettings
 from ..errors import ArgumentError, blame
-from ..runtime import atomic_files, execution, logger
+from ..runtime import atomic_files, execution, input_files, logger
 from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, PAIRS_A_ROW = 32, 4
+LARGEST_MAP = 2**26  # bytes
 LISTED_CLASSES = 5  # in a message
 
 
@@ -164,8 +165,9 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
         UserError: if the file has another form.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in Path(path).read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        text = input_files.read_bytes(path, LARGEST_MAP).decode("utf-8")
+        lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    except (OSError, ValueError) as error:
         raise ArgumentError("label_map", f"expected a text file, got {path} ({error})") from None
     lines = [line for line in lines if line]
     numbered = [len(line) == 2 and line[1].strip().isdecimal() for line in lines]

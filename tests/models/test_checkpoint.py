@@ -302,7 +302,7 @@ def test_a_checkpoint_that_is_cut_off_anywhere_is_refused(tmp_path, legacy):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "hello\n", "<html>404</html>", "version https://git-lfs.github.com/spec/v1\n"]
+    "text", ["", "hello\n", "<html>404</html>", "version 1, see https://git-lfs.github.com\n"]
 )
 def test_a_text_file_is_refused_in_one_line_without_dangerous_advice(tmp_path, text):
     with pytest.raises(UserError, match=r"bad\.pt: expected a (whole )?checkpoint") as refused:
