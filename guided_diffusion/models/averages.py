@@ -86,6 +86,12 @@ def of_file(path: Path) -> tuple[Average, int] | None:
     return next((a for a in recorded(path.parent) if a.rate == rate), Average(rate)), int(match[2])
 
 
+def beginning(file: str) -> int:
+    """Return the step after which the average in a file was a copy of the weights."""
+    found = of_file(Path(file))
+    return found[0].began if found else 0
+
+
 def recorded(folder: Path) -> list[Average]:
     """Return the averages that the record in a folder describes; none where there is no record.
 

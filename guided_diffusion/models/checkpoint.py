@@ -241,7 +241,12 @@ def weights_file(path: Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    if not os.path.lexists(path):
-        raise UserError(f"{path}: expected a checkpoint or a training run folder, found nothing")
+
+    def find() -> Path:
+        if not os.path.lexists(path):  # a dangling link is told by who opens it
+            problem = "expected a checkpoint or a training run folder, found nothing"
+            raise UserError(f"{path}: {problem}")
+        return newest_weights(path) if path.is_dir() else path
+
     # One rank looks for all: a training may save its next file between the looks of two ranks.
-    return dist_util.once(lambda: newest_weights(path)) if path.is_dir() else path
+    return dist_util.once(find)

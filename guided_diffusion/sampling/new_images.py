@@ -220,14 +220,15 @@ def draw_and_save(
     channels = domain.network.in_channels
     shape = sample.num_samples, size, size, channels
     path, unfinished, fields = files_of(folder.path, shape)
-    if not path.exists():
+    there = dist_util.once(path.exists)
+    if not there:
         need = unfinished, fields, shape[0], 2
         dist_util.once(lambda: partial_results.refuse_too_many(*need))
     precision = execution.settle_precision(options["precision"], domain.device)
     drawn_of = {"classes": dict(classes.numbers)} if classes and classes.named else {}
     folder.claim(precision=precision, **drawn_of)
     logger.configure(str(folder.path))
-    if not path.exists():
+    if not there:
         each = domain.diffusion.num_timesteps
         logger.log(
             f"{shape[0]} images (--num_samples) take {shape[0] * each} network evaluations, {each} "

@@ -47,6 +47,11 @@ class Health:
         self.read()
         return self.newest if self.newest_step < self._moved else self._good
 
+    @property
+    def last_save(self) -> str:
+        """The newest checkpoint, in words."""
+        return f"the last save is {self.newest}" if self.newest else "nothing was saved"
+
     def note_losses(self, losses: th.Tensor) -> None:
         """Note the losses [N] of a part of the present step's batch."""
         self._finite = losses.detach().isfinite().all() & self._finite

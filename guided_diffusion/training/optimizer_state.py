@@ -27,6 +27,23 @@ class _Unfit(Exception):
     """What in the file does not fit, in words."""
 
 
+def moments_of(opt: th.optim.Optimizer) -> list[th.Tensor]:
+    """Return the moments that an optimizer holds; it has none before its first step."""
+    held = [value for state in opt.state.values() for value in state.values()]
+    return [value for value in held if th.is_tensor(value) and value.ndim]
+
+
+def to_save(
+    opt: th.optim.Optimizer, sampler: ScheduleSampler, lg_loss_scale: float
+) -> dict[str, Any]:
+    """Return what the file is to hold; see `restore`.
+
+    It has one entry more than upstream's optimizer file, which upstream's code ignores.
+    """
+    drawn = getattr(sampler, "state_dict", dict)()
+    return opt.state_dict() | {"loop": {"lg_loss_scale": lg_loss_scale, "schedule_sampler": drawn}}
+
+
 def restore(
     file: Path, opt: th.optim.Optimizer, sampler: ScheduleSampler, lg_loss_scale: float
 ) -> float:

@@ -41,7 +41,8 @@ def named_checkpoint(path: str) -> str:
     Raises:
         UserError: if the folder holds no whole checkpoint.
     """
-    found = dist_util.once(lambda: newest_checkpoint(path)) if os.path.isdir(path) else path
+    # One rank looks for all: whether ranks wait for one another must not depend on their disks.
+    found = dist_util.once(lambda: newest_checkpoint(path) if os.path.isdir(path) else path)
     if path and not found:
         raise ArgumentError("resume_checkpoint", f"expected a modelNNNNNN.pt in {path}, found none")
     return found
@@ -67,11 +68,12 @@ def newest_checkpoint(folder: str | os.PathLike) -> str:
     for path in files:
         step = path.stem.removeprefix("model")
         optimizer = path.with_name(f"opt{step}.pt")
-        averages = [p for p in checkpoint.average_files(path.parent) if p.stem.endswith(f"_{step}")]
+        ending = f"_{step}.pt"
+        averaged = [p for p in checkpoint.average_files(path.parent) if p.name.endswith(ending)]
         try:
             if not os.path.lexists(optimizer):
                 raise DamagedFileError(f"{optimizer}: no such file")
-            for part in (path, optimizer, *averages):
+            for part in (path, optimizer, *averaged):
                 checkpoint.load_file(part)
             return str(path)
         except DamagedFileError as error:

@@ -1,4 +1,4 @@
-"""What a training says at its start: on what it learns, for how long, and how to end it."""
+"""What a training says at its start: from which weights, on what it learns, and for how long."""
 
 from ..data.image_source import ImageSource
 from ..runtime import dist_util
@@ -6,25 +6,33 @@ from .train_util import TrainLoop
 
 
 def lines(loop: TrainLoop, unit: str, images: ImageSource | None) -> list[str]:
-    """Return lines about the data of a training, a pass over them, and the end; on every rank.
+    """Return lines about the beginning, the data and the end of a training; on every rank.
+
+    How many images there are was logged when they were opened.
 
     Args:
         loop: the training loop.
         unit: name of one example.
         images: images to learn from, which were opened; None: there is no end of examples.
     """
+    weights = [_beginning(loop), f"arithmetic: {loop.precision}"]
     ranks = dist_util.world_size()
     share = f" ({loop.batch_size} on each of {ranks} processes)" if ranks > 1 else ""
     step = f"a step learns from {loop.global_batch} {unit}s{share}"
     if images is None:
-        return [f"{step}, all new", _end(loop, 0)]
-    found = "; ".join(filter(None, [images.report, images.told_sides()]))
+        return [*weights, f"{step}, all new", _end(loop, 0)]
+    sides = [f"images: {told}" for told in [images.told_sides()] if told]
     passes = len(images) / loop.global_batch
-    return [
-        f"images: {found}",
-        f"{step}; a pass over all {len(images)}: {passes:.3g} steps",
-        _end(loop, passes),
-    ]
+    step += f"; a pass over all {len(images)}: {passes:.3g} steps"
+    return [*weights, *sides, step, _end(loop, passes)]
+
+
+def _beginning(loop: TrainLoop) -> str:
+    if loop.resume_checkpoint:
+        return f"training on from {loop.resume_checkpoint}"
+    if loop.init_checkpoint:
+        return f"training from step 0 with the weights of {loop.init_checkpoint}"
+    return "training from scratch"
 
 
 def _end(loop: TrainLoop, steps_of_a_pass: float) -> str:

@@ -23,7 +23,6 @@ from ..models.mismatch import SignsOfFlags, State, shape_of
 from ..networks.attention import STARTS, priorities_of
 from ..runtime import dist_util, logger, run_folder
 
-# Keys that may be absent from one of the two models: shares of hybrid attention, class embedding.
 # Settings that are taken from the training that weights come from.
 OF_NETWORK = (
     defaults(
@@ -31,6 +30,7 @@ OF_NETWORK = (
     ).keys()
     | {"num_classes"}
 ) - FREE_OF_TRAINING
+# Keys that may be absent from one of the two models: shares of hybrid attention, class embedding.
 OPTIONAL = r"\.blend$|^label_emb\.weight$"
 
 

@@ -168,8 +168,7 @@ class TrainLoop:
     def _load_ema_parameters(self, rate: float) -> list[th.Tensor]:
         start = self.resume_checkpoint
         file = find_ema_checkpoint(start, self.resume_step, rate)
-        known = averages.of_file(Path(file)) if file else None
-        began = known[0].began if known else self.resume_step
+        began = averages.beginning(file) if file else self.resume_step
         self.averages[rate] = averages.Average(rate, began, self.ema_warmup)
         if file is None:
             logger.log(f"no average of rate {rate} beside {start}: it starts from the weights")
@@ -233,10 +232,9 @@ class TrainLoop:
             # The others are in the middle of a step, so that a rank alone has nothing to save.
             if dist_util.world_size() == 1 and self.done > self.health.newest_step:
                 self.save()
-            saved = f"the last save is {self.health.newest}" * bool(self.health.newest)
             raise UserError(
-                f"after {self.done} steps: {error}; {saved or 'nothing was saved'}; when the data "
-                "is there again, the same command goes on"
+                f"after {self.done} steps: {error}; {self.health.last_save}; when the data is "
+                "there again, the same command goes on"
             ) from None
 
     def run_step(self, batch: th.Tensor, cond: Conditions) -> None:
@@ -331,12 +329,8 @@ class TrainLoop:
         path = self.out_dir / f"model{self.done:06d}.pt"
         if dist_util.rank() == 0:
             atomic_files.make_subfolder(self.out_dir)
-            # One entry more than in upstream's optimizer file; upstream's code ignores it.
-            loop = {
-                "lg_loss_scale": self.mp_trainer.lg_loss_scale,
-                "schedule_sampler": getattr(self.schedule_sampler, "state_dict", dict)(),
-            }
-            state = self.opt.state_dict() | {"loop": loop}
+            with_loop = self.opt, self.schedule_sampler, self.mp_trainer.lg_loss_scale
+            state = optimizer_state.to_save(*with_loop)
             checkpoint.save_state(state, self.out_dir / f"opt{self.done:06d}.pt")
             known = [self.average(rate) for rate in self.ema_rate]
             averages.record(self.out_dir, known)
@@ -349,11 +343,10 @@ class TrainLoop:
 
     def _held(self) -> dict[str, list[th.Tensor]]:
         # What a checkpoint holds, {name: tensors}.
-        moments = [value for state in self.opt.state.values() for value in state.values()]
         return {
             "weights": list(self.mp_trainer.master_params),
             "averaged weights": [param for params in self.ema_params for param in params],
-            "optimizer's moments": [v for v in moments if th.is_tensor(v) and v.ndim],
+            "optimizer's moments": optimizer_state.moments_of(self.opt),
         }
 
     def _advice(self) -> str:
@@ -369,16 +362,3 @@ class TrainLoop:
 
     def _masters_of(self, state: dict[str, th.Tensor]) -> list[th.Tensor]:
         return self.mp_trainer.state_dict_to_master_params(state)
-
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[th.nn.Module]:
-        """Give the model its (first) averaged weights, and eval mode, inside a `with` block."""
-        own = {key: value.clone() for key, value in self.model.state_dict().items()}
-        training = self.model.training
-        self.model.load_state_dict(self._state_of(self.ema_params[0]))
-        self.model.eval()
-        try:
-            yield self.model
-        finally:
-            self.model.load_state_dict(own)
-            self.model.train(training)

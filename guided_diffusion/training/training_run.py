@@ -246,13 +246,6 @@ def train(
     open_run_log(loop.out_dir)
     if note:
         logger.log(note)
-    beginning = "training from scratch"
-    if loop.resume_checkpoint:
-        beginning = f"training on from {loop.resume_checkpoint}"
-    elif loop.init_checkpoint:
-        beginning = f"training from step 0 with the weights of {loop.init_checkpoint}"
-    logger.log(beginning)
-    logger.log(f"arithmetic: {loop.precision}")
     for line in start_report.lines(loop, unit, images):
         logger.log(line)
     if loop.resume_checkpoint and Path(loop.resume_checkpoint).parent == loop.out_dir:

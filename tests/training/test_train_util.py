@@ -15,6 +15,7 @@ from guided_diffusion.resample import LossSecondMomentResampler, ScheduleSampler
 from guided_diffusion.script_util import create_model_and_diffusion, model_and_diffusion_defaults
 from guided_diffusion.train_util import TrainLoop, find_resume_checkpoint, newest_checkpoint
 from guided_diffusion.training import step_draws
+from guided_diffusion.training.shown_weights import averaged_weights
 
 FLAGS = {
     "image_size": 16,
@@ -473,7 +474,7 @@ def test_averaged_weights_are_lent_and_given_back(make):
     own = weights(loop)
     for training in (True, False):
         loop.model.train(training)
-        with pytest.raises(KeyError), loop.averaged_weights() as model:
+        with pytest.raises(KeyError), averaged_weights(loop) as model:
             assert model is loop.model and not model.training
             assert equal(model.parameters(), loop.ema_params[0])
             raise KeyError
@@ -487,7 +488,7 @@ def test_lending_averaged_weights_does_not_change_the_training(make):
         for loop in (plain, lending):
             loop.run_step(*next(loop.data))
             loop.step += 1
-        with lending.averaged_weights():
+        with averaged_weights(lending):
             pass
     assert equal(weights(plain), weights(lending))
     assert equal(plain.ema_params[0], lending.ema_params[0])
@@ -655,7 +656,7 @@ def test_float16_training_skips_overflows_and_saves_float32(make, tmp_path, reco
     assert resumed.done == 3
     assert equal(resumed.mp_trainer.master_params, loop.mp_trainer.master_params)
     assert equal(resumed.ema_params[0], loop.ema_params[0])
-    with resumed.averaged_weights() as model:
+    with averaged_weights(resumed) as model:
         assert {p.dtype for p in model.middle_block.parameters()} == halves
     advance(resumed, 4)
 
