@@ -38,8 +38,8 @@ def main(
 
     # Draw images on all ranks, and save them under upstream's name in a folder of the run.
     own = wanted.recorded(guided.classes), sample, guidance, run, execution
-    models = {"model": guided.domain, "classifier": guided.classifier}
-    folder = results_folder(main, "classifier_samples", "samples_*.npz", own, models)
+    name, results = "classifier_samples", "samples_*.npz"
+    folder = results_folder(main, name, results, own, guided.models)
     size = guided.domain.network.image_size
     options = {"seed": run.seed, "precision": execution.precision}
     options |= {"model": guided.model, "cond_fn": guided.cond_fn}

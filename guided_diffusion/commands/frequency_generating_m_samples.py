@@ -33,7 +33,6 @@ from ..translation.settings import BatchSettings, DepthSettings, WalkSettings
 
 OF_MODELS = defaults(ModelSettings, ProcessSettings)
 # Sequences draw no random numbers; models are known by their digests, not by their paths.
-
 FREE = {"seed", "source_model", "target_model", "stages"}
 
 
@@ -78,7 +77,6 @@ def main(
     precision = settle_precision(execution.precision, dist_util.dev())
     folder.claim(precision=precision)
     open_run_log(folder.path, together=False)
-
     if depths.fixed:
         logger.log("the depths are fixed; soft labels count steps, whatever the depths are")
 

@@ -31,7 +31,6 @@ def main(
     """Draw the images that are missing."""
     # Load the model, and refuse classes that it does not know.
     domain = load_asked(sample.model_path, network, process, compile=execution.compile)
-
     picked = wanted.drawn(domain.classes)
     labels = partial(new_images.random_labels, run.seed, classes=picked) if picked else None
 

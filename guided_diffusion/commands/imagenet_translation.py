@@ -15,6 +15,7 @@ from ..data.image_formats import log_listing
 from ..data.image_source import ImageFiles
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError, UserError, blame
+from ..models.domains import identity_of
 from ..models.reading_of_training import reading_for
 from ..runtime import dist_util, logger, progress_bars
 from ..runtime.command import command
@@ -56,7 +57,8 @@ def main(
     decides = joined(asked, guidance, run, execution)
     default = default_folder("class_translation", everything, main.free, main.defaults)
     out_dir = Path(run.out_dir or default)
-    folder = RunFolder(out_dir, main.name, decides | guided.identity, main.free)
+    decides |= identity_of(guided.models)
+    folder = RunFolder(out_dir, main.name, decides, main.free, main.defaults)
     folder.refuse_other_run()
 
     # Claim the run folder. Pictures of a run that an older version began carry no text.

@@ -31,6 +31,8 @@ STATISTICS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}
 MOST_FEATURES = 8192
 # numpy writes no others; some unpack without end.
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What an archive that is damaged, encrypted or of an unknown form raises.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, ValueError, RuntimeError)
 MOST_DEFLATED = 1100  # bytes unpacked from one, at most 1032 in a sound file
 
 
@@ -110,11 +112,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # An archive that is encrypted or of unknown form is a RuntimeError or NotImplementedError.
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, ValueError, RuntimeError),
-        *(OverflowError, MemoryError),
-    ) as error:
+    except (*DAMAGE, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path}: expected an .npz with arr_0, images [N, H, W, C] uint8, got a file that "
             f"cannot be read ({error})"

@@ -100,7 +100,7 @@ class Exporter:
         """
         found = self._finished_rows()
         self._refuse_other_origins(found, files, tile)
-        self._write(found)
+        self.merge(found)
         height, width, channels = tile(0).shape
         self._prepare_arrays(found, (channels, height, width))
         return set(found)
@@ -185,11 +185,13 @@ class Exporter:
             rows.append(common | own | {"file_name": place})
         return rows
 
-    def merge(self) -> list[Row]:
-        """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only)."""
-        return self._write(self._finished_rows())
+    def merge(self, found: dict[int, list[Row]] | None = None) -> list[Row]:
+        """Bring all parts into manifest.csv, in order, and return its rows (rank 0 only).
 
-    def _write(self, found: dict[int, list[Row]]) -> list[Row]:
+        Args:
+            found: rows of each finished sequence; None: they are looked for.
+        """
+        found = self._finished_rows() if found is None else found
         atomic_files.make_subfolder(self.folder)
         self.merged = [row for index in sorted(found) for row in found[index]]
         manifest.write(self.folder / "manifest.csv", self.columns, self.merged)

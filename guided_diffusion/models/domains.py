@@ -113,6 +113,16 @@ class Domain:
         return self.args | {"sha256": self.sha256}
 
 
+def identity_of(models: Mapping[str, Domain | None]) -> dict[str, Any]:
+    """Return the identity of models by their role, {role.name: value}, as run folders record it."""
+    return {
+        f"{role}.{name}": value
+        for role, model in models.items()
+        if model
+        for name, value in model.identity.items()
+    }
+
+
 def load_domain(
     path: str | Path,
     flags: Mapping[str, Any] | None = None,

@@ -8,7 +8,6 @@ Reference: arXiv:2105.05233, section 4.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch as th
 import torch.nn.functional as F
@@ -60,15 +59,9 @@ class Guided:
         return self.classifier and classifier_gradient(self.classifier.model, self.scale)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """Flags and digest of each network, as a run folder records them."""
-        networks = {"model": self.domain, "classifier": self.classifier}
-        return {
-            f"{role}.{name}": value
-            for role, network in networks.items()
-            if network
-            for name, value in network.identity.items()
-        }
+    def models(self) -> dict[str, Domain | None]:
+        """The networks by their role."""
+        return {"model": self.domain, "classifier": self.classifier}
 
     @property
     def classes(self) -> Classes:
@@ -77,7 +70,7 @@ class Guided:
         Raises:
             ArgumentError: if the two networks number classes differently, with both lists.
         """
-        models = self.domain, self.classifier
+        models = self.models.values()
         known = [model.classes for model in models if model and model.classes]
         known.sort(key=lambda classes: (not classes.named, len(classes)))
         first, last = known[0], known[-1]  # names count more than numbers alone

@@ -14,7 +14,7 @@ from ..config.settings import Settings, defaults, joined
 from ..data.image_source import ImageSource
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
-from ..models.domains import Domain
+from ..models.domains import Domain, identity_of
 from ..runtime.command import Command
 from ..runtime.run_folder import RECORD, RunFolder, default_folder, fingerprint, read_args
 
@@ -51,12 +51,10 @@ def results_folder(
     Raises:
         UserError: if the folder holds another run, or results without a record.
     """
-    asked = {**joined(*settings), **others}
+    asked = {**joined(*settings), **others, **identity_of(models)}
     known = dict(command.defaults)
-    for role, model in models.items():
-        if model:
-            asked |= {f"{role}.{key}": value for key, value in model.identity.items()}
-            known |= {f"{role}.{key}": value for key, value in OF_NETWORKS.items()}
+    for role in models:
+        known |= {f"{role}.{key}": value for key, value in OF_NETWORKS.items()}
     free = command.free | PLACES
     default = default_folder(name, asked, free, known)
     logs = os.getenv("OPENAI_LOGDIR")

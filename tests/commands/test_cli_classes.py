@@ -132,6 +132,14 @@ def test_a_folder_of_one_class_keeps_the_number_that_the_model_gave_it(condition
     rows = read_csv(tmp_path / "out" / "translations.csv")
     assert [(row["source"], row["target"]) for row in rows] == [("1", "0")] * 2
 
+    # The record of a version that had no crops at native scale stands for none.
+    record = json.loads((tmp_path / "out" / "args.json").read_text())
+    del record["args"]["crop"]
+    (tmp_path / "out" / "args.json").write_text(json.dumps(record))
+    other = call("imagenet_translation", *flags, *right, "--crop", "native")
+    assert other.code == 2 and "--crop was 'fit', is 'native'" in other.last
+    succeed("imagenet_translation", *flags, *right)
+
 
 def test_other_classes_are_refused_by_whatever_takes_images(conditional, tmp_path):
     images = of_one_class(tmp_path / "images", "tumour")

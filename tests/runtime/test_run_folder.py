@@ -14,7 +14,7 @@ from guided_diffusion.diffusion.settings import ProcessSettings
 from guided_diffusion.errors import ArgumentError, UserError
 from guided_diffusion.generation.plan import Plan
 from guided_diffusion.generation.settings import SequenceSettings
-from guided_diffusion.models.domains import Domain
+from guided_diffusion.models.domains import Domain, identity_of
 from guided_diffusion.runtime import atomic_files, run_folder
 from guided_diffusion.runtime.run_folder import PER_STEP, RunFolder
 from guided_diffusion.sampling.guidance import Guided
@@ -150,7 +150,7 @@ def of_sequences(stages):
 def of_classes(name):
     command = load_script(name).main
     guided = Guided(domain(ModelSettings()), domain(ClassifierSettings(), num_classes=3))
-    return command, guided.identity
+    return command, identity_of(guided.models)
 
 
 def domain(network, **options):
