@@ -74,7 +74,8 @@ def main(
     for measured in partial_results.fill(unfinished, fields, count, asked.batch_size, measure):
         totals = measured["total_bpd"][measured["finished"]]
         mean, error = likelihood.mean_and_error(totals)
-        text = f"{mean:.4f} bits per dimension, standard error {error:.4f}"
+        known = f", standard error {error:.4f}" if len(totals) > 1 else ""
+        text = f"{mean:.4f} bits per dimension{known}"
         logger.log(f"{len(totals)} of {count} images: {text}")
 
     # Save the terms of each timestep under upstream's names.

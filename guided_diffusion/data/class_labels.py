@@ -13,6 +13,10 @@ from .classes import Classes
 Folder = str | os.PathLike
 
 
+class NoClassError(ArgumentError):
+    """An image whose path holds no class."""
+
+
 class LabelSource(NamedTuple):
     """A source of the classes of image files."""
 
@@ -29,8 +33,10 @@ def folder_of(file: str, data_dir: Folder) -> str:
     """Return the name of the folder right below `data_dir` that holds a file."""
     folder, *below = Path(file).relative_to(data_dir).parts
     if not below:
-        raise ArgumentError(
-            "labels", f"folder: expected every image in a folder of its class, found {file}"
+        raise NoClassError(
+            "labels",
+            f"folder: expected every image in a folder of its class below {data_dir}, found "
+            f"{file}; give the folder that holds a folder for each class",
         )
     return folder
 
@@ -99,6 +105,9 @@ def known_classes_of_files(
             numbers, found = classes_of_files(files, data_dir, labels)
             own = known.number_in(found)
             return [own[number] for number in numbers], known if known.named else found
+        except NoClassError as error:
+            expected = f"expected images of the classes {known.listed} ({known.origin})"
+            problem = problem or UserError(f"{expected}; labels of a {error.problem}")
         except UserError as error:
             problem = problem or error
     raise problem or UserError("no labels")

@@ -57,7 +57,7 @@ class Classes:
     def listed(self) -> str:
         """All classes in one line, as "0 benign, 1 tumour"; a long list is cut."""
         if not self.named and len(self) > LISTED:
-            return f"the numbers {min(self.numbers.values())} to {max(self.numbers.values())}"
+            return f"{min(self.numbers.values())} to {max(self.numbers.values())}"
         every = [
             f"{number} {name}" if name != str(number) else name
             for name, number in self.numbers.items()
@@ -66,10 +66,17 @@ class Classes:
 
     @property
     def table(self) -> str:
-        """A line for each class: its number, name, and images where they were counted."""
-        rows = [f"{number:>6}  {name}" for name, number in self.numbers.items()]
+        """A line for each class: its number, name, and images where they were counted.
+
+        Of classes without names just those that have images, where they were counted.
+        """
+        hidden = {n for n in self.numbers.values() if self.counts and not self.named} - {
+            number for number, count in self.counts.items() if count
+        }
+        shown = {name: number for name, number in self.numbers.items() if number not in hidden}
+        rows = [f"{number:>6}  {name}" for name, number in shown.items()]
         if self.counts:
-            images = [self.counts.get(number, 0) for number in self.numbers.values()]
+            images = [self.counts.get(number, 0) for number in shown.values()]
             counted = [f"{count} image{'s' * (count != 1)}" for count in images]
             rows = [f"{row}: {text}" for row, text in zip(rows, counted, strict=True)]
         more = len(rows) - TABLED

@@ -305,7 +305,10 @@ class ImageFolder(ImageFiles):
     def number_by(self, known: Classes) -> None:
         """Number the classes of the files as a model does; see `ImageSource.number_by`."""
         files = self._files_of_pages()
-        self.labels, self.classes = known_classes_of_files(files, self.path, known)
+        try:
+            self.labels, self.classes = known_classes_of_files(files, self.path, known)
+        except UserError as error:
+            raise UserError(f"{error}; or take all images for one class, by --classes") from None
 
 
 def common_size(files: Sequence[str], reading: ReadingSettings = READING) -> tuple[int, int]:

@@ -135,18 +135,19 @@ def young(averages: Iterable[Average], done: int) -> str:
     return "".join(old)
 
 
-def choose(averaged: Sequence[Path], raw: Path) -> Path:
+def choose(averaged: Sequence[Path], raw: Path, told: bool = True) -> Path:
     """Return the first average that has left its start behind, else the weights themselves.
 
     Args:
         averaged: files of averages of one step, the best first.
         raw: file of the weights of that step.
+        told: whether the log says why the weights are taken.
     """
     known = [(path, found) for path in averaged if (found := of_file(path))]
     for path, (average, done) in known:
         if average.share(done) <= RAW_ABOVE:
             return path
-    if known:
+    if known and told:
         path, (average, done) = known[0]
         young = f"of {path.name}, {average.told(done)} (more than {percent(RAW_ABOVE)})"
         logger.log(

@@ -133,6 +133,12 @@ def refuse_unlike(
     Raises:
         UserError: naming the first differing key and the flag that likely causes it.
     """
+    if state and not own.keys() & state.keys():
+        first = next(iter(state))
+        raise UserError(
+            f"{path}: expected weights of a network of this kind, got none of its tensors: "
+            f"{len(state)} others, such as {first!r}"
+        )
     for key in {**own, **state}:
         asked, held = shape_of(own, key), shape_of(state, key)
         if asked != held:
@@ -176,10 +182,10 @@ def first_infinite(state: State) -> str:
 def _advice_after_divergence(path: Path) -> str:
     for tried, older in enumerate(earlier_files(path)):
         if tried == MOST_TRIED:
-            return f"neither are those of the {MOST_TRIED} files before it"
+            return f"nor are the numbers of the {MOST_TRIED} files before it"
         try:
             if not first_infinite(load_state(older)):
-                return f"those of {older} are"
+                return f"the newest file before it with finite numbers is {older}: give that one"
         except UserError:
             continue
     return "train again with a lower --lr"
@@ -218,10 +224,14 @@ def earlier_files(path: Path) -> list[Path]:
     return []
 
 
-def newest_weights(folder: Path) -> Path:
+def newest_weights(folder: Path, told: bool = True) -> Path:
     """Return the file of weights to use from a training run: the newest step, averaged if possible.
 
     Of several averages the one with the highest decay is taken; see `averages.choose`.
+
+    Args:
+        folder: folder of the run.
+        told: whether the log says so if an average is too young.
 
     Raises:
         UserError: if the folder holds no checkpoint.
@@ -229,14 +239,18 @@ def newest_weights(folder: Path) -> Path:
     averaged = average_files(folder)
     if models := checkpoint_files(folder):
         ending = f"_{models[0].stem.removeprefix('model')}.pt"
-        return averages.choose([p for p in averaged if p.name.endswith(ending)], models[0])
+        return averages.choose([p for p in averaged if p.name.endswith(ending)], models[0], told)
     if averaged:
         return averaged[0]
     raise UserError(f"{folder}: expected a training run with modelNNNNNN.pt or ema_*.pt, got none")
 
 
-def weights_file(path: Path) -> Path:
+def weights_file(path: Path, told: bool = True) -> Path:
     """Return a checkpoint file itself, or the newest weights of a training run folder.
+
+    Args:
+        path: path of a file or folder.
+        told: whether the log says so if an average is too young.
 
     Raises:
         UserError: if there is none.
@@ -246,7 +260,7 @@ def weights_file(path: Path) -> Path:
         if not os.path.lexists(path):  # a dangling link is told by who opens it
             problem = "expected a checkpoint or a training run folder, found nothing"
             raise UserError(f"{path}: {problem}")
-        return newest_weights(path) if path.is_dir() else path
+        return newest_weights(path, told) if path.is_dir() else path
 
     # One rank looks for all: a training may save its next file between the looks of two ranks.
     return dist_util.once(find)

@@ -194,7 +194,7 @@ def load_domain(
     own = None
     if classes or args.get("class_cond"):
         labels = record.get("args", {}).get("labels", "prefix")
-        own = _classes(file, classes or NUM_CLASSES, labels)
+        own = _classes(file, classes or NUM_CLASSES, labels, bool(record))
     return Domain(model, diffusion, name, file, network, process, sha256, classes, own)
 
 
@@ -215,15 +215,21 @@ def _refuse_deeper(network: Any, tensors: int) -> None:
             )
 
 
-def _classes(file: Path, rows: int, labels: str) -> Classes:
-    """Return the classes that a training recorded beside its weights, else all numbers."""
+def _classes(file: Path, rows: int, labels: str, own: bool) -> Classes:
+    """Return the classes that a training recorded beside its weights, else all numbers.
+
+    Args:
+        file: the weights.
+        rows: number of classes that the network can tell apart.
+        labels: source of the classes in the training.
+        own: whether a training of this project made the weights, and so recorded its classes.
+    """
     if found := class_records.beside(file, rows, labels):
         return found
-    numbers = (
-        f"no {class_records.RECORD} beside {file}; its classes are the numbers 0 to {rows - 1}"
-    )
-    logger.log(numbers)
-    return Classes.unnamed(range(rows), numbers)
+    absent = f"no {class_records.RECORD} beside {file}"
+    ways = "; bring it from the folder of the training" if own else ""
+    logger.log(f"{absent}; its classes are the numbers 0 to {rows - 1}{ways}")
+    return Classes.unnamed(range(rows), absent)
 
 
 def _trained_args(

@@ -103,7 +103,8 @@ def _could_run_code(found: str) -> str:
 
 
 def _damaged(path: str | Path, reason: str) -> DamagedFileError:
-    found = f"a file that cannot be read ({reason[:LONGEST_REASON]})"
+    told = f" ({reason[:LONGEST_REASON]})" if any(map(str.isalpha, reason)) else ""
+    found = f"a file that cannot be read{told}"
     return DamagedFileError(f"{path}: expected a whole checkpoint, got {found}")
 
 

@@ -182,6 +182,11 @@ def limited(text: str) -> Iterator[None]:
         _limit = None
 
 
+def has_limit() -> bool:
+    """Return whether the command has a limit of time."""
+    return _limit is not None
+
+
 def seconds_of(text: str) -> int:
     """Read a time such as 23:30, 23:30:00, 1-12 or 1-12:30 (days-hours); 0 for an empty text.
 

@@ -8,6 +8,7 @@ Reference: arXiv:2105.05233, section 4.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch as th
 import torch.nn.functional as F
@@ -105,6 +106,10 @@ def load_guided(
             return Guided(domain, None)
         expected = "expected a classifier, or a class-conditional --model_path"
         raise ArgumentError("classifier_path", f"{expected}; {domain.origin} knows no classes")
+    if not Path(path).exists():
+        problem = f"{path}: expected a checkpoint or a training run folder, found nothing"
+        none = "; an empty path: no guidance" if domain.network.class_cond else ""
+        raise ArgumentError("classifier_path", f"{problem}{none}")
     # A classifier without a record is assumed to be made for this diffusion model.
     guide = load_asked(path, classifier, process, kind=CLASSIFIER, compile=compile, assumed=own)
     same = "image_size", "in_channels", "diffusion_steps", "noise_schedule", "rescale_timesteps"

@@ -133,8 +133,10 @@ def check_classes(
         UserError: if there are too many or too few classes, or the unseen images have others.
     """
     if not 2 <= len(classes) <= num_classes:
-        expected = f"expected 2 to {num_classes} classes (--num_classes), found {len(classes)}"
-        raise ArgumentError("data_dir", f"{expected}: {classes.listed} ({classes.origin})")
+        bounds = "2" if num_classes == 2 else f"2 to {num_classes}"
+        expected = f"expected {bounds} classes (--num_classes), found {len(classes)}"
+        ways = "; one class cannot be told from another" if len(classes) < 2 else ""
+        raise ArgumentError("data_dir", f"{expected}: {classes.listed} ({classes.origin}){ways}")
     if val_data_dir:
         with blame("val_data_dir"):
             found = counted_classes(open_labelled(val_data_dir, in_channels, labels, reading))

@@ -122,13 +122,16 @@ class Health:
         try:
             yield
         except DivergedError as error:
-            left = "no checkpoint was saved"
+            left, gone = "no checkpoint was saved", ""
             if self.good:
                 gone = ", which is gone" if is_gone(self.good) else ""
                 left = f"the last good checkpoint is {self.good}{gone}"
             elif self.newest:
                 left = f"no step went well after {self.newest}, so go back to one before it"
-            problem = f"{error}, so the training ends; {left}; {self._advice}"
+            on = " and that --resume_checkpoint" if self.good and not gone else ""
+            problem = (
+                f"{error}, so the training ends; {left}; {self._advice}, with another --out_dir{on}"
+            )
             raise DivergedError(problem) from None
 
     def judge(self) -> str:

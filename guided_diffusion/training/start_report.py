@@ -1,7 +1,7 @@
 """What a training says at its start: from which weights, on what it learns, and for how long."""
 
 from ..data.image_source import ImageSource
-from ..runtime import dist_util
+from ..runtime import dist_util, stop_requests
 from .train_util import TrainLoop
 
 
@@ -37,6 +37,11 @@ def _beginning(loop: TrainLoop) -> str:
 
 def _end(loop: TrainLoop, steps_of_a_pass: float) -> str:
     saves, last = f"saves every {loop.save_interval} steps", loop.end_flags[-1]
+    if not loop.max_steps and stop_requests.has_limit():
+        return (
+            f"ends within --time_limit, {saves} and at the end; no other end is set, and the same "
+            "command goes on"
+        )
     if not loop.max_steps:
         ways = " or ".join(f"--{flag}" for flag in loop.end_flags)
         return (
@@ -46,4 +51,5 @@ def _end(loop: TrainLoop, steps_of_a_pass: float) -> str:
     flag = last if getattr(loop, last, loop.max_steps) == loop.max_steps else loop.end_flags[0]
     passes = f", {loop.max_steps / steps_of_a_pass:.3g} passes" if steps_of_a_pass else ""
     left = f", {loop.max_steps - loop.done} of them still to do" if loop.done else ""
+    left += ", or within --time_limit before" * stop_requests.has_limit()
     return f"ends after {loop.max_steps} steps (--{flag}){passes}{left}; {saves} and at the end"

@@ -62,7 +62,7 @@ def settings_of_start(
     begun = record.get("script") == command
     if not begun:
         with blame("init_checkpoint"):
-            file = checkpoint.weights_file(Path(checkpoint_or_run))
+            file = checkpoint.weights_file(Path(checkpoint_or_run), told=False)
         record, place = checkpoint.training_record(file), file.with_name(run_folder.RECORD)
     if record.get("script") != command:  # the weights tell whether they fit
         return groups

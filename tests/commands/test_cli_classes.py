@@ -272,3 +272,32 @@ def test_more_classes_than_a_network_has_are_refused_with_the_ways_to_label(runs
     result = call("image_train", *flags, "--out_dir", tmp_path / "run")
     assert result.code == 2 and result.last.startswith("error: --labels: expected at most 1000")
     assert "found 1001" in result.last and "--labels folder" in result.last
+
+
+def test_a_folder_of_one_class_alone_is_named_a_class_by_its_flag(conditional, tmp_path):
+    flat = draw_images(tmp_path / "flat", 3)
+    for index, path in enumerate(sorted(flat.iterdir())):
+        path.rename(flat / f"GT-{index}.png")
+    flags = ["--model_path", conditional, "--data_dir", flat, "--timestep_respacing", 2]
+    flags += ["--device", "cpu", "--out_dir", tmp_path / "out"]
+    result = call("image_nll", *flags)
+    assert result.code == 2 and result.last.count("0 tile0, 1 tile1") == 1
+    assert result.last.endswith("; or take all images for one class, by --classes")
+    out = succeed("image_nll", *flags, "--classes", "tile1").out
+    assert "1  tile1: 3 images" in out and "nan" not in out
+    by_folder = copied(conditional, tmp_path / "by_folder")
+    shutil.copy(conditional / "labels.json", by_folder)
+    record = json.loads((by_folder / "args.json").read_text())
+    record["args"]["labels"] = "folder"
+    (by_folder / "args.json").write_text(json.dumps(record))
+    result = call("image_nll", *flags, "--model_path", by_folder)
+    assert result.code == 2 and "--labels:" not in result.last
+    assert "give the folder that holds a folder for each class; or take all" in result.last
+
+
+def test_two_classes_at_most_are_told_as_two(conditional, tmp_path):
+    for name in ("a", "b", "c"):
+        of_one_class(tmp_path / "images" / name, name)
+    flags = [*TINY_CLASSIFIER, "--data_dir", tmp_path / "images", "--out_dir", tmp_path / "out"]
+    found = call("classifier_train", *flags).last
+    assert "--data_dir: expected 2 classes (--num_classes), found 3: 0 a, 1 b, 2 c" in found

@@ -43,6 +43,7 @@ def test_a_training_that_diverges_ends_at_its_first_save(runs, tmp_path, name, m
     assert result.code == command.DIVERGED == 4
     assert result.last.startswith("error: step 8: ") and result.err.count("\n") == 1
     end = f"so the training ends; no checkpoint was saved; try a lower --lr than 1000{way}"
+    end += ", with another --out_dir"
     assert result.last.endswith(end)
     assert "trained" not in result.out
     assert not list(tmp_path.glob("*.pt")) and not (tmp_path / "samples").exists()
@@ -76,7 +77,8 @@ def test_what_is_not_finite_is_never_saved(runs, tmp_path, monkeypatch, kind):
     assert result.code == 4
     assert result.last == (
         f"error: step 8: the {kind} are not finite, so the training ends; the last good checkpoint "
-        f"is {tmp_path / 'model000004.pt'}; try a lower --lr than 0.003"
+        f"is {tmp_path / 'model000004.pt'}; try a lower --lr than 0.003, with another "
+        "--out_dir and that --resume_checkpoint"
     )
     assert {path.name for path in tmp_path.glob("*.pt")} == {
         f"{kind}000004.pt" for kind in ("model", "ema_0.5_", "opt")
@@ -133,6 +135,10 @@ def test_grids_and_samplers_show_the_weights_while_the_average_is_young(runs, tm
     assert f"model000004.pt; of the average of rate 0.9999, {young}" in trained
     shown = "samples of step {} show the weights without averaging: of the average of rate 0.9999, "
     assert all(shown.format(step) + young in trained for step in (4, 8))
+
+    begun = ["--init_checkpoint", tmp_path / "young", "--data_dir", runs.images, "--max_steps", 1]
+    begun += ["--sample_interval", 0, "--device", "cpu", "--out_dir", tmp_path / "begun"]
+    assert succeed("image_train", *begun).out.count("taking the weights of") == 1
 
     small = ["--num_samples", 2, "--timestep_respacing", "2", "--device", "cpu"]
 

@@ -58,6 +58,10 @@ def test_the_flag_that_ends_it_is_named_and_what_would_where_none_does(
     *_, end = start_of(succeed("image_train", *TINY_MODEL, *annealed), tmp_path / "a")
     assert end.startswith("ends after 1 steps (--lr_anneal_steps), 0.4 passes")
 
+    limited = [*flags, "--max_steps", 1, "--time_limit", "0:30", "--out_dir", tmp_path / "c"]
+    *_, end = start_of(succeed("image_train", *TINY_MODEL, *limited), tmp_path / "c")
+    assert end.startswith("ends after 1 steps (--max_steps), 0.4 passes, or within --time_limit b")
+
     monkeypatch.setenv("DIFFUSION_TRAINING_TEST", "1")  # upstream's way to end after a save
     endless = [*flags, "--save_interval", 1, "--out_dir", tmp_path / "b"]
     *_, end = start_of(succeed("image_train", *TINY_MODEL, *endless), tmp_path / "b")
@@ -66,6 +70,9 @@ def test_the_flag_that_ends_it_is_named_and_what_would_where_none_does(
         "Ctrl-C or SIGTERM ends it after the step at hand with a checkpoint, and the same command "
         "goes on"
     )
+    limited = [*endless, "--time_limit", "0:30", "--out_dir", tmp_path / "d"]
+    *_, end = start_of(succeed("image_train", *TINY_MODEL, *limited), tmp_path / "d")
+    assert end.startswith("ends within --time_limit, saves every 1 steps and at the end; no other")
 
 
 def test_other_trainings_say_it_too(images, tmp_path):

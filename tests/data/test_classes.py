@@ -45,12 +45,18 @@ def test_classes_are_chosen_by_name_or_number(classes, text, numbers):
         (OWN, "²", "got '²'"),
         (OWN, "-1", "got '-1'"),
         (GRADES, "3", "3 is the name of class 1 and the number of another; write name:3 or number"),
-        (MANY, "1000", "expected numbers .* of the classes the numbers 0 to 999"),
+        (MANY, "1000", "expected numbers .* of the classes 0 to 999"),
     ],
 )
 def test_other_classes_are_refused_with_the_list(classes, text, message):
     with pytest.raises(UserError, match=f"^classes: .*{message}"):
         classes.chosen("classes", text)
+
+
+def test_a_table_of_counted_numbers_lists_those_that_have_images():
+    counted = Classes(MANY.numbers, "no record", named=False, counts={7: 3, 8: 0})
+    assert counted.table == "1000 classes (no record):\n     7  7: 3 images"
+    assert "benign: 0 images" in Classes(OWN.numbers, "the model", counts={1: 3}).table
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):

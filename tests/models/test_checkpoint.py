@@ -473,3 +473,9 @@ def test_both_formats_hold_the_same_tensors(tmp_path, suffix):
     found = checkpoint.load_state(tmp_path / f"x{suffix}")
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_weights_of_something_else_are_no_matter_of_a_flag(tmp_path):
+    own = {"time_embed.0.weight": torch.zeros(2)}
+    with pytest.raises(UserError, match="got none of its tensors: 1 others, such as 'a'$"):
+        checkpoint.refuse_unlike(own, {"a": torch.zeros(3)}, tmp_path / "a.pt", [])

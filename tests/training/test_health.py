@@ -106,15 +106,19 @@ def test_a_checkpoint_is_good_if_a_step_went_well_after_it():
 @pytest.mark.parametrize(
     ("health", "left"),
     [
-        (Health("", 0, "try"), "no checkpoint was saved; try"),
+        (Health("", 0, "try"), "no checkpoint was saved; try, with another --out_dir"),
         (
             Health("a.pt", 5, "try"),
-            "no step went well after a.pt, so go back to one before it; try",
+            "no step went well after a.pt, so go back to one before it; try, with another --out_dir",
         ),
-        (after("+", Health("gs://a.pt", 5, "try")), "the last good checkpoint is gs://a.pt; try"),
+        (
+            after("+", Health("gs://a.pt", 5, "try")),
+            "the last good checkpoint is gs://a.pt; try, with another --out_dir and that "
+            "--resume_checkpoint",
+        ),
         (
             after("+", Health("a.pt", 5, "try")),
-            "the last good checkpoint is a.pt, which is gone; try",
+            "the last good checkpoint is a.pt, which is gone; try, with another --out_dir",
         ),
     ],
 )

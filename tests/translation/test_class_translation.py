@@ -253,7 +253,11 @@ def test_target_eta_and_classifier_change_the_images(conditional, classifier, im
             "0 tile0, 1 tile1 ({run}/labels.json), got 'x'",
         ),
         ("--classifier_path {classifier} --out_channels 7", "knows 2 classes, got 7"),
-        ("--classifier_path nowhere", "nowhere: expected a checkpoint or a training run folder"),
+        (
+            "--classifier_path nowhere",
+            "--classifier_path: nowhere: expected a checkpoint or a training run folder, found "
+            "nothing; an empty path: no guidance",
+        ),
         ("--val_dir nowhere", "val_dir: expected a folder of images, got 'nowhere'"),
         ("--label_map nowhere", "label_map: expected a text file, got nowhere"),
     ],
