@@ -109,7 +109,8 @@ def test_a_checkpoint_is_good_if_a_step_went_well_after_it():
         (Health("", 0, "try"), "no checkpoint was saved; try, with another --out_dir"),
         (
             Health("a.pt", 5, "try"),
-            "no step went well after a.pt, so go back to one before it; try, with another --out_dir",
+            "no step went well after a.pt, so go back to one before it; try, with another "
+            "--out_dir",
         ),
         (
             after("+", Health("gs://a.pt", 5, "try")),
