@@ -102,12 +102,13 @@ class EntryArray:
         return array
 
     def fits(self, example: np.ndarray) -> bool:
-        """Return whether the finished file is there, with all entries.
+        """Return whether the finished file is there, with all entries, and no unfinished one.
 
         Raises:
             UserError: if it is another array.
         """
-        return self.path.exists() and len(self._check(self.path, example)) == self.count
+        alone = self.path.exists() and not os.path.lexists(self.partial)
+        return alone and len(self._check(self.path, example)) == self.count
 
     def store(self, index: int, value: np.ndarray) -> None:
         """Write an entry, on disk when this returns."""
