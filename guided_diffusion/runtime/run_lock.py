@@ -120,7 +120,7 @@ class RunLock:
                 os.rename(self.path, aside)
             except PermissionError:  # some systems let nobody rename what is open
                 raise refusal(self.path) from None
-            if aside.read_bytes() != content:
+            if read_lock(aside) != content:
                 with contextlib.suppress(OSError):
                     os.link(aside, self.path)
             aside.unlink()

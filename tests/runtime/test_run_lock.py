@@ -172,6 +172,14 @@ def test_a_file_that_is_no_lock_of_ours_is_one_whose_holder_is_unknown(tmp_path,
     assert "a run on an unknown host, process 0, since an" in str(run_lock.refusal(tmp_path / NAME))
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"x" * 100_000])
+def test_a_damaged_lock_is_taken_over_soon(tmp_path, content):
+    (tmp_path / NAME).write_bytes(content)
+    before = time.time() - run_lock.DAMAGED - 1
+    os.utime(tmp_path / NAME, (before, before))
+    assert in_child(try_to_take, tmp_path) == "taken" and not list(tmp_path.iterdir())
+
+
 def test_a_silent_run_of_another_machine_has_ended(tmp_path):
     leave(tmp_path, age=run_lock.SILENCE + 60, machine="other")
     assert take(tmp_path) == "taken" and not list(tmp_path.iterdir())
