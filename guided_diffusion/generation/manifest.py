@@ -121,7 +121,7 @@ def complete_sequences(rows: Iterable[Row], amount: int) -> dict[int, list[Row]]
     return {
         index: [steps[step] for step in range(amount + 1)]
         for index, steps in found.items()
-        if steps.keys() == set(range(amount + 1))
+        if len(steps) == amount + 1 and max(steps) == amount
     }
 
 

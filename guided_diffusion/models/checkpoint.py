@@ -6,7 +6,6 @@ A file is .pt or, by its suffix, .safetensors. Nothing that is loaded can run co
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ import torch as th
 from ..errors import UserError, require
 from ..runtime import atomic_files, dist_util, run_folder
 from ..runtime.input_files import unreadable
+from ..runtime.writing import room
 from . import averages
 from .foreign_weights import weights_in
 from .integrity import HashingWriter, digest_file, write_digest
@@ -89,10 +89,8 @@ def save_state(state: Any, path: Path) -> None:
             digest_file(path).unlink(missing_ok=True)  # the file that it belongs to goes now
         write_digest(path, writer.sha256.hexdigest())
     except RuntimeError as error:  # so torch reports a write that fails
-        room = shutil.disk_usage(path.parent).free / 1e9
-        raise UserError(
-            f"{path}: cannot be written, {room:.3f} GB of disk are free ({first_line(error)})"
-        ) from None
+        problem = f"cannot be written, {room(path)} ({first_line(error)})"
+        raise UserError(f"{path}: {problem}") from None
 
 
 def load_weights(

@@ -140,10 +140,10 @@ def create_array(path: Path, dtype: Any, shape: Sequence[int]) -> None:
     """
     partial, size = partial_of(path), math.prod(shape) * np.dtype(dtype).itemsize
     with writing(path, partial):
-        free = shutil.disk_usage(path.parent).free
-        if size > free:  # also sizes that no system call takes
+        disk = shutil.disk_usage(path.parent)
+        if size > disk.free and disk.total:  # also sizes that no system call takes
             needed = f"{size / 1e9:.2f} GB of disk are needed for {path}"
-            raise UserError(f"{needed}, {free / 1e9:.2f} GB are free; make room")
+            raise UserError(f"{needed}, {disk.free / 1e9:.2f} GB are free; make room")
         try:
             with open(partial, "w+b") as file:
                 system_lock(file)

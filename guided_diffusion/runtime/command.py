@@ -176,7 +176,7 @@ class Command:
             environment.check()
             settings = self.parse(argv)
             limits = [group.time_limit for group in settings if hasattr(group, "time_limit")]
-            stack.enter_context(stop_requests.limited("".join(limits)))
+            stack.enter_context(stop_requests.limited(*limits))
             devices = [group.device for group in settings if hasattr(group, "device")]
             if devices:
                 dist_util.setup_dist(device=devices[0])

@@ -169,17 +169,17 @@ def begin() -> None:
 
 
 @contextlib.contextmanager
-def limited(text: str) -> Iterator[None]:
-    """Apply a `--time_limit` to the `StopSignal`s inside the block; empty: none."""
+def limited(text: str = "") -> Iterator[None]:
+    """Apply a `--time_limit` to the `StopSignal`s inside the block; empty: none but one around."""
     global _limit, _began
-    began, _began = _began, None
+    before, began, _began = _limit, _began, None
     seconds = seconds_of(text)
     if seconds:
         _limit = TimeLimit(seconds, time.monotonic() if began is None else began)
     try:
         yield
     finally:
-        _limit = None
+        _limit = before
 
 
 def has_limit() -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from .input_files import kind_of
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", -1), errno.EFBIG}
 STDOUT = "standard output"
@@ -94,8 +95,8 @@ def _refuse_way_out(path: Path) -> None:
         mode = os.stat(path).st_mode
     except OSError:  # nothing there, or what opening it reports
         return
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UserError(f"{path}: expected a file to write, got a device, pipe or socket")
+    if (kind := kind_of(mode)) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: expected a file, got {kind}")
 
 
 def _call(functions: list[Callable[[], None]]) -> None:

@@ -118,3 +118,9 @@ def test_a_folder_in_place_of_a_manifest_is_named(tmp_path):
     (tmp_path / "manifest.csv").mkdir()
     with pytest.raises(UserError, match="expected a file, got a folder"):
         manifest.read_any(tmp_path / "manifest.csv", ["step"])
+
+
+def test_a_huge_number_of_a_step_takes_no_memory():
+    row = {"sequence": "0", "step": "999999999", "depth": "1"}
+    row["file_name"] = manifest.PICTURE.format(sequence=0, step=999999999)
+    assert manifest.complete_sequences([row], amount=999999999) == {}

@@ -159,3 +159,12 @@ def test_batches_stop_within_the_limit_of_time(monkeypatch):
     assert next(batches) == [0]
     with pytest.raises(stop_requests.TimeUp):
         next(batches)
+
+
+def test_a_command_inside_another_ends_in_the_time_of_the_other():
+    with stop_requests.limited("1:00"):
+        around = stop_requests._limit
+        with stop_requests.limited():
+            assert stop_requests._limit is around
+        assert stop_requests._limit is around
+    assert stop_requests._limit is None
