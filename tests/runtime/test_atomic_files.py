@@ -127,7 +127,9 @@ def test_a_file_that_can_be_written_later_is_not_made_yet(tmp_path, replacing):
 def test_a_pipe_or_device_for_results_is_refused_at_the_start(tmp_path, replacing):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(ArgumentError, match="^out: .*: expected a file, got a (device|named pipe)"):
+        with pytest.raises(
+            ArgumentError, match="^out: .*: expected a file, got a (device|named pipe)"
+        ):
             atomic_files.refuse_unwritable(str(place), replacing)
 
 
