@@ -97,7 +97,7 @@ def dangling(path: Path) -> str:
 def _too_large(path: str | Path, pixels: Any, reading: ReadingSettings) -> str:
     return (
         f"{path}: expected a readable image of at most {reading.max_pixels} pixels, got {pixels} "
-        "pixels; cut it into tiles, or give a larger --max_pixels (a pixel takes about 4 bytes)"
+        "pixels; cut it into tiles, or give a larger --max_pixels (a pixel takes about 10 bytes)"
     )
 
 
@@ -297,7 +297,7 @@ def in_mode(image: Image.Image, in_channels: int, remark: Remark = ignore) -> Im
         remark("of CMYK, converted without its colour profile")
     transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
     if not transparent or image.mode == "LAB":
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)  # it would copy a large one
     image = image.convert("RGBA")
     if mode.endswith("A"):
         return image.convert(mode)

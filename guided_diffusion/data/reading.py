@@ -37,7 +37,7 @@ class ReadingSettings(Settings):
     )
     max_pixels: int = setting(
         300_000_000,
-        "largest image to open, pixels; one takes about 4 bytes of memory",
+        "largest image to open, pixels; one takes about 10 bytes of memory",
         minimum=1,
         free=True,
     )
