@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..runtime import input_files
 
-LARGEST_LIST = 2**26  # bytes
+LARGEST_LIST = 2**24  # bytes
 CLASSES = "synset_words.txt"  # a synset per line, in the order of the networks
 DEVKIT_NUMBERS = "map_clsloc.txt"  # synset, number, name
 VALIDATION_LABELS = "ILSVRC2012_validation_ground_truth.txt"  # a number per validation image

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..config.network_settings import NUM_CLASSES
 from ..errors import UserError
+from ..runtime import input_files
 from .classes import Classes
 from .image_decoding import in_mode
 from .image_source import ImageSource, Moments
@@ -115,8 +116,14 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except (*DAMAGE, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path}: expected an .npz with arr_0, images [N, H, W, C] uint8, got a file that "
-            f"cannot be read ({error})"
+            f"cannot be read ({_pointer(path) or error})"
         ) from None
+
+
+def _pointer(path: Path) -> str:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return input_files.pointer(file.read(200))
+    return ""
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

@@ -30,7 +30,7 @@ from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, PAIRS_A_ROW = 32, 4
-LARGEST_MAP = 2**26  # bytes
+LARGEST_MAP = 2**24  # bytes
 LISTED_CLASSES = 5  # in a message
 
 
