@@ -4,6 +4,7 @@ A file is .pt or, by its suffix, .safetensors. Nothing that is loaded can run co
 """
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -75,12 +76,14 @@ def save_state(state: Any, path: Path) -> None:
     """Save a state dict, and its digest beside it; the file appears whole or not at all.
 
     Raises:
-        UserError: if it cannot be written, as on a full disk.
+        OSError: if it cannot be written, as on a full disk, with the path as `filename`.
+        UserError: if torch cannot write it for another reason.
     """
     safe = path.suffix == SAFETENSORS and require("safetensors.torch", "safetensors")
+    writer = HashingWriter(io.BytesIO())
     try:
         with atomic_files.atomic_write(path) as file:
-            writer = HashingWriter(file)
+            writer.file = file
             if safe:
                 form = th.contiguous_format
                 writer.write(safe.save({k: v.clone(memory_format=form) for k, v in state.items()}))
@@ -89,6 +92,8 @@ def save_state(state: Any, path: Path) -> None:
             digest_file(path).unlink(missing_ok=True)  # the file that it belongs to goes now
         write_digest(path, writer.sha256.hexdigest())
     except RuntimeError as error:  # so torch reports a write that fails
+        if found := writer.problem:
+            raise OSError(found.errno, found.strerror, str(path)) from None
         problem = f"cannot be written, {room(path)} ({first_line(error)})"
         raise UserError(f"{path}: {problem}") from None
 

@@ -24,15 +24,24 @@ MOST_UNPACKED = 20  # times the size of the file; torch stores tensors without c
 
 
 class HashingWriter:
-    """A file open for writing that notes the SHA-256 of what is written, in order."""
+    """A file open for writing that notes the SHA-256 of what is written, in order.
+
+    Attributes:
+        problem: error of the first write that failed, of which torch tells nothing; None: none.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.problem: OSError | None = None
 
     def write(self, content: Any) -> int:
         """Write bytes, and note them."""
         self.sha256.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.problem = self.problem or error
+            raise
 
     def flush(self) -> None:
         """Flush the file."""

@@ -114,10 +114,14 @@ def described(error: OSError) -> str:
     """Tell a failure of the system in one line: the file, what happened, what to do."""
     text = error.strerror or str(error)
     if not error.filename:
-        return text
+        no_place = error.errno == errno.ENOENT and "temporary directory" in text
+        advice = "; make room in one of them, or let TMPDIR name another folder"
+        return text + advice * no_place
     place = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
     if place == STDOUT:
         return f"{place}: {text}"
+    if error.errno == errno.EFBIG:
+        return f"{place}: {text} (raise the limit on the size of a file: ulimit -f, or of the disk)"
     if error.errno in FULL:
         return f"{place}: {text} ({room(Path(place))}); make room, and give the same command again"
     if error.errno in _CLOSED:

@@ -10,6 +10,7 @@ Reference: arXiv:2203.08382, section 4.3.
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..runtime.random_streams import ImageNoise
 from ..sampling.guidance import Guided
 
 GRID_PAIRS, PAIRS_A_ROW = 32, 4
+NUMBER = re.compile(r"[0-9]{1,9}")
 LARGEST_MAP = 2**24  # bytes
 LISTED_CLASSES = 5  # in a message
 
@@ -170,12 +172,18 @@ def read_label_map(path: str | os.PathLike) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise ArgumentError("label_map", f"expected a text file, got {path} ({error})") from None
     lines = [line for line in lines if line]
-    numbered = [len(line) == 2 and line[1].strip().isdecimal() for line in lines]
+    numbered = [len(line) == 2 and bool(NUMBER.fullmatch(line[1].strip())) for line in lines]
+    expected = f"expected a NAME and a NUMBER a line in {path}"
     if not lines or (any(numbered) and not all(numbered)):
         broken = f"no number in {lines[numbered.index(False)][0]!r}" if lines else "nothing"
-        expected = f"expected a NAME and a NUMBER a line in {path}"
         raise ArgumentError("label_map", f"{expected}, got {broken}")
-    return {line[0]: int(line[1]) if all(numbered) else index for index, line in enumerate(lines)}
+    found: dict[str, int] = {}
+    for index, (name, *rest) in enumerate(lines):
+        number = int(rest[0]) if all(numbered) else index
+        if found.setdefault(name, number) != number:
+            broken = f"{found[name]} and {number} for {name!r}"
+            raise ArgumentError("label_map", f"{expected}, got {broken}")
+    return found
 
 
 def translate(

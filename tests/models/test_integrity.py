@@ -1,13 +1,16 @@
 """Checkpoints that changed after they were written, and files that only claim to be some."""
 
+import errno
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import zipfile
 
 import pytest
 import torch
+from support import children
 
 from guided_diffusion.errors import DamagedFileError, UserError
 from guided_diffusion.models import checkpoint, integrity, loading
@@ -211,3 +214,18 @@ def test_other_than_plain_tensors_are_named_wherever_they_are(tmp_path, kind):
             UserError, match=f"odd.pt: expected plain tensors, got {kind}.* at {place}"
         ):
             checkpoint.load_file(path)
+
+
+def test_a_write_that_fails_is_told_as_the_system_tells_it(tmp_path):
+    def save():
+        resource = pytest.importorskip("resource")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        try:
+            checkpoint.save_state({"a": torch.ones(5000)}, tmp_path / "model000001.pt")
+        except OSError as error:
+            return error.errno, error.filename
+
+    found, _, problem = children.ask(save)
+    assert found == (errno.EFBIG, str(tmp_path / "model000001.pt")), problem
+    assert not list(tmp_path.iterdir())

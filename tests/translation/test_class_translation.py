@@ -76,7 +76,12 @@ def test_a_label_map_without_numbers_numbers_its_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "a line in .*, got nothing"), ("a 1\nb x\n", "a line in .*, got no number in 'b'")],
+    [
+        ("", "a line in .*, got nothing"),
+        ("a 1\nb x\n", "a line in .*, got no number in 'b'"),
+        (f"a 1\nb {'9' * 5000}\n", "a line in .*, got no number in 'b'"),
+        ("a 1\nb 1\na 2\n", "a line in .*, got 1 and 2 for 'a'"),
+    ],
 )
 def test_a_label_map_of_something_else_is_refused(tmp_path, content, message):
     (tmp_path / "map.txt").write_text(content)
