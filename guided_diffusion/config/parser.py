@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -113,6 +114,8 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # A value may begin with a minus: -2000,2000 and -1e-3 are no flags.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
         self.sets: dict[str, dict[str, Any]] = {}
         self.usual: dict[str, Any] = {}
 

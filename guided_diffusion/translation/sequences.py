@@ -171,5 +171,8 @@ def refuse_unequal(source: Domain, target: Domain) -> None:
     refuse_differing("source and target", source, target, same)
     for domain in (source, target):
         if domain.args.get("class_cond"):
-            expected = "expected an unconditional model (--class_cond False)"
+            expected = (
+                "expected a model without classes; imagenet_translation translates between the "
+                "classes of one"
+            )
             raise UserError(f"{domain.origin}: {expected}")

@@ -28,6 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "draft": {**FEW_STEPS, "grid": "logsnr", "encode_steps": 20, "decode_steps": 12},
 }
 
+DEEPEST = "the steps of the process, as --timestep_respacing leaves them"
+
 
 def level_convention() -> Any:
     """Declare the noise level at which decoding reads what encoding reached."""
@@ -179,10 +181,10 @@ class DepthSettings(Settings):
         """Raise an `ArgumentError` if levels are too few, or policy and feature do not fit."""
         fixed = self.fixed
         if fixed and (fixed[0] < 1 or fixed[-1] > levels or any(np.diff(fixed) < 1)):
-            expected = f"expected rising depths from 1 to {levels} (the number of diffusion steps)"
+            expected = f"expected rising depths from 1 to {levels} ({DEEPEST})"
             raise ArgumentError("depths", f"{expected}, got {self.depths}")
         if self.amount > levels:
-            expected = f"expected 1 to {levels} (the number of diffusion steps)"
+            expected = f"expected 1 to {levels} ({DEEPEST})"
             raise ArgumentError("amount", f"{expected}, got {self.amount}")
         if self.policy == "add" and self.depth_feature != "magnitude":
             problem = "the published search (--depth_policy add) is defined on magnitude"

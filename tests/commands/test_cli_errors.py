@@ -113,7 +113,11 @@ SAMPLING = [
 ]
 TRANSLATING = [
     ("--amount 0", "--amount: " + WHOLE.format(1, 0)),
-    ("--amount 9", "--amount: expected 1 to 8 (the number of diffusion steps), got 9"),
+    (
+        "--amount 9",
+        "--amount: expected 1 to 8 (the steps of the process, as --timestep_respacing leaves "
+        "them), got 9",
+    ),
     ("--amount ten", "--amount: " + WHOLE.format(1, "ten")),
     ("--max_batch 0", "--max_batch: " + WHOLE.format(1, 0)),
     ("--solver_order 3", "--solver_order: goes with --solver dpmpp"),
@@ -136,7 +140,7 @@ TRANSLATING = [
     ("--source_model {half}", "{half}: expected a whole checkpoint, got a file that cannot be"),
     ("--target_model {place}/no", "{place}/no: expected a checkpoint or a training run folder"),
     ("--target_model {small}", "--image_size: source and target need the same; "),
-    ("--target_model {conditional}", ": expected an unconditional model (--class_cond False)"),
+    ("--target_model {conditional}", ": expected a model without classes; imagenet_trans"),
     ("--num_channels 64", "(check --num_channels)"),
 ]
 CLASSIFYING = [

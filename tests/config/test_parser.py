@@ -450,3 +450,17 @@ def test_names_are_some_of_those_that_are_known():
     for text in ("", "a,", "a,d", "a b"):
         with pytest.raises(ArgumentError, match=f"^engines: expected some of a,b, got '{text}'"):
             parsing.names("engines", text, ("a", "b"))
+
+
+def test_a_value_that_begins_with_a_minus_is_no_flag():
+    @dataclass(frozen=True)
+    class Scale(Settings):
+        """A scale."""
+
+        span: str = setting("", "two numbers")
+
+    parser = parsing.create_parser("", Scale)
+    for value in ("-2000,2096", "-.5,1", "-1e-3"):
+        assert parser.parse_args(["--span", value]).span == value
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--span", "-x"])
