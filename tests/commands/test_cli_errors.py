@@ -57,7 +57,7 @@ DATA = [
     ("--data_dir {empty}", "--data_dir: no image in {empty} or below it (looked for .jpg"),
     (
         "--data_dir {text}",
-        "{text}/tile1_zz.png: expected a readable image, got none or a damaged one",
+        "{text}/tile1_zz.png: expected a readable image, got none, or a damaged one",
     ),
     ("--data_dir {cut}", "{cut}/tile1_zz.png: expected a readable image, got "),
 ]
