@@ -174,14 +174,11 @@ def load_domain(
             logger.warn(f"{file}: trained with {change}")
 
     # Build the network and its process, and make the network ready for use.
-    groups = kind.settings, ProcessSettings
+    rows = classes or NUM_CLASSES
     try:
-        network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
-        betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
-        _refuse_deeper(network, len(state))
-        asked = outline(network, process, classes or NUM_CLASSES)
-        refuse_unlike(asked, state, file, kind.signs, changed)
-        model, diffusion = build(network, process, classes or NUM_CLASSES)
+        network, process = _settings_of_file(kind, args, len(state))
+        refuse_unlike(outline(network, process, rows), state, file, kind.signs, changed)
+        model, diffusion = build(network, process, rows)
     except ArgumentError as error:
         if error.name in flags or not record:
             raise
@@ -190,11 +187,8 @@ def load_domain(
         raise ArgumentError(error.name, problem) from None
     model.load_state_dict(state, strict=True)
     execution.to_use(model, device, args["classifier_use_fp16" if classes else "use_fp16"])
+    own = _classes(file, rows, record) if classes or args.get("class_cond") else None
     name = label or file.parent.name
-    own = None
-    if classes or args.get("class_cond"):
-        labels = record.get("args", {}).get("labels", "prefix")
-        own = _classes(file, classes or NUM_CLASSES, labels, bool(record))
     return Domain(model, diffusion, name, file, network, process, sha256, classes, own)
 
 
@@ -206,28 +200,35 @@ def _read(file: Path) -> tuple[dict[str, th.Tensor], str]:
         raise DamagedFileError(f"{error}{''.join(older)}") from None
 
 
-def _refuse_deeper(network: Any, tensors: int) -> None:
+def _settings_of_file(
+    kind: Kind, args: Mapping[str, Any], tensors: int
+) -> tuple[Any, ProcessSettings]:
+    """Return settings of the network and the process of a file with a number of tensors."""
+    groups = kind.settings, ProcessSettings
+    network, process = (group(**{k: args[k] for k in defaults(group)}) for group in groups)
+    betas_of_flags(process.noise_schedule, process.diffusion_steps, "diffusion_steps", False)
     # A network of a thousand blocks takes long to describe.
     for name in ("num_res_blocks", "classifier_depth"):
         if (blocks := getattr(network, name, 0)) > tensors:
             raise ArgumentError(
                 name, f"expected fewer than the file's {tensors} tensors, got {blocks}"
             )
+    return network, process
 
 
-def _classes(file: Path, rows: int, labels: str, own: bool) -> Classes:
+def _classes(file: Path, rows: int, record: Mapping[str, Any]) -> Classes:
     """Return the classes that a training recorded beside its weights, else all numbers.
 
     Args:
         file: the weights.
         rows: number of classes that the network can tell apart.
-        labels: source of the classes in the training.
-        own: whether a training of this project made the weights, and so recorded its classes.
+        record: record of the training; empty: not one of this project.
     """
+    labels = record.get("args", {}).get("labels", "prefix")
     if found := class_records.beside(file, rows, labels):
         return found
     absent = f"no {class_records.RECORD} beside {file}"
-    ways = "; bring it from the folder of the training" if own else ""
+    ways = "; bring it from the folder of the training" if record else ""
     logger.log(f"{absent}; its classes are the numbers 0 to {rows - 1}{ways}")
     return Classes.unnamed(range(rows), absent)
 
