@@ -42,6 +42,7 @@ WAY_OUT = "fetch or save it anew, or leave it out by --exclude"
 OTHER_TIFF = "a damaged TIFF, or a TIFF of a kind that is not read; save it as 8-bit RGB"
 OTHER_JPEG = "a damaged JPEG, or one of a kind that is not read (12 bits, lossless); save it as PNG"
 WEB_PAGE = "a web page, as of a download that was refused; fetch it anew"
+HEIC = "a HEIC photograph; save it as JPEG or PNG"
 # What stands at the beginning of files that Pillow does not know.
 BEGINNINGS = {
     b"II*\0": OTHER_TIFF,
@@ -49,10 +50,9 @@ BEGINNINGS = {
     b"\xff\xd8\xff": OTHER_JPEG,
     b"<!DOCTYPE html": WEB_PAGE,
     b"<html": WEB_PAGE,
-    b"ftyphei": "a HEIC photograph; save it as JPEG or PNG",
-    b"DICM": "a DICOM file; save it as PNG or TIFF",
-    b"JXL ": "a JPEG XL file; save it as PNG",
     b"%PDF": "a PDF file; save its pictures as PNG",
+    b"\0\0\0\x0cJXL ": "a JPEG XL file; save it as PNG",
+    bytes(128) + b"DICM": "a DICOM file; save it as PNG or TIFF",
 }
 
 Remark = Callable[[str], None]
@@ -109,6 +109,8 @@ def _unreadable(path: str | Path, found: str) -> str:
 def _known_beginning(path: str | Path) -> str:
     with contextlib.suppress(OSError), dist_util.open_bytes(path) as file:
         begin = file.read(200)
+        if begin[4:11] == b"ftyphei":  # after a length
+            return HEIC
         known = (text for sign, text in BEGINNINGS.items() if begin.startswith(sign))
         return input_files.pointer(begin) or next(known, "")
     return ""

@@ -17,7 +17,8 @@ def page_numbers(image: Image.Image) -> Iterator[int]:
             image.seek(number)
         except EOFError:
             break
-        if not getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK:
+        kind = getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0)
+        if not (isinstance(kind, int) and kind & REDUCED_OR_MASK):  # some are no numbers
             found += 1
             yield number
     if not found:
