@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from support.cli import TINY_MODEL, TRAINING, Runs, call, draw_images, snapshot, succeed
 
 from guided_diffusion import dist_util
@@ -187,3 +187,10 @@ def test_a_mistake_in_a_crop_writes_nothing(regions, tmp_path):
     result = call("image_train", *flags, "--image_size", 64, "--crop", "native")
     assert result.code == 2 and not snapshot(tmp_path / "a")
     assert result.last.startswith("error: --crop: ") and "expected at least 64x64" in result.last
+
+
+def test_a_kind_of_page_that_is_no_whole_number_hides_no_page(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[254], tags[254] = 12, 1.0
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert open_images(tmp_path).tile(0)[0, 0, 0] == 9
