@@ -19,6 +19,8 @@ from ..errors import ArgumentError, blame
 from ..runtime import dist_util
 from .settings import LoopSettings
 
+FEW = 10  # images a class; fewer are told
+
 
 def classes_to_learn(
     images: FolderSettings,
@@ -73,6 +75,13 @@ def counted_classes(images: ImageSource) -> Classes:
 def record_classes(classes: Classes, run_folder: Path) -> str:
     """Write the classes into a claimed run folder; return their table, for the log."""
     dist_util.once(lambda: classes.save(run_folder))
+    images = sum(classes.counts.values())
+    if len(classes) > 2 and images < FEW * len(classes):
+        suspected = (
+            f"only {images / len(classes):.3g} images a class: if these are patients or slides"
+        )
+        ways = "give classes by --labels folder, or by file names as CLASS_NAME.png"
+        return f"{classes.table}\n{suspected}, {ways}"
     if len(classes) > 1:
         return classes.table
     advice = "a model of one class learns nothing of classes; --labels folder takes them of folders"

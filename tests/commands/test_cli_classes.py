@@ -301,3 +301,11 @@ def test_two_classes_at_most_are_told_as_two(conditional, tmp_path):
     flags = [*TINY_CLASSIFIER, "--data_dir", tmp_path / "images", "--out_dir", tmp_path / "out"]
     found = call("classifier_train", *flags).last
     assert "--data_dir: expected 2 classes (--num_classes), found 3: 0 a, 1 b, 2 c" in found
+
+
+def test_patients_in_the_place_of_classes_are_suspected_aloud(runs, tmp_path):
+    for name in ("pat1", "pat2", "pat3"):
+        of_one_class(tmp_path / "images" / name, name)
+    flags = [*runs.training, "--class_cond", True, "--max_steps", 1, "--sample_interval", 0]
+    flags += ["--data_dir", tmp_path / "images", "--out_dir", tmp_path / "out"]
+    assert "only 2 images a class: if these are patients or" in succeed("image_train", *flags).out

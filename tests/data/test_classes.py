@@ -106,7 +106,7 @@ def test_a_record_of_another_form_or_network_is_refused_in_a_line(tmp_path, cont
 
 def test_a_link_whose_data_is_not_there_is_no_missing_record(tmp_path):
     (tmp_path / RECORD).symlink_to(tmp_path / "annexed")
-    with pytest.raises(UserError, match="expected the classes of the weights beside it"):
+    with pytest.raises(UserError, match="a link to .*annexed, which is not there; fetch"):
         read_classes(tmp_path / RECORD, 2)
 
 
