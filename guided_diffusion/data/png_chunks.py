@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-PIXELS, LAST = b"IDAT", b"IEND"
+HEADER, PALETTE, PIXELS, LAST = b"IHDR", b"PLTE", b"IDAT", b"IEND"
+INDEXED = b"\3"  # the colour type, byte 9 of the header, of pixels that are numbers of colours
 SIGNATURE = 8  # bytes before the first chunk
 PIECE = 2**20
 # Keywords of texts that can hold an orientation.
@@ -32,9 +33,15 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 def refuse_damage(file: IO[bytes]) -> None:
     """Raise a `ValueError` if the pixels of a PNG are not those that were written."""
+    indexed = False
     for kind, length in _chunks(file):
+        if kind == HEADER:
+            indexed = file.read(10)[9:] == INDEXED
+        indexed = indexed and kind != PALETTE
         if kind != PIXELS:
             continue
+        if indexed:
+            raise ValueError("pixels that are numbers of colours, without the colours")
         checksum, left = zlib.crc32(kind), length
         while left and (piece := file.read(min(left, PIECE))):
             checksum, left = zlib.crc32(piece, checksum), left - len(piece)

@@ -417,6 +417,8 @@ DAMAGED = [
     Odd("cut.jp2", lambda: saved(SMOOTH, "jpeg2000")[:-200], message=NO_IMAGE),
     Odd("cut.gif", lambda: saved(GREY, "gif")[:-100], message=NO_IMAGE),
     Odd("one_bit.png", lambda: flipped(saved(photograph(), "png"), 0.5), message="checksum"),
+    Odd("no_palette.png", lambda: png(np.zeros((8, 8), np.uint8), 3),
+        message="without the colours"),
     Odd("middle.jpg", lambda: overwritten(JPEG), message="damaged pixels"),
     Odd("marker.jpg", lambda: JPEG[:2000] + b"\xff\x01" + JPEG[2002:], message="damaged pixels"),
     Odd("cut.npy", lambda: npy(SMOOTH)[:-9], message="cut off"),
