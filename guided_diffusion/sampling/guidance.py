@@ -19,7 +19,7 @@ from ..diffusion.reverse_process import CondFn, Model
 from ..diffusion.settings import ProcessSettings
 from ..errors import ArgumentError
 from ..models.domains import CLASSIFIER, Domain, load_asked, refuse_differing
-from ..runtime import logger
+from ..runtime import dist_util, logger
 from .settings import GuidanceSettings
 
 
@@ -103,6 +103,8 @@ def load_guided(
     path, own = guidance.classifier_path, domain.args
     if not path:
         if domain.network.class_cond:
+            if dist_util.rank() == 0:
+                logger.log("no --classifier_path: images are made without guidance")
             return Guided(domain, None)
         expected = "expected a classifier, or a class-conditional --model_path"
         raise ArgumentError("classifier_path", f"{expected}; {domain.origin} knows no classes")

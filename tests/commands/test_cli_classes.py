@@ -309,3 +309,9 @@ def test_patients_in_the_place_of_classes_are_suspected_aloud(runs, tmp_path):
     flags = [*runs.training, "--class_cond", True, "--max_steps", 1, "--sample_interval", 0]
     flags += ["--data_dir", tmp_path / "images", "--out_dir", tmp_path / "out"]
     assert "only 2 images a class: if these are patients or" in succeed("image_train", *flags).out
+
+
+def test_sampling_without_a_classifier_says_that_nothing_guides_it(conditional, tmp_path):
+    flags = ["--model_path", conditional, *SAMPLING, "--num_samples", 1, "--out_dir", tmp_path]
+    out = succeed("classifier_sample", *flags).out
+    assert out.count("no --classifier_path: images are made without guidance") == 1
