@@ -57,7 +57,9 @@ class Guided:
     @property
     def cond_fn(self) -> CondFn:
         """Gradient that steers the sampler; None without a classifier."""
-        return self.classifier and classifier_gradient(self.classifier.model, self.scale)
+        if self.classifier is None:
+            return None
+        return classifier_gradient(self.classifier.model, self.scale)
 
     @property
     def models(self) -> dict[str, Domain | None]:

@@ -78,7 +78,7 @@ def save_drawn(
 
 def _save_grid(images: ImageSource, path: Path) -> None:
     with atomic_files.atomic_write(path) as file:
-        square_grid(images.tiles(range(min(GRID_IMAGES, len(images))))).save(file, "png")
+        square_grid(list(images.tiles(range(min(GRID_IMAGES, len(images)))))).save(file, "png")
 
 
 def files_of(folder: Path, shape: Sequence[int]) -> tuple[Path, Path, list[tuple]]:
@@ -257,4 +257,4 @@ def random_labels(
 ) -> np.ndarray:
     """Draw a class for each image, int64 [n], at random among `classes`."""
     picks = [generator(seed, Stream.IMAGE_CLASS, index).integers(len(classes)) for index in indices]
-    return np.array([classes[pick] for pick in picks], dtype=np.int64)
+    return np.array([classes[int(pick)] for pick in picks], dtype=np.int64)
