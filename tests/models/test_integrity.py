@@ -75,11 +75,15 @@ def test_a_flipped_byte_of_the_numbers_is_noticed_without_a_digest(path):
 def test_a_format_without_checksums_is_held_to_its_digest(tmp_path, save):
     path = tmp_path / f"x.{'safetensors' if save == 'safetensors' else 'pt'}"
     checkpoint.save_state({"a": torch.ones(50)}, path)
+    if save == "unchecked" and not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch cannot leave checksums out")
+    if save == "unchecked":
+        torch.serialization.set_crc32_options(False)
     if save != "safetensors":
-        torch.serialization.set_crc32_options(save != "unchecked")
         torch.save({"a": torch.ones(50)}, path, _use_new_zipfile_serialization=save != "old")
-        torch.serialization.set_crc32_options(True)
         integrity.write_digest(path, checkpoint.digest(path))
+    if save == "unchecked":
+        torch.serialization.set_crc32_options(True)
     assert checkpoint.load_state(path)["a"].sum() == 50
     whole = path.read_bytes()
     path.write_bytes(flipped(whole, whole.index(torch.ones(50).numpy().tobytes()) + 20))
