@@ -153,6 +153,9 @@ def test_a_time_limit_that_is_none_is_refused(runs, tmp_path):
     assert result.last == f"{expected}, got '90'"
 
 
+TOLD = [*ENDLESS, "--log_interval", 1]  # a log that shows when the first step is done
+
+
 def wait_for(path, text):
     deadline = time.monotonic() + DEADLINE
     while not (path.exists() and text in path.read_text()):
@@ -161,12 +164,12 @@ def wait_for(path, text):
 
 
 def test_a_terminal_that_closes_costs_a_training_nothing(runs, tmp_path):
-    line = command("python", "image_train", *runs.training, *ENDLESS, "--out_dir", tmp_path)
+    line = command("python", "image_train", *runs.training, *TOLD, "--out_dir", tmp_path)
     with start(line) as process:
         try:
             process.stdout.close()
             process.stderr.close()
-            wait_for(tmp_path / "log.txt", "arithmetic")
+            wait_for(tmp_path / "log.txt", "| step ")
             process.send_signal(signal.SIGHUP)
             assert process.wait(DEADLINE) == INTERRUPTED
         finally:
@@ -178,10 +181,10 @@ def test_a_terminal_that_closes_costs_a_training_nothing(runs, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("launcher", ["mpiexec", "torchrun"])
 def test_a_signal_to_the_launcher_alone_saves_the_training(runs, tmp_path, launcher):
-    line = command(launcher, "image_train", *runs.training, *ENDLESS, "--out_dir", tmp_path)
+    line = command(launcher, "image_train", *runs.training, *TOLD, "--out_dir", tmp_path)
     with start(line) as process:
         try:
-            wait_for(tmp_path / "log.txt", "arithmetic")
+            wait_for(tmp_path / "log.txt", "| step ")
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=DEADLINE)
         finally:
